@@ -1,0 +1,80 @@
+# Every habit of the project is one target; each sets up what it needs, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+PEERS := .venv-peers/.ready
+PEERS_PYTHON ?= $(PYTHON)
+UI_PORT ?= 5000
+TENSORBOARD_PORT ?= 6006
+STORE := $(CURDIR)/mlruns
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.PHONY: help train test test-all lint format type bench ui tensorboard lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+train: $(READY) ## train the linear and the two-layer Q-network on real bars, and compare them
+	@.venv/bin/qdesk train --preset linear,two_layer $(ARGS)
+
+test: $(READY) ## run the tests but for the long studies
+	@$(PYTHON) -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY) ## run every test
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: $(READY) ## check style and format
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+format: $(READY) ## mend style and format
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+type: $(READY) ## check types
+	@$(PYTHON) -m mypy
+
+bench: $(READY) $(PEERS) ## measure throughput against Stable-Baselines3 on one core
+	@$(PYTHON) benchmarks/throughput.py $(ARGS)
+
+ui: $(READY) ## open the MLflow UI on loopback
+	@.venv/bin/mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
+		--backend-store-uri sqlite:///$(STORE)/mlflow.db --default-artifact-root $(STORE)/artifacts
+
+tensorboard: $(READY) ## open TensorBoard on loopback
+	@.venv/bin/tensorboard --logdir $(STORE)/tensorboard --host 127.0.0.1 --port $(TENSORBOARD_PORT)
+
+lock: $(UV) ## pin the dependencies anew
+	@$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.12 --upgrade \
+		--custom-compile-command "make lock" --group dev pyproject.toml --output-file requirements.lock
+
+clean: ## remove environments and caches; mlruns stays
+	rm -rf .venv .venv-peers .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A machine without uv gets one inside the repository, from the package index alone.
+.uv/bin/uv:
+	@echo "setting up: uv $(UV_VERSION) into .uv"
+	@python3 -m venv .uv
+	@.uv/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
+
+$(READY): requirements.lock pyproject.toml .python-version $(filter .uv/%,$(UV))
+	@echo "setting up: Python environment into .venv"
+	@$(UV) venv --quiet --allow-existing .venv
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(PYTHON) requirements.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(PYTHON) --editable .
+	@touch $@
+
+# Peers share no environment with TensorFlow: PyTorch and TensorFlow in one process crash.
+$(PEERS): benchmarks/requirements-peers.txt
+	@echo "setting up: peers' environment into .venv-peers"
+	@$(PEERS_PYTHON) -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@

@@ -1,0 +1,1 @@
+"""What happened, and what a position earns. Imports nothing of ours."""

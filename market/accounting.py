@@ -1,0 +1,102 @@
+"""The timing contract in arithmetic: what a position earns and pays between two bars.
+
+Bar t is known once it has closed. The action a_t then gives position_t, held over (t, t+1]:
+
+    fill = "close":      r = (C[t+1] - C[t]) * position_t                              - cost at C[t]
+    fill = "next_open":  r = (O[t+1] - C[t]) * position_{t-1} + (C[t+1] - O[t+1]) * position_t
+                                                                                       - cost at O[t+1]
+    cost = |position_t - position_{t-1}| * (fee_rate * price + half_spread + slippage)
+
+Both fills are one formula over `Terms`, in plain operators, so that NumPy arrays and TensorFlow
+tensors both pass through it: simulator, Gymnasium environment and backtest share this definition.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Scheme = Literal["target", "order"]
+Fill = Literal["close", "next_open"]
+Array = Any  # a NumPy array or a TensorFlow tensor: the operators below are those that both have
+
+
+class MarketSettings(BaseModel):
+    """What trading costs, when orders fill, and when an episode ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: Scheme = Field("target", description="action = position to hold, or order to send")
+    fill: Fill = Field("close", description="price at which a change of position fills")
+    fee_rate: float = Field(0.0, ge=0, lt=1, description="fee as a share of the traded notional")
+    half_spread: float = Field(0.0, ge=0, description="half the bid-ask spread, price units per unit")
+    slippage: float = Field(0.0, ge=0, description="price units lost per unit traded")
+    risk_aversion: float = Field(
+        0.0, ge=0, description="risk penalty = risk_aversion / 2 * earned^2 / price (reward only)"
+    )
+    episode_bars: int = Field(1000, ge=1, description="bars after which an episode is truncated")
+    equity_floor: float = Field(
+        0.0, ge=0, lt=1, description="ruin, in shares of the price at the start, which is the equity then"
+    )
+
+
+class Terms(NamedTuple):
+    """What one unit of position earns and pays over (t, t+1], row t, all in price units."""
+
+    carry: Array  # earned by the position coming in, from the close of t to the fill
+    gain: Array  # earned by the position taken, from the fill to the close of t+1
+    entry_cost: Array  # paid per unit traded at the fill
+    exit_cost: Array  # paid per unit liquidated at the close of t+1
+    price: Array  # the close of t
+
+
+def bar_terms(
+    open: NDArray[np.float64], close: NDArray[np.float64], settings: MarketSettings
+) -> Terms:
+    """Terms of every step between bars; inputs of shape (bars,), outputs of shape (bars - 1,)."""
+
+    def cost_at(price: NDArray[np.float64]) -> NDArray[np.float64]:
+        return settings.fee_rate * price + settings.half_spread + settings.slippage
+
+    fill_price = close[:-1] if settings.fill == "close" else open[1:]
+    return Terms(
+        carry=fill_price - close[:-1],
+        gain=close[1:] - fill_price,
+        entry_cost=cost_at(fill_price),
+        exit_cost=cost_at(close[1:]),
+        price=close[:-1],
+    )
+
+
+def next_position(position: Array, action: Array, scheme: Scheme) -> Array:
+    """The position after an action in {-1, 0, +1}: the action itself, or an order clipped to one unit."""
+    if scheme == "target":
+        return action
+    wanted = position + action
+    return (abs(wanted + 1) - abs(wanted - 1)) // 2  # clip(wanted, -1, 1)
+
+
+def earned(terms: Terms, previous: Array, position: Array) -> Array:
+    """Change of the position's worth over (t, t+1], before cost."""
+    return terms.carry * previous + terms.gain * position
+
+
+def cost(terms: Terms, previous: Array, position: Array) -> Array:
+    """What the change from `previous` to `position` costs at the fill."""
+    return terms.entry_cost * abs(position - previous)
+
+
+def liquidation_cost(terms: Terms, position: Array) -> Array:
+    """What closing `position` at the close of t+1 costs; due where an episode terminates."""
+    return terms.exit_cost * abs(position)
+
+
+def risk_penalty(terms: Terms, previous: Array, position: Array, risk_aversion: float) -> Array:
+    """Quadratic penalty (risk_aversion / 2) * earned^2 / price, in price units.
+
+    The mean-variance reward of Ritter (2017), "Machine Learning for Trading", equation 9, with the
+    expected gain of one bar taken as zero; dividing by the price keeps the unit of the reward.
+    """
+    change = earned(terms, previous, position)
+    return change * change * (risk_aversion / 2) / terms.price

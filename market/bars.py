@@ -1,0 +1,242 @@
+"""The Bars table: what a market did, one row an interval, validated once on the way in.
+
+Everything downstream may rely on what `Bars` promises: times strictly increasing and in UTC, each
+the *close* of its bar; prices finite and above zero; high and low around open and close.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SAMPLES = Path(__file__).parent / "samples"
+PRICES = ("open", "high", "low", "close")
+NUMBERS = (*PRICES, "volume")
+COLUMNS = ("time", *NUMBERS)
+TIME = pl.Datetime("us", "UTC")
+# What ISO-8601 lets a writer leave out, put back so that one format reads every row.
+ISO_8601 = (
+    (r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00"),
+    (r"^(\d{4}-\d{2}-\d{2}) ", "${1}T"),
+    (r"T(\d{2}:\d{2})($|Z|[+-])", "T${1}:00${2}"),
+    (r"(T[\d:.]+)$", "${1}+00:00"),
+)
+
+
+class BarsError(ValueError):
+    """Bars that cannot be trusted. The message names the file, the row or column, and the remedy."""
+
+
+class SplitSettings(BaseModel):
+    """How bars are divided by time into training, validation and test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: float = Field(0.6, gt=0, lt=1, description="share of the bars that training sees")
+    validation: float = Field(0.2, gt=0, lt=1, description="share that chooses the checkpoint")
+    test: float = Field(0.2, ge=0, lt=1, description="share that training never touches")
+    gap: int = Field(48, ge=0, description="bars purged before validation and before test")
+
+    @model_validator(mode="after")
+    def _shares_fill_the_whole(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + validation + test is {total:g} and must be 1")
+        return self
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Validated bars. Build one with `load_bars` or `Bars.of`; the constructor does not check.
+
+    Attributes:
+        name: what to call them, such as `btcusd_30m`.
+        table: columns time (the bar's close, UTC), open, high, low, close (price units), volume.
+    """
+
+    name: str
+    table: pl.DataFrame
+
+    @classmethod
+    def of(cls, name: str, table: pl.DataFrame) -> Self:
+        """Checks a table with the columns of `COLUMNS` and wraps it.
+
+        Raises:
+            BarsError: names the first offending row, counted from 1.
+        """
+        return cls(name, _validated(name, table))
+
+    def __len__(self) -> int:
+        return self.table.height
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of times and numbers: the same bars hash alike whatever file they came from."""
+        digest = hashlib.sha256()
+        digest.update(self.table["time"].dt.epoch("us").to_numpy().astype("<i8").tobytes())
+        for column in NUMBERS:
+            digest.update(self.table[column].to_numpy().astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def interval_seconds(self) -> float:
+        """The commonest distance between two bars."""
+        gaps = self.table["time"].diff().drop_nulls().dt.total_microseconds()
+        return float(gaps.mode().min()) / 1e6  # type: ignore[arg-type]
+
+    def between(self, start: int, stop: int, part: str) -> "Bars":
+        """Rows start (inclusive) to stop (exclusive), named `<name>/<part>`."""
+        return Bars(f"{self.name}/{part}", self.table.slice(start, stop - start))
+
+    def split(
+        self, train: float = 0.6, validation: float = 0.2, test: float = 0.2, gap: int = 48
+    ) -> "Split":
+        """Divides the bars by time. `gap` bars are dropped before validation and before test, so
+        that no feature window and no held position of one part reaches into the next.
+
+        Raises:
+            BarsError: a part would hold fewer than two bars.
+        """
+        shares = SplitSettings(train=train, validation=validation, test=test, gap=gap)
+        first = round(len(self) * shares.train)
+        second = round(len(self) * (shares.train + shares.validation))
+        parts = Split(
+            self.between(0, first, "train"),
+            self.between(min(first + gap, second), second, "validation"),
+            self.between(min(second + gap, len(self)), len(self), "test"),
+        )
+        for part, share in zip(parts, (train, validation, test), strict=True):
+            if share > 0 and len(part) < 2:
+                raise BarsError(
+                    f"{part.name}: {len(self)} bars leave {len(part)} for this part after a gap of "
+                    f"{gap}; it needs at least 2, so bring more bars or a smaller gap"
+                )
+        return parts
+
+
+class Split(NamedTuple):
+    """Three stretches of the same bars, in the order of time."""
+
+    train: Bars
+    validation: Bars
+    test: Bars
+
+
+def sample_names() -> list[str]:
+    """The bars that ship with the project; `market/samples/README.md` tells their origin."""
+    return sorted(path.stem for path in SAMPLES.glob("*.parquet"))
+
+
+def load_bars(source: str | Path) -> Bars:
+    """Reads bars by the name of a sample, or from a Parquet or CSV file.
+
+    A file has the columns time, open, high, low, close, volume; further columns are ignored. Times
+    are the close of each bar: ISO-8601 text, or a Parquet timestamp; without an offset they are UTC.
+
+    Raises:
+        BarsError: the file is missing, unreadable, lacks a column or holds a bad row. Rows are
+            counted from 1, a CSV's header not among them.
+    """
+    path = Path(source)
+    if str(source) in sample_names():
+        path = SAMPLES / f"{source}.parquet"
+    elif not path.exists():
+        samples = ", ".join(sample_names())
+        raise BarsError(f"bars {source}: no such file, nor one of the samples ({samples})")
+    if not path.is_file():
+        raise BarsError(f"bars {path}: not a file; give a .parquet or .csv file")
+    if path.stat().st_size == 0:
+        raise BarsError(f"{path}: the file is empty; it must hold the columns {', '.join(COLUMNS)}")
+    return Bars(path.stem, _validated(str(source), _read(path)))
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix == ".csv":  # as text: a value that is no number can then be named by its row
+            return pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BarsError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
+    raise BarsError(f"{path}: the name must end in .parquet or .csv")
+
+
+def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
+    missing = [column for column in COLUMNS if column not in raw.columns]
+    if missing:
+        raise BarsError(
+            f"{source}: column {', '.join(missing)} is missing; "
+            f"bars need {', '.join(COLUMNS)} (found: {', '.join(raw.columns)})"
+        )
+    if raw.is_empty():
+        raise BarsError(f"{source}: no rows; bars need at least one row under the header")
+    times = _times(source, raw["time"])
+    numbers = [_numbers(source, raw[column]) for column in NUMBERS]
+    table = pl.DataFrame([times, *numbers])
+    for column in NUMBERS:
+        number = pl.col(column)
+        _refuse(source, table, number.is_null() | ~number.is_finite(), column, "a finite number")
+    for column in PRICES:
+        _refuse(source, table, pl.col(column) <= 0, column, "above zero")
+    _refuse(source, table, pl.col("volume") < 0, "volume", "zero or more")
+    _refuse_times(source, table)
+    low, high = pl.col("low"), pl.col("high")
+    _refuse(source, table, high < low, "high", "at or above the low")
+    _refuse(source, table, high < pl.max_horizontal("open", "close"), "high", "at or above open and close")
+    _refuse(source, table, low > pl.min_horizontal("open", "close"), "low", "at or below open and close")
+    return table
+
+
+def _times(source: str, raw: pl.Series) -> pl.Series:
+    if isinstance(raw.dtype, pl.Datetime):
+        zone = raw.dtype.time_zone
+        times = raw.dt.convert_time_zone("UTC") if zone else raw.dt.replace_time_zone("UTC")
+    elif raw.dtype == pl.String:
+        text = raw.str.strip_chars()
+        for pattern, completed in ISO_8601:
+            text = text.str.replace(pattern, completed)
+        times = text.str.to_datetime("%+", time_zone="UTC", strict=False)
+    else:
+        raise BarsError(
+            f"{source}: column time is {raw.dtype}; it must hold ISO-8601 text or timestamps"
+        )
+    _refuse_values(source, raw, times.is_null(), "an ISO-8601 time")
+    return times.cast(TIME).alias("time")
+
+
+def _numbers(source: str, raw: pl.Series) -> pl.Series:
+    if raw.dtype == pl.String:
+        raw = raw.str.strip_chars()
+    numbers = raw.cast(pl.Float64, strict=False)
+    _refuse_values(source, raw, numbers.is_null(), "a finite number")
+    return numbers
+
+
+def _refuse_values(source: str, values: pl.Series, bad: pl.Series, wanted: str) -> None:
+    """Raises on the first bad value of one column."""
+    rows = bad.arg_true()
+    if len(rows):
+        value = values[int(rows[0])]
+        shown = "missing" if value is None else f"{value!r}"
+        raise BarsError(f"{source} row {rows[0] + 1}: {values.name} is {shown}; it must be {wanted}")
+
+
+def _refuse(source: str, table: pl.DataFrame, bad: pl.Expr, column: str, wanted: str) -> None:
+    _refuse_values(source, table[column], table.select(bad).to_series(), wanted)
+
+
+def _refuse_times(source: str, table: pl.DataFrame) -> None:
+    times = table["time"]
+    backward = (times.diff().dt.total_microseconds() <= 0).fill_null(False).arg_true()
+    if len(backward):
+        row = int(backward[0])
+        fault = "the same as" if times[row] == times[row - 1] else "before"
+        raise BarsError(
+            f"{source} row {row + 1}: time {times[row].isoformat()} is {fault} that of the row above; "
+            "times must increase, one bar each"
+        )

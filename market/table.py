@@ -1,0 +1,77 @@
+"""Bars as arrays: the one table that simulator, Gymnasium environment and backtest walk along."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.accounting import MarketSettings, Terms, bar_terms
+from market.bars import Bars, BarsError
+from market.features import Features
+
+POSITIONS = (-1, 0, 1)  # short, flat, long; also the actions, whose index is action + 1
+
+
+@dataclass(frozen=True)
+class MarketTable:
+    """Row t is what an agent may know at the close of bar t, and what holding on to t+1 will earn.
+
+    Attributes:
+        name: the bars it was made from.
+        settings: costs, fills and ends that `terms` were computed with.
+        time: close of each bar, UTC, shape (bars,).
+        features: shape (bars, features), float32.
+        terms: earnings and costs of each step in price units, each of shape (bars - 1,), float64.
+    """
+
+    name: str
+    settings: MarketSettings
+    time: NDArray[np.datetime64]
+    features: NDArray[np.float32]
+    terms: Terms
+
+    @classmethod
+    def of(cls, bars: Bars, features: Features, settings: MarketSettings) -> "MarketTable":
+        """Tabulates bars, leaving out the rows that a feature has no past for.
+
+        Raises:
+            BarsError: fewer than two bars would be left.
+        """
+        start = features.WARMUP
+        if len(bars) < start + 2:
+            raise BarsError(f"{bars.name}: {len(bars)} bars; at least {start + 2} are needed")
+        open, close = (bars.table[name].to_numpy()[start:] for name in ("open", "close"))
+        return cls(
+            name=bars.name,
+            settings=settings,
+            time=bars.table["time"].dt.replace_time_zone(None).to_numpy()[start:],
+            features=features.transform(bars)[start:],
+            terms=bar_terms(open, close, settings),
+        )
+
+    def __len__(self) -> int:
+        """Number of bars; one more than the number of steps."""
+        return len(self.features)
+
+    @property
+    def state_size(self) -> int:
+        """Length of a state: the features, the position coming in, a bias of one."""
+        return self.features.shape[1] + 2
+
+    def states(self, bar: NDArray[np.integer], position: NDArray[np.integer]) -> NDArray[np.float32]:
+        """States `[features..., position, 1.0]` of shape (n, state_size) for n bars and positions."""
+        columns = (self.features[bar], position[:, None], np.ones((len(bar), 1)))
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def require_episode(self) -> None:
+        """Refuses bars too few for one episode.
+
+        Raises:
+            BarsError: names both lengths and the setting.
+        """
+        needed = self.settings.episode_bars + 1
+        if len(self) < needed:
+            raise BarsError(
+                f"{self.name}: {len(self)} usable bars, but an episode needs {needed}; bring more bars "
+                f"or set market.episode_bars to at most {len(self) - 1}"
+            )

@@ -1,1 +1,112 @@
-"""The `qdesk` command."""
+"""The door: the `qdesk` command and its subcommands, thin.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 130 and 143 stopped by a signal.
+"""
+
+import os
+import shlex
+import sys
+import tempfile
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+
+USAGE = """usage: qdesk COMMAND [OPTIONS]
+
+commands:
+  train    train Q-networks on bars, track them, register their checkpoints
+
+`qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
+
+NEEDED = ("tensorflow", "keras", "mlflow")
+# TensorFlow's C++ says these before any of its log levels can be set.
+CHATTER = ("WARNING: All log messages before absl", "I0000 ", "E0000 ", "W0000 ", "To enable the following")
+
+
+def main() -> int:
+    """Runs a command and returns its exit code."""
+    arguments = sys.argv[1:]
+    match arguments:
+        case ["train", *rest]:
+            return _train(rest)
+        case [] | ["-h" | "--help" | "help", *_]:
+            print(USAGE)
+            return 0
+        case ["--version", *_]:
+            print(f"qdesk {version('qdesk')}")
+            return 0
+        case [command, *_]:
+            return _fail(f"{command} is not a command of qdesk; see `qdesk --help`", 2)
+
+
+def _train(arguments: list[str]) -> int:
+    from market.bars import BarsError
+    from training.settings import BadSettings, load_settings
+
+    try:
+        trees = load_settings(arguments)
+    except BadSettings as error:
+        return _fail(str(error), 2)
+
+    missing = [package for package in NEEDED if find_spec(package) is None]
+    if missing:
+        packages = " ".join(missing)
+        return _fail(
+            f"qdesk train needs {packages}, not installed here: pip install {packages}", 3
+        )
+
+    from training.data import TrainingData
+
+    try:  # bad bars are refused before TensorFlow is loaded or anything written
+        runs = [(settings, TrainingData.of(settings)) for settings in trees]
+    except BarsError as error:
+        return _fail(str(error), 2)
+
+    try:
+        _import_tensorflow_quietly()
+        from rich.console import Console
+
+        from training.loop import Diverged
+        from training.tracking import TrackingError
+        from training.train import train
+
+        try:
+            stopped_by = train(runs, Console(), shlex.join(["qdesk", "train", *arguments]))
+        except TrackingError as error:
+            return _fail(str(error), 2)
+        except Diverged as error:
+            return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("qdesk train: stopped by SIGINT", 130)
+    if stopped_by is not None:
+        name = stopped_by.name
+        return _fail(f"qdesk train: stopped by {name} after a last checkpoint", 128 + stopped_by)
+    return 0
+
+
+def _import_tensorflow_quietly() -> None:
+    """Imports TensorFlow, passing on what it writes to stderr but for its chatter about hardware."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import_module("tensorflow")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                if not line.startswith(CHATTER):
+                    print(line, file=sys.stderr)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -127,8 +127,12 @@ class TrainSettings(BaseSettings):
         100_000, ge=1, le=2**31 - 1, description="iterations: each steps every stream, one update"
     )
     seed: int = Field(1, ge=0, lt=2**31, description="of weights, starts, exploration and sampling")
-    evaluate_every: int = Field(5_000, ge=1, description="iterations between validations")
-    log_every: int = Field(500, ge=1, description="iterations that one logged point averages over")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="iterations between validations; by default a 20th of the steps"
+    )
+    log_every: int | None = Field(
+        None, ge=1, description="iterations a logged point averages over; by default a 200th of the steps"
+    )
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
     experiment: str = Field("qdesk", min_length=1, description="MLflow experiment")
     network: NetworkSettings = NetworkSettings()

@@ -1,0 +1,1 @@
+"""Is it any good. Imports market and models, never training."""

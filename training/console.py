@@ -1,0 +1,66 @@
+"""What a person sees while a run trains, and after it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from training.loop import Window
+
+
+class Show(Protocol):
+    """Takes the iterations done, the means since the last call, and transitions a second."""
+
+    def __call__(self, step: int, window: Window, rate: float) -> None: ...
+
+
+@contextmanager
+def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
+    """A progress bar; where the output is no terminal, one line when a run starts and ends."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    if not console.is_terminal:
+        console.print(f"{name}: {steps:,} iterations")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=steps, state="compiling")
+        last = ""
+
+        def show(step: int, window: Window, rate: float) -> None:
+            nonlocal last
+            last = (
+                f"ε {window.epsilon:.3f}  reward {window.reward:+.4g}  loss {window.loss:.3g}  "
+                f"{rate:,.0f} steps/s"
+            )
+            bar.update(task, completed=step, state=last)
+
+        yield show
+    if not console.is_terminal:
+        console.print(f"{name}: {last}")
+
+
+def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
+    """Measures side by side; rows are agents and baselines by name."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("policy")
+    columns = {
+        "net return": ("net_return", "{:+.2%}"),
+        "next-open fill": ("net_return_next_open", "{:+.2%}"),
+        "Sharpe": ("sharpe", "{:+.2f}"),
+        "max drawdown": ("max_drawdown", "{:.2%}"),
+        "bars with a trade": ("position_changes", "{:.2%}"),
+        "costs": ("cost", "{:.2%}"),
+    }
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name, measures in rows.items():
+        cells = [form.format(measures[key]) for key, form in columns.values()]
+        table.add_row(name, *cells)
+    return table

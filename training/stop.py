@@ -1,0 +1,32 @@
+"""Stopping a run from outside without losing it."""
+
+import signal
+from types import FrameType
+from typing import Self
+
+
+class Stop:
+    """Turns the first SIGINT or SIGTERM into a wish that training sees between two calls of the
+    compiled program; a second one interrupts at once.
+
+    Attributes:
+        by: the signal that was received, or None.
+    """
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+        self._handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+
+    def __enter__(self) -> Self:
+        for which in self._handlers:
+            signal.signal(which, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for which, handler in self._handlers.items():
+            signal.signal(which, handler)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.by is not None:
+            raise KeyboardInterrupt
+        self.by = signal.Signals(number)

@@ -1,0 +1,210 @@
+"""MLflow and TensorBoard behind one `log(metrics, step)`."""
+
+import fcntl
+import getpass
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import mlflow
+import tensorflow as tf
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
+
+from market.bars import NUMBERS, Bars
+
+FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; a row each time would cost 5 ms a metric
+
+
+class TrackingError(OSError):
+    """The store cannot be written. The message names the folder and the reason."""
+
+
+class Store:
+    """The tracking data of a folder: `mlflow.db`, `artifacts/` and `tensorboard/`.
+
+    Args:
+        folder: created where it is missing.
+        experiment: MLflow experiment, created where it is missing.
+
+    Raises:
+        TrackingError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, experiment: str) -> None:
+        self.folder = folder.resolve()
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # 60 lines about a fresh database
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # that pip is missing from .venv, and so on
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Several processes creating a fresh database at once break it: one at a time.
+            with (self.folder / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Global as well: creating a model version makes a client of its own inside MLflow.
+                mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
+                self.client = MlflowClient()
+                self.experiment_id = self._experiment(experiment)
+        except OSError as error:
+            reason = error.strerror or error
+            raise TrackingError(f"mlruns {folder}: cannot be written ({reason})") from error
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        return self.client.create_experiment(name, artifact_location=f"{self.folder}/artifacts")
+
+
+class Tracker:
+    """One run in a store. Use it as a context: left by an exception the run is FAILED, left by
+    `KeyboardInterrupt` or after `killed()` it is KILLED, else FINISHED.
+
+    Args:
+        store: where to.
+        name: of the run, in MLflow and TensorBoard.
+        params: all settings by their dotted path.
+        tags: whatever runs are grouped and searched by.
+        description: Markdown, shown at the top of the run's page.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        description: str,
+    ) -> None:
+        self.client = store.client
+        run = self.client.create_run(
+            store.experiment_id,
+            run_name=name,
+            tags={**_origin(), **tags, MLFLOW_RUN_NOTE: description},
+        )
+        self.run_id: str = run.info.run_id
+        self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in params.items()])
+        self.folder = store.folder / "tensorboard" / f"{name}-{self.run_id[:8]}"
+        self._writer = tf.summary.create_file_writer(str(self.folder))
+        self._pending: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._killed = False
+
+    def log(self, metrics: Mapping[str, float], step: int, model_id: str | None = None) -> None:
+        """Records metrics at a step; those that are not finite (no value yet) are left out.
+
+        Args:
+            metrics: by name; `/` makes a section.
+            step: iterations done.
+            model_id: the checkpoint that they were measured on.
+        """
+        now = int(time.time() * 1000)
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        with self._writer.as_default():
+            for name, value in finite.items():
+                tf.summary.scalar(name, value, step=step)
+        self._pending += [
+            Metric(name, value, now, step, model_id=model_id) for name, value in finite.items()
+        ]
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def log_data(self, bars: Bars, source: str, context: str) -> None:
+        """Records bars as an input of the run."""
+        times = bars.table["time"]
+        columns = [{"name": "time", "type": "datetime"}]
+        columns += [{"name": name, "type": "double"} for name in NUMBERS]
+        profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
+        dataset = Dataset(
+            name=bars.name,
+            digest=bars.content_hash[:32],  # MLflow keeps at most 36 characters
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps(profile),
+        )
+        tag = InputTag(MLFLOW_DATASET_CONTEXT, context)
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+        """Records a figure as `figures/<name>.png` and as a TensorBoard image."""
+        self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
+        png = BytesIO()
+        figure.savefig(png, format="png")
+        with self._writer.as_default():
+            tf.summary.image(name, tf.io.decode_png(png.getvalue(), channels=4)[None], step=step)
+
+    def flush(self) -> None:
+        """Sends what is pending."""
+        self._writer.flush()
+        for start in range(0, len(self._pending), 1000):  # MLflow's limit for one batch
+            self.client.log_batch(self.run_id, self._pending[start : start + 1000])
+        self._pending.clear()
+        self._flushed = time.monotonic()
+
+    def killed(self) -> None:
+        """Marks the run as stopped from outside."""
+        self._killed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = "FINISHED" if kind is None else "FAILED"
+        if self._killed or kind is KeyboardInterrupt:
+            status = "KILLED"
+        try:
+            self.flush()
+            self._writer.close()
+        finally:
+            self.client.set_terminated(self.run_id, status)
+
+
+def code_version() -> str:
+    """The commit of this checkout, with `-dirty` where tracked files differ; else the release."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    with suppress(OSError, subprocess.CalledProcessError):
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True)
+        if tracked.returncode == 0:
+            commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+            changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+            return commit + ("-dirty" if changed else "")
+    return version("qdesk")
+
+
+def _origin() -> dict[str, str]:
+    return {
+        MLFLOW_GIT_COMMIT: code_version().removesuffix("-dirty"),
+        MLFLOW_SOURCE_NAME: "qdesk train",
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+        MLFLOW_USER: getpass.getuser(),
+        "code_version": code_version(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        **{package: version(package) for package in ("tensorflow", "keras", "numpy")},
+    }

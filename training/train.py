@@ -1,0 +1,230 @@
+"""The wiring of a training run: data, loop, validation, tracking, model versions."""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import keras
+from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
+
+from evaluation.backtest import Backtest, backtest, follow, greedy_choice
+from evaluation.baselines import buy_and_hold, flat
+from evaluation.figures import equity_figure
+from market.table import MarketTable
+from models.networks import linear_q_network, two_layer_q_network
+from models.registry import CANDIDATE, register, set_alias
+from training import console as screen
+from training.data import TrainingData
+from training.loop import TrainingLoop, Window
+from training.settings import NetworkSettings, TrainSettings
+from training.stop import Stop
+from training.tracking import Store, Tracker
+
+
+class Progress(NamedTuple):
+    """One logged point of a run."""
+
+    step: int  # iterations done
+    window: Window  # means since the point before
+    iterations_a_second: float  # since the point before
+    validation: Backtest | None  # of the greedy policy, where a validation was due
+
+
+class Checkpoint(NamedTuple):
+    """A registered version and what it did on validation."""
+
+    step: int
+    version: ModelVersion
+    validation: Backtest
+
+
+def build_network(settings: NetworkSettings, state_size: int, seed: int) -> keras.Model:
+    """The Q-network that settings describe."""
+    if settings.kind == "linear":
+        return linear_q_network(state_size, seed)
+    return two_layer_q_network(state_size, settings.hidden, seed)
+
+
+def build_loop(settings: TrainSettings, train: MarketTable) -> TrainingLoop:
+    """The training loop that settings describe, over the training split."""
+    online = build_network(settings.network, train.state_size, settings.seed)
+    return TrainingLoop(
+        train, online, settings.learner, settings.replay, settings.epsilon, settings.seed
+    )
+
+
+def validate(online: keras.Model, table: MarketTable) -> Backtest:
+    """The greedy policy of a network over a table."""
+    return backtest(table, follow(greedy_choice(lambda states: online(states).numpy(), table)))
+
+
+def better(one: Backtest, other: Backtest | None) -> bool:
+    """Whether `one` is to be preferred: by net return, an earlier checkpoint winning a tie."""
+    return other is None or one.equity[-1] > other.equity[-1]
+
+
+def learn(
+    loop: TrainingLoop, validation: MarketTable, settings: TrainSettings
+) -> Iterator[Progress]:
+    """Trains for `settings.steps` iterations, yielding at every logged point.
+
+    Raises:
+        Diverged: a metric or a weight is no longer finite.
+    """
+    log_every = settings.log_every or -(-settings.steps // 200)
+    evaluate_every = settings.evaluate_every or -(-settings.steps // 20)
+    while (begun_at := loop.iteration) < settings.steps:
+        stops = [(begun_at // every + 1) * every for every in (log_every, evaluate_every)]
+        began = time.perf_counter()
+        window = loop.run(min(*stops, settings.steps) - begun_at)
+        seconds = time.perf_counter() - began
+        step = loop.iteration
+        due = step % evaluate_every == 0 or step == settings.steps
+        result = validate(loop.learner.online, validation) if due else None
+        yield Progress(step, window, (step - begun_at) / seconds, result)
+
+
+def train(
+    runs: Sequence[tuple[TrainSettings, TrainingData]], console: Console, command: str
+) -> signal.Signals | None:
+    """Trains runs one after the other, and prints a comparison.
+
+    Args:
+        runs: settings and the data that they name.
+        console: to draw on.
+        command: what was typed; it stands in each run's description.
+
+    Returns:
+        The signal that stopped it early, if one did.
+
+    Raises:
+        TrackingError: the store cannot be written.
+        Diverged: a run's numbers are no longer finite.
+    """
+    group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    rows: dict[str, dict[str, float]] = {}
+    with Stop() as stop:
+        for settings, data in runs:
+            store = Store(settings.mlruns, settings.experiment)
+            best = _train_one(settings, data, store, group, command, console, stop)
+            name = f"{best.version.name} v{best.version.version}"
+            rows[name] = _measures(data, best.validation)
+            if stop.by:
+                break
+    data = runs[0][1]  # presets decide how to learn; bars and costs are those of the first
+    rows |= {"flat": _measures(data, flat(data.validation))}
+    rows |= {"buy and hold": _measures(data, buy_and_hold(data.validation))}
+    first, last = data.validation.time[[0, -1]].astype("datetime64[D]")
+    title = f"Validation on {data.bars.name}, {first} to {last}, net of costs"
+    console.print(screen.comparison(title, rows))
+    return stop.by
+
+
+def _train_one(
+    settings: TrainSettings,
+    data: TrainingData,
+    store: Store,
+    group: str,
+    command: str,
+    console: Console,
+    stop: Stop,
+) -> Checkpoint:
+    name = f"{settings.network.kind}-{data.bars.name}-s{settings.seed}"
+    tags = {
+        "algorithm": "double_dqn" if settings.learner.double else "dqn",
+        "network": settings.network.kind,
+        "bars": data.bars.name,
+        "data_hash": data.bars.content_hash,
+        "features_hash": data.features.schema_hash,
+        "fill": settings.market.fill,
+        "seed": str(settings.seed),
+        "group": group,
+    }
+    loop = build_loop(settings, data.train)
+    params = {**settings.flat(), "reward_scale": f"{loop.reward_scale:.9g}"}
+    with Tracker(store, name, params, tags, _description(settings, data, command)) as tracker:
+        tracker.log_data(data.split.train, settings.bars, "training")
+        tracker.log_data(data.split.validation, settings.bars, "validation")
+        checkpoints = _Checkpoints(loop, data, tracker, tags)
+        with screen.progress(console, name, settings.steps) as show:
+            for point in learn(loop, data.validation, settings):
+                rate = point.iterations_a_second * settings.replay.streams
+                metrics = {f"train/{key}": value for key, value in point.window._asdict().items()}
+                metrics["perf/env_steps_per_second"] = rate
+                metrics["perf/iterations_per_second"] = point.iterations_a_second
+                tracker.log(metrics, point.step)
+                show(point.step, point.window, rate)
+                if point.validation is not None:
+                    checkpoints.judge(point.step, point.validation)
+                if stop.by:
+                    tracker.killed()
+                    break
+        return checkpoints.finish(name)
+
+
+class _Checkpoints:
+    """Registers the network whenever validation improves, and at the end; the best is candidate."""
+
+    def __init__(
+        self, loop: TrainingLoop, data: TrainingData, tracker: Tracker, tags: dict[str, str]
+    ) -> None:
+        self.loop, self.data, self.tracker, self.tags = loop, data, tracker, tags
+        self.best: Checkpoint | None = None
+        self.newest_step = -1
+
+    def judge(self, step: int, validation: Backtest, last: bool = False) -> None:
+        """Records a validation, with a version where it is the best so far or the last."""
+        measures = _measures(self.data, validation)
+        metrics = {f"eval/validation/{name}": value for name, value in measures.items()}
+        best = self.best is None or better(validation, self.best.validation)
+        if not best and not last:
+            self.tracker.log(metrics, step)
+            return
+        hold = buy_and_hold(self.data.validation).measures["net_return"]
+        description = (
+            f"{measures['net_return']:+.2%} on the validation split of {self.data.bars.name}, net of "
+            f"costs (buy and hold {hold:+.2%}), after {step:,} iterations."
+        )
+        online, run_id = self.loop.learner.online, self.tracker.run_id
+        version = register(self.tracker.client, online, run_id, step, self.tags, description)
+        self.tracker.log(metrics, step, model_id=version.model_id)
+        self.newest_step = step
+        if best:
+            self.best = Checkpoint(step, version, validation)
+
+    def finish(self, name: str) -> Checkpoint:
+        """Registers the last network, makes the best one candidate and draws it."""
+        step = self.loop.iteration
+        if self.newest_step != step:
+            self.judge(step, validate(self.loop.learner.online, self.data.validation), last=True)
+        if self.best is None:
+            raise RuntimeError("a judged network is always the best of its run or worse than one")
+        set_alias(self.tracker.client, self.best.version, CANDIDATE)
+        curves = {
+            f"{name} after {self.best.step:,} iterations": self.best.validation,
+            "buy and hold": buy_and_hold(self.data.validation),
+        }
+        title = f"Validation on {self.data.bars.name}, net of costs"
+        self.tracker.log_figure("equity_validation", equity_figure(title, curves), self.best.step)
+        return self.best
+
+
+def _measures(data: TrainingData, result: Backtest) -> dict[str, float]:
+    """Measures under the settings' fill, and the net return of the same positions filled later."""
+    next_open = backtest(data.validation_next_open, result.positions)
+    return {**result.measures, "net_return_next_open": next_open.measures["net_return"]}
+
+
+def _description(settings: TrainSettings, data: TrainingData, command: str) -> str:
+    """What a run is and how to repeat it, in Markdown."""
+    first, last = (data.bars.table["time"][row] for row in (0, -1))
+    market = settings.market
+    return (
+        f"{settings.network.kind} Q-network on {data.bars.name} ({first:%Y-%m-%d} to {last:%Y-%m-%d}), "
+        f"{settings.steps:,} iterations, seed {settings.seed}; fills at {market.fill}, fee "
+        f"{market.fee_rate:g} of notional, half spread {market.half_spread:g}, slippage "
+        f"{market.slippage:g}.\n\n    {command}"
+    )

@@ -20,7 +20,13 @@ commands:
 
 NEEDED = ("tensorflow", "keras", "mlflow")
 # TensorFlow's C++ says these before any of its log levels can be set.
-CHATTER = ("WARNING: All log messages before absl", "I0000 ", "E0000 ", "W0000 ", "To enable the following")
+CHATTER = (
+    "WARNING: All log messages before absl",
+    "I0000 ",
+    "E0000 ",
+    "W0000 ",
+    "To enable the following",
+)
 
 
 def main() -> int:
@@ -51,9 +57,7 @@ def _train(arguments: list[str]) -> int:
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         packages = " ".join(missing)
-        return _fail(
-            f"qdesk train needs {packages}, not installed here: pip install {packages}", 3
-        )
+        return _fail(f"qdesk train needs {packages}, not installed here: pip install {packages}", 3)
 
     from training.data import TrainingData
 

@@ -53,7 +53,9 @@ class Backtest:
         first = self.equity[0]
         return {
             "net_return": float(self.equity[-1] / first - 1),
-            "sharpe": float(returns.mean() / deviation * np.sqrt(bars_a_year)) if deviation else 0.0,
+            "sharpe": float(returns.mean() / deviation * np.sqrt(bars_a_year))
+            if deviation
+            else 0.0,
             "max_drawdown": float(np.max(1 - self.equity / peak)),
             "position_changes": float(np.mean(traded > 0)),
             "turnover": float(traded.mean()),
@@ -82,7 +84,9 @@ def greedy_choice(
     for position in POSITIONS:
         values = q_values(table.states(np.arange(steps), np.full(steps, position)))
         if not np.isfinite(values).all():
-            raise ArithmeticError(f"{table.name}: a Q-value is not finite; the network cannot be judged")
+            raise ArithmeticError(
+                f"{table.name}: a Q-value is not finite; the network cannot be judged"
+            )
         action = values.argmax(axis=1).astype(np.int8) - 1
         choice[:, position + 1] = next_position(position, action, table.settings.scheme)
     return choice

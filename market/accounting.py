@@ -30,14 +30,19 @@ class MarketSettings(BaseModel):
     scheme: Scheme = Field("target", description="action = position to hold, or order to send")
     fill: Fill = Field("close", description="price at which a change of position fills")
     fee_rate: float = Field(0.0, ge=0, lt=1, description="fee as a share of the traded notional")
-    half_spread: float = Field(0.0, ge=0, description="half the bid-ask spread, price units per unit")
+    half_spread: float = Field(
+        0.0, ge=0, description="half the bid-ask spread, price units per unit"
+    )
     slippage: float = Field(0.0, ge=0, description="price units lost per unit traded")
     risk_aversion: float = Field(
         0.0, ge=0, description="risk penalty = risk_aversion / 2 * earned^2 / price (reward only)"
     )
     episode_bars: int = Field(1000, ge=1, description="bars after which an episode is truncated")
     equity_floor: float = Field(
-        0.0, ge=0, lt=1, description="ruin, in shares of the price at the start, which is the equity then"
+        0.0,
+        ge=0,
+        lt=1,
+        description="ruin, in shares of the price at the start, which is the equity then",
     )
 
 

@@ -187,8 +187,16 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
     _refuse_times(source, table)
     low, high = pl.col("low"), pl.col("high")
     _refuse(source, table, high < low, "high", "at or above the low")
-    _refuse(source, table, high < pl.max_horizontal("open", "close"), "high", "at or above open and close")
-    _refuse(source, table, low > pl.min_horizontal("open", "close"), "low", "at or below open and close")
+    _refuse(
+        source,
+        table,
+        high < pl.max_horizontal("open", "close"),
+        "high",
+        "at or above open and close",
+    )
+    _refuse(
+        source, table, low > pl.min_horizontal("open", "close"), "low", "at or below open and close"
+    )
     return table
 
 
@@ -223,7 +231,9 @@ def _refuse_values(source: str, values: pl.Series, bad: pl.Series, wanted: str) 
     if len(rows):
         value = values[int(rows[0])]
         shown = "missing" if value is None else f"{value!r}"
-        raise BarsError(f"{source} row {rows[0] + 1}: {values.name} is {shown}; it must be {wanted}")
+        raise BarsError(
+            f"{source} row {rows[0] + 1}: {values.name} is {shown}; it must be {wanted}"
+        )
 
 
 def _refuse(source: str, table: pl.DataFrame, bad: pl.Expr, column: str, wanted: str) -> None:

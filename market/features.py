@@ -29,7 +29,8 @@ class FeatureSettings(BaseModel):
         description="price_change: P_t / P_(t-1) - 1; log_price: log P_t",
     )
     scale: bool = Field(
-        True, description="divide by the training split's standard deviation (log_price is centred too)"
+        True,
+        description="divide by the training split's standard deviation (log_price is centred too)",
     )
 
 
@@ -55,7 +56,9 @@ class Features:
             raw = _raw(name, bars)[cls.WARMUP :]
             scale = float(raw.std()) if settings.scale and len(raw) else 1.0
             if scale <= 1e-12:
-                raise BarsError(f"{bars.name}: {name} never varies, so nothing can be learned from it")
+                raise BarsError(
+                    f"{bars.name}: {name} never varies, so nothing can be learned from it"
+                )
             scales.append(scale)
             offsets.append(float(raw.mean()) if settings.scale and name == "log_price" else 0.0)
         return cls(settings.names, tuple(offsets), tuple(scales))

@@ -56,7 +56,10 @@ class MarketEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Holds the new position until the next close. `info` has equity and position."""
         settings = self.table.settings
         terms = Terms(*(column[self.bar] for column in self.table.terms))
-        previous, self.position = self.position, next_position(self.position, int(action) - 1, settings.scheme)
+        previous, self.position = (
+            self.position,
+            next_position(self.position, int(action) - 1, settings.scheme),
+        )
         net = float(earned(terms, previous, self.position) - cost(terms, previous, self.position))
         terminated = self.equity + net <= self.floor
         if terminated:
@@ -66,7 +69,13 @@ class MarketEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.bar += 1
         truncated = not terminated and self.bar == self.end
         info = {"equity": self.equity, "position": self.position}
-        return self._state(), (net - float(penalty)) * self.reward_scale, terminated, truncated, info
+        return (
+            self._state(),
+            (net - float(penalty)) * self.reward_scale,
+            terminated,
+            truncated,
+            info,
+        )
 
     def _state(self) -> NDArray[np.float32]:
         return self.table.states(np.array([self.bar]), np.array([self.position]))[0]

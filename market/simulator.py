@@ -47,12 +47,16 @@ class Simulator:
     def __init__(self, table: MarketTable, streams: int, seed: int, reward_scale: float) -> None:
         table.require_episode()
         if len(table) > 2**31 // 18:
-            raise ValueError(f"{table.name}: {len(table)} bars; a transition's code holds 119 million")
+            raise ValueError(
+                f"{table.name}: {len(table)} bars; a transition's code holds 119 million"
+            )
         self.settings = table.settings
         self.feature_count = table.features.shape[1]
         self.starts = len(table) - table.settings.episode_bars
         terms = np.stack([column * reward_scale for column in table.terms], axis=1)
-        terms = np.concatenate([terms, terms[-1:]])  # nothing is earned past the last bar; never read
+        terms = np.concatenate(
+            [terms, terms[-1:]]
+        )  # nothing is earned past the last bar; never read
         self.rows = tf.Variable(
             np.concatenate([table.features, terms.astype(np.float32)], axis=1),
             trainable=False,
@@ -86,7 +90,9 @@ class Simulator:
         Returns:
             The transitions' codes (int32) and rewards in learning units, both of shape (streams,).
         """
-        bar, end, position, cushion = (variable.read_value() for variable in self.variables.values())
+        bar, end, position, cushion = (
+            variable.read_value() for variable in self.variables.values()
+        )
         reward, net, ruined, held = self._hold(tf.gather(self.rows, bar), position, action, cushion)
         code = ((bar * 3 + position + 1) * 3 + action) * 2 + tf.cast(ruined, tf.int32)
 

@@ -15,7 +15,8 @@ LEVEL = 100.0  # the price that log prices are measured from
 
 def random_walk(bars: int, seed: int, noise: float = 0.01) -> Bars:
     """A driftless market: log-price changes are N(-noise^2 / 2, noise^2), so that the price is a
-    martingale and no policy earns anything before costs."""
+    martingale and no policy earns anything before costs.
+    """
     steps = np.random.default_rng(seed).normal(-(noise**2) / 2, noise, bars)
     return _from_log_prices(f"random_walk_s{seed}", np.cumsum(steps))
 
@@ -72,7 +73,9 @@ class MeanReverting:
         price = LEVEL * np.exp(grid)
         drift = LEVEL * np.exp((1 - self.pull) * grid + self.noise**2 / 2) - price
         positions = np.arange(-1, 2)
-        changes = abs(positions[None, :] - positions[:, None])  # (position coming in, position taken)
+        changes = abs(
+            positions[None, :] - positions[:, None]
+        )  # (position coming in, position taken)
         rewards = (
             drift[:, None, None] * positions - fee_rate * price[:, None, None] * changes
         )  # (grid, position coming in, position taken)

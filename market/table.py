@@ -58,7 +58,9 @@ class MarketTable:
         """Length of a state: the features, the position coming in, a bias of one."""
         return self.features.shape[1] + 2
 
-    def states(self, bar: NDArray[np.integer], position: NDArray[np.integer]) -> NDArray[np.float32]:
+    def states(
+        self, bar: NDArray[np.integer], position: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
         """States `[features..., position, 1.0]` of shape (n, state_size) for n bars and positions."""
         columns = (self.features[bar], position[:, None], np.ones((len(bar), 1)))
         return np.concatenate(columns, axis=1, dtype=np.float32)

@@ -8,7 +8,7 @@ Tensor = Any
 
 
 def q_learning_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
-    """r + discount * max_a Q_target(s', a).
+    """R + discount * max_a Q_target(s', a).
 
     Mnih et al. (2015), "Human-level control through deep reinforcement learning", algorithm 1.
 
@@ -26,7 +26,7 @@ def q_learning_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tenso
 def double_q_learning_target(
     reward: Tensor, discount: Tensor, next_q: Tensor, next_q_online: Tensor
 ) -> Tensor:
-    """r + discount * Q_target(s', argmax_a Q_online(s', a)).
+    """R + discount * Q_target(s', argmax_a Q_online(s', a)).
 
     van Hasselt, Guez and Silver (2016), "Deep Reinforcement Learning with Double Q-learning",
     equation 4: the online network chooses, the target network judges.

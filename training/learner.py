@@ -35,7 +35,10 @@ class Learner:
         self.settings = settings
         self.online, self.target = online, copy_of(online)
         optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
-        self.optimizer = optimizers[settings.optimizer](settings.learning_rate)
+        # A fixed name: Keras would count optimizers up, and `variables` must be called alike every time.
+        self.optimizer = optimizers[settings.optimizer](
+            settings.learning_rate, name=settings.optimizer
+        )
         self.optimizer.build(online.trainable_variables)
         self.variables = {
             f"{part}/{variable.path}": variable.value
@@ -72,7 +75,7 @@ class Learner:
             sink.assign(tf.where(due, source.value, sink.value))
 
     def _move_target(self, tau: float) -> None:
-        """target += tau * (online - target): Lillicrap et al. (2016), algorithm 1."""
+        """Target += tau * (online - target): Lillicrap et al. (2016), algorithm 1."""
         for source, sink in zip(self.online.variables, self.target.variables, strict=True):
             sink.assign_add(tau * (source.value - sink.value))
 

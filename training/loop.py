@@ -118,7 +118,8 @@ class TrainingLoop:
 
     def _run(self, end: tf.Tensor) -> tf.Tensor:
         """Collects until learning starts, then trains until iteration `end`, one stretch between two
-        copies of the target after the other. Returns sums of reward and of `StepMetrics`."""
+        copies of the target after the other. Returns sums of reward and of `StepMetrics`.
+        """
         sums = tf.zeros(1 + len(StepMetrics._fields))
         iteration = self._iteration.read_value()
 
@@ -167,7 +168,8 @@ class TrainingLoop:
 
     def _act(self, iteration: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Steps every stream epsilon-greedily and stores what happened. Returns the mean reward and
-        random bits for sampling, shape (batch,), uint32."""
+        random bits for sampling, shape (batch,), uint32.
+        """
         streams = self.replay.streams
         bits = tf.random.stateless_uniform(
             (3 * streams + self.learner.settings.batch,),
@@ -178,10 +180,15 @@ class TrainingLoop:
             alg="philox",
         )
         explore, choice, start, picks = tf.split(bits, [streams] * 3 + [-1])
-        uniform = tf.cast(tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+        uniform = (
+            tf.cast(tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32)), tf.float32)
+            * 2.0**-24
+        )
         greedy = tf.argmax(self.learner.online(self.simulator.observe()), -1, tf.int32)
         action = tf.where(
-            uniform < epsilon(iteration, self.exploration), tf.cast(choice % tf.constant(3, tf.uint32), tf.int32), greedy
+            uniform < epsilon(iteration, self.exploration),
+            tf.cast(choice % tf.constant(3, tf.uint32), tf.int32),
+            greedy,
         )
         code, reward = self.simulator.step(action, start)
         row = iteration % self._ring.shape[0]

@@ -61,10 +61,15 @@ class LearnerSettings(BaseModel):
     loss: Literal["mse", "huber"] = Field("mse", description="of the TD error")
     huber_delta: float = Field(1.0, gt=0, description="where the Huber loss turns linear")
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm")
-    double: bool = Field(False, description="Double DQN: the online network chooses the next action")
+    double: bool = Field(
+        False, description="Double DQN: the online network chooses the next action"
+    )
     target_every: int = Field(500, ge=1, description="updates between two copies of the target")
     tau: float | None = Field(
-        None, gt=0, le=1, description="move the target by this share every update, instead of copies"
+        None,
+        gt=0,
+        le=1,
+        description="move the target by this share every update, instead of copies",
     )
 
 
@@ -77,7 +82,9 @@ class ReplaySettings(BaseModel):
     capacity: int = Field(
         100_000, ge=1, description="transitions held, rounded down to a multiple of the streams"
     )
-    learning_starts: int = Field(1000, ge=0, description="transitions collected before the first update")
+    learning_starts: int = Field(
+        1000, ge=0, description="transitions collected before the first update"
+    )
 
     @model_validator(mode="after")
     def _ring_holds_every_stream(self) -> Self:
@@ -131,7 +138,9 @@ class TrainSettings(BaseSettings):
         None, ge=1, description="iterations between validations; by default a 20th of the steps"
     )
     log_every: int | None = Field(
-        None, ge=1, description="iterations a logged point averages over; by default a 200th of the steps"
+        None,
+        ge=1,
+        description="iterations a logged point averages over; by default a 200th of the steps",
     )
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
     experiment: str = Field("qdesk", min_length=1, description="MLflow experiment")
@@ -167,7 +176,9 @@ class _EpsilonVariables(PydanticBaseSettingsSource):
         raise NotImplementedError  # the whole source is read at once
 
     def __call__(self) -> dict[str, Any]:
-        found = {name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ}
+        found = {
+            name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ
+        }
         return {"epsilon": found} if found else {}
 
 
@@ -216,7 +227,9 @@ def _read_preset(preset: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         names = ", ".join(preset_names())
-        raise BadSettings(f"preset {preset}: no such file, nor one of the presets ({names})") from None
+        raise BadSettings(
+            f"preset {preset}: no such file, nor one of the presets ({names})"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"preset {preset}: cannot be read as TOML: {error}") from error
 

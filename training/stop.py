@@ -15,7 +15,9 @@ class Stop:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
-        self._handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {
+            which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def __enter__(self) -> Self:
         for which in self._handlers:

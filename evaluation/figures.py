@@ -11,8 +11,11 @@ COLOURS = ("#1b6ca8", "#d1495b", "#8d99ae", "#2a9d8f")
 
 
 def equity_figure(title: str, curves: Mapping[str, Backtest]) -> Figure:
-    """Equity over time, net of costs, as a change in percent of the first price; below it the
-    position of the first curve. All backtests must be over the same bars.
+    """Equity over time, net of costs, in percent of the first price, above the first one's position.
+
+    Args:
+        title: of the figure.
+        curves: backtests over the same bars, by name.
     """
     figure = Figure(figsize=(9, 5.2), layout="constrained", dpi=110)
     above, below = figure.subplots(2, sharex=True, height_ratios=(4, 1))

@@ -95,8 +95,10 @@ class Bars:
     def split(
         self, train: float = 0.6, validation: float = 0.2, test: float = 0.2, gap: int = 48
     ) -> "Split":
-        """Divides the bars by time. `gap` bars are dropped before validation and before test, so
-        that no feature window and no held position of one part reaches into the next.
+        """Divides the bars by time.
+
+        `gap` bars are dropped before validation and before test, so that no feature window and no
+        held position of one part reaches into the next.
 
         Raises:
             BarsError: a part would hold fewer than two bars.

@@ -26,7 +26,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     and the position is then liquidated at the close.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata = {"render_modes": []}  # noqa: RUF012 - as Gymnasium declares it
 
     def __init__(self, table: MarketTable, reward_scale: float = 1.0) -> None:
         table.require_episode()
@@ -78,4 +78,4 @@ class MarketEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         )
 
     def _state(self) -> NDArray[np.float32]:
-        return self.table.states(np.array([self.bar]), np.array([self.position]))[0]
+        return self.table.states(np.array([self.bar]), np.array([self.position])).ravel()

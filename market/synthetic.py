@@ -14,8 +14,9 @@ LEVEL = 100.0  # the price that log prices are measured from
 
 
 def random_walk(bars: int, seed: int, noise: float = 0.01) -> Bars:
-    """A driftless market: log-price changes are N(-noise^2 / 2, noise^2), so that the price is a
-    martingale and no policy earns anything before costs.
+    """A market without drift, in which no policy earns anything before costs.
+
+    Changes of the log price are N(-noise^2 / 2, noise^2), so that the price is a martingale.
     """
     steps = np.random.default_rng(seed).normal(-(noise**2) / 2, noise, bars)
     return _from_log_prices(f"random_walk_s{seed}", np.cumsum(steps))

@@ -56,7 +56,7 @@ class MarketTable:
     @property
     def state_size(self) -> int:
         """Length of a state: the features, the position coming in, a bias of one."""
-        return self.features.shape[1] + 2
+        return int(self.features.shape[1]) + 2
 
     def states(
         self, bar: NDArray[np.integer], position: NDArray[np.integer]

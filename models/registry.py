@@ -48,7 +48,7 @@ def register(
         description: of the version, Markdown.
 
     Returns:
-        The new version; metrics logged with its `model_id` belong to this checkpoint.
+        The new version; metrics logged with its `model_id_of` belong to this checkpoint.
     """
     name = model_name(network)
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -76,6 +76,11 @@ def register(
         description=description,
         model_id=logged.model_id,
     )
+
+
+def model_id_of(version: ModelVersion) -> str:
+    """The logged model behind a version; the store leaves `version.model_id` empty."""
+    return str(version.source).removeprefix("models:/")
 
 
 def set_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:

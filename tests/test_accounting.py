@@ -1,5 +1,7 @@
 """The timing contract: literal numbers, and conservation against a cash account."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -106,6 +108,6 @@ def test_numpy_and_tensorflow_agree(scheme: str) -> None:
     tensor = next_position(tf.constant(previous), tf.constant(action), scheme)  # type: ignore[arg-type]
     np.testing.assert_array_equal(tensor.numpy(), position)
     p, q = tf.cast(previous, tf.float64), tf.cast(tensor, tf.float64)
-    for function in (earned, cost, lambda *a: risk_penalty(*a, 0.3)):
+    for function in (earned, cost, partial(risk_penalty, risk_aversion=0.3)):
         ours = function(Terms(*arrays64), previous, position)
         np.testing.assert_allclose(function(terms, p, q).numpy(), ours, rtol=1e-12)

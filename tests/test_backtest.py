@@ -19,7 +19,7 @@ from tests.conftest import bars_of
 
 
 def table_of(bars: Bars, **market: object) -> MarketTable:
-    settings = MarketSettings(**market)  # type: ignore[arg-type]
+    settings = MarketSettings(**market)
     return MarketTable.of(bars, Features.fit(bars, FeatureSettings()), settings)
 
 
@@ -77,7 +77,7 @@ def test_agrees_with_an_episode_of_the_environment(walk: Bars, scheme: str, fill
     env = MarketEnv(table)
     state, _ = env.reset(options={"bar": 0})
     for t in range(steps):
-        state, reward, _, _, info = env.step(q_values(state[None]).argmax())  # type: ignore[arg-type]
+        state, reward, _, _, info = env.step(q_values(state[None]).argmax())
         assert reward == pytest.approx(result.net[t], abs=1e-9)
         assert info["position"] == result.positions[t]
     assert len(set(result.positions)) == 3
@@ -94,7 +94,11 @@ def test_positions_do_not_see_the_bars_after(t: int, factor: float) -> None:
     runs = []
     for each in (bars, bars_of(open, close)):
         table = MarketTable.of(each, features, MarketSettings(fill="next_open", fee_rate=0.001))
-        runs.append(backtest(table, follow(greedy_choice(lambda s: s @ weights, table))))
+        runs.append(
+            backtest(
+                table, follow(greedy_choice(lambda s: (s @ weights).astype(np.float32), table))
+            )
+        )
     # Row t of the bars is row t - 1 of the table, and its position is held until t + 1.
     np.testing.assert_array_equal(runs[0].positions[:t], runs[1].positions[:t])
     np.testing.assert_array_equal(runs[0].net[: t - 1], runs[1].net[: t - 1])
@@ -111,5 +115,7 @@ def test_figure_draws_every_curve(walk: Bars) -> None:
     figure = equity_figure("title", {"agent": flat(table), "buy and hold": buy_and_hold(table)})
     above, below = figure.axes
     assert above.get_title(loc="left") == "title"
-    assert len(above.get_legend().get_texts()) == 2
+    legend = above.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 2
     assert [label.get_text() for label in below.get_yticklabels()] == ["short", "flat", "long"]

@@ -1,6 +1,7 @@
 """Bars: what is accepted, what is refused and how it is named, splits and hashes."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -139,7 +140,7 @@ def test_split_keeps_order_and_purges_the_gap(
     joined = pl.concat([part.table for part in parts])
     assert joined["time"].is_sorted()
     assert len(joined) == count - 2 * gap
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         distance = after.table["time"][0] - before.table["time"][-1]
         assert distance == timedelta(minutes=gap + 1)
 

@@ -82,7 +82,7 @@ def test_probe_value() -> None:
 
 def test_probe_state() -> None:
     q = q_of(learned(state), [-1, 1], [1, 1])
-    np.testing.assert_allclose(q, [[-1] * 3, [1] * 3], atol=0.05)
+    np.testing.assert_allclose(q, np.array([[-1] * 3, [1] * 3]), atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_probe_state() -> None:
 )
 def test_probe_discount(change: dict[str, float]) -> None:
     q = q_of(learned(discount, SETTINGS.model_copy(update=change)), [0, 1], [1, 1])
-    np.testing.assert_allclose(q, [[GAMMA] * 3, [1] * 3], atol=0.05)
+    np.testing.assert_allclose(q, np.array([[GAMMA] * 3, [1] * 3]), atol=0.05)
 
 
 def test_probe_action() -> None:

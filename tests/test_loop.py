@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import Features, FeatureSettings
-from market.synthetic import random_walk
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
 from tests.conftest import bars_of
@@ -65,7 +64,8 @@ def test_trip_counts_do_not_matter(walk: Bars, learner: LearnerSettings) -> None
 
 def test_a_fresh_process_gives_the_same_weights(walk: Bars) -> None:
     code = (
-        "from tests.test_loop import *\n"
+        "from market.synthetic import random_walk\n"
+        "from tests.test_loop import digest, loop_of\n"
         "loop = loop_of(random_walk(3000, seed=7))\n"
         "loop.run(400)\n"
         "print(digest(loop))\n"
@@ -148,7 +148,9 @@ def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
     features = Features.fit(walk, FeatureSettings())
     table = MarketTable.of(walk, features, MarketSettings(episode_bars=200))
     online = linear_q_network(3, seed=1)
-    online.set_weights([np.float32([[0, 0, 0], [0, 0, 0], [-1, 0, 1]])])  # greedy: always long
+    online.set_weights(
+        [np.array([[0, 0, 0], [0, 0, 0], [-1, 0, 1]], np.float32)]
+    )  # greedy: always long
     never = LearnerSettings()
     replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=10**9)
     schedule = EpsilonSettings(start=0.3, min=0.3)
@@ -177,20 +179,20 @@ def known(table: MarketTable, gamma: float) -> NDArray[np.float32]:
     online = linear_q_network(3, seed=1)
     loop = TrainingLoop(table, online, learner, replay, explore, seed=1, reward_scale=1.0)
     loop.run(4000)
-    return np.asarray(online(np.float32([[0, 0, 1]])))[0]
+    return np.asarray(online(np.array([[0, 0, 1]], np.float32)), np.float32).ravel()
 
 
 def test_truncation_keeps_the_future() -> None:
     """A price that rises by 1 a bar for ever, met in episodes of five bars: being long is worth
     1 / (1 - gamma) = 10. Had the episode's end counted as an end, it would be 4.1 at most."""
-    table = rising(100.0 + np.arange(1000), episode_bars=5)
+    table = rising(np.linspace(100, 1099, 1000), episode_bars=5)
     np.testing.assert_allclose(known(table, gamma=0.9), [8, 9, 10], atol=0.1)
 
 
 def test_termination_ends_it() -> None:
     """The same market with equity of 1 and ruin at 0.5, one bar an episode: a short loses 1, is ruined
     and has no future, so -1 and not 8; liquidating costs what closing costs."""
-    table = rising(100.0 + np.arange(1000), episode_bars=1, equity_floor=0.5, half_spread=0.05)
+    table = rising(np.linspace(100, 1099, 1000), episode_bars=1, equity_floor=0.5, half_spread=0.05)
     table = replace(table, terms=table.terms._replace(price=np.ones(len(table) - 1)))
     # Long: 1 - 0.05, then 0.95 + 1 / (1 - 0.9) * 0.9 ahead, but its position coming in is now 1, which
     # a linear network values apart; the short's value alone is exact: -1 - 0.05 - 0.05.

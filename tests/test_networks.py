@@ -53,9 +53,9 @@ def test_a_copy_shares_nothing() -> None:
 
 
 def test_targets_by_hand() -> None:
-    reward, discount = np.float32([1, 2, -1]), np.float32([0.5, 0.9, 0.0])
-    next_q = np.float32([[1, 3, 2], [5, -5, 0], [100, 100, 100]])
-    online = np.float32([[9, 1, 1], [0, 0, 1], [1, 2, 3]])
+    reward, discount = np.array([1, 2, -1], np.float32), np.array([0.5, 0.9, 0.0], np.float32)
+    next_q = np.array([[1, 3, 2], [5, -5, 0], [100, 100, 100]], np.float32)
+    online = np.array([[9, 1, 1], [0, 0, 1], [1, 2, 3]], np.float32)
     # 1 + 0.5 * 3; 2 + 0.9 * 5; terminal: the reward alone
     np.testing.assert_allclose(q_learning_target(reward, discount, next_q), [2.5, 6.5, -1])
     # the online network picks columns 0, 2 and 2: 1 + 0.5 * 1; 2 + 0.9 * 0; -1

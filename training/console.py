@@ -14,7 +14,8 @@ from training.loop import Window
 class Show(Protocol):
     """Takes the iterations done, the means since the last call, and transitions a second."""
 
-    def __call__(self, step: int, window: Window, rate: float) -> None: ...
+    def __call__(self, step: int, window: Window, rate: float) -> None:
+        """Draws them."""
 
 
 @contextmanager
@@ -49,13 +50,13 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
 def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
     """Measures side by side; rows are agents and baselines by name."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     columns = {
         "net return": ("net_return", "{:+.2%}"),
-        "next-open fill": ("net_return_next_open", "{:+.2%}"),
+        "filled at next open": ("net_return_next_open", "{:+.2%}"),
         "Sharpe": ("sharpe", "{:+.2f}"),
-        "max drawdown": ("max_drawdown", "{:.2%}"),
-        "bars with a trade": ("position_changes", "{:.2%}"),
+        "draw- down": ("max_drawdown", "{:.1%}"),
+        "bars with trades": ("position_changes", "{:.2%}"),
         "costs": ("cost", "{:.2%}"),
     }
     for heading in columns:

@@ -5,6 +5,7 @@ random numbers are counted by (seed, iteration), so 2 * K iterations are bit for
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -117,8 +118,10 @@ class TrainingLoop:
             )
 
     def _run(self, end: tf.Tensor) -> tf.Tensor:
-        """Collects until learning starts, then trains until iteration `end`, one stretch between two
-        copies of the target after the other. Returns sums of reward and of `StepMetrics`.
+        """Collects until learning starts, then trains until iteration `end`.
+
+        Training goes stretch by stretch, from one copy of the target to the next. Returns the sums of
+        reward and of `StepMetrics` over all iterations.
         """
         sums = tf.zeros(1 + len(StepMetrics._fields))
         iteration = self._iteration.read_value()
@@ -146,8 +149,15 @@ class TrainingLoop:
         self._iteration.assign(iteration)
         return sums
 
-    def _while(self, iteration, stop, sums, body):  # type: ignore[no-untyped-def]
-        return tf.while_loop(
+    @staticmethod
+    def _while(
+        iteration: tf.Tensor,
+        stop: tf.Tensor,
+        sums: tf.Tensor,
+        body: Callable[[tf.Tensor], tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Repeats a body until an iteration, adding up what it returns."""
+        return tf.while_loop(  # type: ignore[no-any-return]
             lambda iteration, _: iteration < stop,
             lambda iteration, sums: (iteration + 1, sums + body(iteration)),
             (iteration, sums),
@@ -167,8 +177,9 @@ class TrainingLoop:
         return tf.stack([reward, *self.learner.train_step(batch)])
 
     def _act(self, iteration: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Steps every stream epsilon-greedily and stores what happened. Returns the mean reward and
-        random bits for sampling, shape (batch,), uint32.
+        """Steps every stream epsilon-greedily and stores what happened.
+
+        Returns the mean reward, and random bits for sampling, uint32 of shape (batch,).
         """
         streams = self.replay.streams
         bits = tf.random.stateless_uniform(

@@ -94,7 +94,14 @@ class ReplayBuffer:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         picks = self._random.integers(len(self), size=batch_size)
-        return Batch(*(column[picks] for column in self._ring))
+        ring = self._ring
+        return Batch(
+            ring.state[picks],
+            ring.action[picks],
+            ring.reward[picks],
+            ring.discount[picks],
+            ring.next_state[picks],
+        )
 
     def __len__(self) -> int:
         """Transitions held, at most `capacity`."""
@@ -132,7 +139,7 @@ class ReplayBuffer:
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} is {value}; it must be finite")
+            raise ValueError(f"{name} is {value!r}; it must be finite")
         return array
 
     def _checked_action(self, action: int) -> NDArray[np.int32]:

@@ -148,9 +148,9 @@ class TrainSettings(BaseSettings):
     learner: LearnerSettings = LearnerSettings()
     replay: ReplaySettings = ReplaySettings()
     epsilon: EpsilonSettings = EpsilonSettings()
-    market: MarketSettings = MarketSettings()  # type: ignore[call-arg]
-    features: FeatureSettings = FeatureSettings()  # type: ignore[call-arg]
-    split: SplitSettings = SplitSettings()  # type: ignore[call-arg]
+    market: MarketSettings = MarketSettings()
+    features: FeatureSettings = FeatureSettings()
+    split: SplitSettings = SplitSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -158,8 +158,8 @@ class TrainSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no source of ours
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment above preset; the preset is what `load_settings` passes to the constructor."""
         return _EpsilonVariables(settings_cls), env_settings, init_settings
@@ -214,7 +214,7 @@ def _load(preset: str, arguments: list[str], prog: str) -> TrainSettings:
             cli_parse_none_str="none",
             cli_exit_on_error=False,
         )
-        return TrainSettings(_cli_settings_source=cli, **values)  # type: ignore[call-arg]
+        return TrainSettings(_cli_settings_source=cli, **values)
     except SettingsError as error:
         raise BadSettings(f"{prog}: {error}; see `{prog} --help`") from error
     except ValidationError as error:

@@ -6,8 +6,9 @@ from typing import Self
 
 
 class Stop:
-    """Turns the first SIGINT or SIGTERM into a wish that training sees between two calls of the
-    compiled program; a second one interrupts at once.
+    """Turns the first SIGINT or SIGTERM into a wish; a second one interrupts at once.
+
+    Training sees the wish between two calls of the compiled program.
 
     Attributes:
         by: the signal that was received, or None.

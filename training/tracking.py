@@ -80,8 +80,10 @@ class Store:
 
 
 class Tracker:
-    """One run in a store. Use it as a context: left by an exception the run is FAILED, left by
-    `KeyboardInterrupt` or after `killed()` it is KILLED, else FINISHED.
+    """One run in a store, used as a context.
+
+    Left by an exception the run is FAILED, left by `KeyboardInterrupt` or after `killed()` it is
+    KILLED, else FINISHED.
 
     Args:
         store: where to.
@@ -193,7 +195,7 @@ def code_version() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     with suppress(OSError, subprocess.CalledProcessError):
         tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
         )
         if tracked.returncode == 0:
             commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()

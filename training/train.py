@@ -15,7 +15,7 @@ from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
-from models.registry import CANDIDATE, register, set_alias
+from models.registry import CANDIDATE, model_id_of, register, set_alias
 from training import console as screen
 from training.data import TrainingData
 from training.loop import TrainingLoop, Window
@@ -157,9 +157,14 @@ def _train_one(
                 metrics["perf/iterations_per_second"] = point.iterations_a_second
                 tracker.log(metrics, point.step)
                 show(point.step, point.window, rate)
-                if point.validation is not None:
-                    checkpoints.judge(point.step, point.validation)
-                if stop.by:
+                stopping = stop.by
+                last = stopping is not None or point.step == settings.steps
+                validation = point.validation
+                if last and validation is None:
+                    validation = validate(loop.learner.online, data.validation)
+                if validation is not None:
+                    checkpoints.judge(point.step, validation, last)
+                if stopping is not None:
                     tracker.killed()
                     break
         return checkpoints.finish(name)
@@ -173,9 +178,8 @@ class _Checkpoints:
     ) -> None:
         self.loop, self.data, self.tracker, self.tags = loop, data, tracker, tags
         self.best: Checkpoint | None = None
-        self.newest_step = -1
 
-    def judge(self, step: int, validation: Backtest, last: bool = False) -> None:
+    def judge(self, step: int, validation: Backtest, last: bool) -> None:
         """Records a validation, with a version where it is the best so far or the last."""
         measures = _measures(self.data, validation)
         metrics = {f"eval/validation/{name}": value for name, value in measures.items()}
@@ -190,18 +194,14 @@ class _Checkpoints:
         )
         online, run_id = self.loop.learner.online, self.tracker.run_id
         version = register(self.tracker.client, online, run_id, step, self.tags, description)
-        self.tracker.log(metrics, step, model_id=version.model_id)
-        self.newest_step = step
+        self.tracker.log(metrics, step, model_id=model_id_of(version))
         if best:
             self.best = Checkpoint(step, version, validation)
 
     def finish(self, name: str) -> Checkpoint:
-        """Registers the last network, makes the best one candidate and draws it."""
-        step = self.loop.iteration
-        if self.newest_step != step:
-            self.judge(step, validate(self.loop.learner.online, self.data.validation), last=True)
+        """Makes the best version the candidate and draws what it did."""
         if self.best is None:
-            raise RuntimeError("a judged network is always the best of its run or worse than one")
+            raise RuntimeError("a run ends with a validation, and the first one is the best so far")
         set_alias(self.tracker.client, self.best.version, CANDIDATE)
         curves = {
             f"{name} after {self.best.step:,} iterations": self.best.validation,

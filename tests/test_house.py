@@ -1,0 +1,137 @@
+"""The house itself: arrows between rooms, what loads without TensorFlow, targets and documents."""
+
+import ast
+import re
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from training.settings import load_settings
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {
+    "market": set(),
+    "models": set(),
+    "evaluation": {"market", "models"},
+    "training": {"market", "models", "evaluation"},
+    "trading": {"market", "models"},
+}
+LIGHT = [
+    *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),
+    *("market.table", "evaluation.backtest", "evaluation.baselines", "training.settings"),
+    *("training.data", "training.replay"),
+]
+README = (ROOT / "README.md").read_text()
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+def test_arrows_point_one_way() -> None:
+    for room, allowed in ROOMS.items():
+        for path in (ROOT / room).rglob("*.py"):
+            wrong = imported(path) & (ROOMS.keys() | {"qdesk", "tests", "benchmarks"}) - allowed - {
+                room
+            }
+            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_light_modules_load_without_tensorflow() -> None:
+    code = (
+        f"import sys\nfor name in {LIGHT}: __import__(name)\n"
+        "print({'tensorflow', 'keras', 'mlflow', 'matplotlib'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_every_module_says_what_it_is_for_and_stays_short() -> None:
+    for path in [ROOT / "qdesk.py", *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))]:
+        text = path.read_text()
+        assert ast.get_docstring(ast.parse(text)), path
+        assert text.count("\n") <= 350, f"{path} is past 350 lines: split it along a seam"
+
+
+def test_readme_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    named = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert {"train", "test", "lint", "format", "type", "bench", "ui", "tensorboard"} <= named
+    assert named <= targets
+    commands = re.findall(
+        r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?qdesk train(.*?)(?:#.*)?$", blocks, re.MULTILINE
+    )
+    assert commands
+    for arguments in commands:
+        load_settings([argument for argument in arguments.split() if argument != "--help"])
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), f"README links to {path}"
+
+
+def test_version_and_lock_agree_with_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = (ROOT / "requirements.lock").read_text()
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert "://" not in lock  # it serves behind any mirror
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    for requirement in project["dependencies"]:
+        assert re.split(r"[>=<]", requirement)[0] in pinned
+    assert lock.count("--hash=sha256:") > len(pinned)
+
+
+def test_make_alone_prints_help() -> None:
+    run = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True)
+    for target in (
+        "train",
+        "test",
+        "lint",
+        "format",
+        "type",
+        "bench",
+        "ui",
+        "tensorboard",
+        "clean",
+    ):
+        assert re.search(rf"^{target} ", run.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "target, variable, page",
+    [("ui", "UI_PORT", "/version"), ("tensorboard", "TENSORBOARD_PORT", "/")],
+)
+def test_the_servers_answer_on_loopback(
+    tmp_path: Path, target: str, variable: str, page: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["make", "-C", str(ROOT), target, f"{variable}={port}", f"STORE={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}") as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                assert process.poll() is None, process.stderr.read() if process.stderr else ""
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

@@ -1,0 +1,91 @@
+"""Tracking and registration on their own: how runs end, and several at once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from models.networks import linear_q_network
+from models.registry import register
+from training.tracking import Store, Tracker, code_version
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    before = mlflow.get_tracking_uri()
+    yield Store(tmp_path / "mlruns", "tested")
+    mlflow.set_tracking_uri(before)
+
+
+def tracker_of(store: Store) -> Tracker:
+    return Tracker(store, "run", {"steps": "1"}, {"group": "g"}, "what it is")
+
+
+def status_of(store: Store, tracker: Tracker) -> str:
+    return str(store.client.get_run(tracker.run_id).info.status)
+
+
+def test_how_a_run_ends_is_recorded(store: Store) -> None:
+    with tracker_of(store) as finished:
+        finished.log({"train/loss": 1.0}, 1)
+    with tracker_of(store) as stopped:
+        stopped.killed()
+    with pytest.raises(ZeroDivisionError), tracker_of(store) as failed:
+        raise ZeroDivisionError
+    with pytest.raises(KeyboardInterrupt), tracker_of(store) as interrupted:
+        raise KeyboardInterrupt
+    ends = [status_of(store, each) for each in (finished, stopped, failed, interrupted)]
+    assert ends == ["FINISHED", "KILLED", "FAILED", "KILLED"]
+
+
+def test_metrics_are_sent_even_when_the_run_fails(store: Store) -> None:
+    tracker = tracker_of(store)
+
+    def fail_after_logging() -> None:
+        with tracker:
+            for step in range(1500):
+                tracker.log({"train/loss": float(step), "train/q_mean": float("nan")}, step)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_logging()
+    assert status_of(store, tracker) == "FAILED"
+    history = store.client.get_metric_history(tracker.run_id, "train/loss")
+    assert [point.value for point in history] == list(range(1500))
+    assert store.client.get_metric_history(tracker.run_id, "train/q_mean") == []
+
+
+def test_registered_is_a_copy_without_optimizer(store: Store) -> None:
+    network = linear_q_network(3, seed=1)
+    network.compile("adam", "mse")
+    with tracker_of(store) as tracker:
+        version = register(store.client, network, tracker.run_id, 7, {"seed": "1"}, "good")
+    loaded = mlflow.keras.load_model(f"models:/{version.name}/{version.version}")
+    assert not loaded.compiled
+    assert (loaded.get_weights()[0] == network.get_weights()[0]).all()
+    assert version.tags == {"seed": "1", "step": "7"}
+    assert version.name == "qdesk-linear"
+
+
+def test_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from training.tracking import Store\n"
+        "print(Store(Path(sys.argv[1]), 'shared').experiment_id)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "mlruns")]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    results = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], results
+    assert len({out for out, _ in results}) == 1
+
+
+def test_code_version_is_the_commit() -> None:
+    commit = code_version().removesuffix("-dirty")
+    assert len(commit) == 40
+    assert int(commit, 16)

@@ -1,0 +1,351 @@
+"""`qdesk train` as a user runs it: what it prints, what it leaves in the store, and how it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import qdesk
+from market.bars import load_bars
+from models.registry import model_id_of
+from training.settings import load_settings
+
+QDESK = Path(sys.executable).with_name("qdesk")
+SERIES = ("train/loss", "train/epsilon", "train/reward")
+STEPS = 4000
+
+
+def client_of(store: Path) -> Iterator[MlflowClient]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    yield MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+def runs_of(client: MlflowClient) -> dict[str, Run]:
+    experiment = client.get_experiment_by_name("qdesk")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    return {run.info.run_name: run for run in runs}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained") / "mlruns"
+
+
+@pytest.fixture(scope="module")
+def printed(store: Path) -> str:
+    """The output of one training of both presets."""
+    command = [
+        str(QDESK),
+        "train",
+        "--preset",
+        "linear,two_layer",
+        "--steps",
+        str(STEPS),
+        "--seed",
+        "3",
+    ]
+    run = subprocess.run(
+        [*command, "--mlruns", str(store)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=store.parent,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert [path.name for path in store.parent.iterdir()] == ["mlruns"]
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def client(store: Path, printed: str) -> Iterator[MlflowClient]:
+    assert printed
+    yield from client_of(store)
+
+
+@pytest.fixture(scope="module", params=["linear", "two_layer"])
+def run(request: pytest.FixtureRequest, client: MlflowClient) -> Run:
+    return runs_of(client)[f"{request.param}-btcusd_30m-s3"]
+
+
+def test_prints_a_comparison_net_of_costs(printed: str) -> None:
+    assert "Validation on btcusd_30m, 2018-12-13 to 2019-05-07, net of costs" in printed
+    for row in ("qdesk-linear v", "qdesk-two-layer v", "flat", "buy and hold"):
+        assert row in printed
+
+
+def test_a_run_is_finished_with_histories_params_tags_and_data(
+    client: MlflowClient, run: Run
+) -> None:
+    assert run.info.status == "FINISHED"
+    for name in (*SERIES, "train/q_mean", "train/td_error", "train/gradient_norm"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert 50 <= len(history) <= 10_000
+        assert len({point.step for point in history}) == len(history)
+        assert history[-1].step == STEPS
+        assert np.isfinite([point.value for point in history]).all()
+    assert len(client.get_metric_history(run.info.run_id, "perf/env_steps_per_second")) == 200
+    assert len(client.get_metric_history(run.info.run_id, "eval/validation/net_return")) == 20
+
+    kind = run.data.tags["network"]
+    (settings,) = load_settings(["--preset", kind, "--steps", str(STEPS), "--seed", "3"])
+    logged = {k: v for k, v in run.data.params.items() if k not in ("mlruns", "reward_scale")}
+    assert logged == {k: v for k, v in settings.flat().items() if k != "mlruns"}
+    assert run.data.tags["data_hash"] == load_bars("btcusd_30m").content_hash
+    assert run.data.tags["seed"] == "3"
+    assert run.data.tags["host"]
+    assert run.data.tags["code_version"]
+    assert "qdesk train --preset linear,two_layer" in run.data.tags["mlflow.note.content"]
+    assert run.inputs is not None
+    inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert inputs["training"].name == "btcusd_30m/train"
+    assert json.loads(str(inputs["validation"].profile))["num_rows"] == 6956
+    figures = client.list_artifacts(run.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/equity_validation.png"]
+
+
+def test_epsilon_history_is_the_schedule(client: MlflowClient, run: Run) -> None:
+    for point in client.get_metric_history(run.info.run_id, "train/epsilon"):
+        expected = max(0.05, 0.9999 ** (point.step - 1))
+        assert point.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_tensorboard_holds_the_same_series(client: MlflowClient, store: Path, run: Run) -> None:
+    folder = store / "tensorboard" / f"{run.info.run_name}-{run.info.run_id[:8]}"
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    for name in (*SERIES, "eval/validation/net_return"):
+        shown = {
+            event.step: float(np.frombuffer(event.tensor_proto.tensor_content, np.float32)[0])
+            for event in events.Tensors(name)
+        }
+        history = client.get_metric_history(run.info.run_id, name)
+        assert shown == {point.step: pytest.approx(point.value, rel=1e-6) for point in history}
+    assert "equity_validation" in events.Tags()["tensors"]
+
+
+def test_the_candidate_is_the_best_on_validation_and_loads(client: MlflowClient, run: Run) -> None:
+    name = f"qdesk-{run.data.tags['network'].replace('_', '-')}"
+    versions = client.search_model_versions(f"name = '{name}'")
+    history = client.get_metric_history(run.info.run_id, "eval/validation/net_return")
+    scores = {point.step: point.value for point in history}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    candidate = client.get_model_version_by_alias(name, "candidate")
+    assert int(candidate.tags["step"]) == best
+    assert candidate.run_id == run.info.run_id
+    assert candidate.tags["data_hash"] == run.data.tags["data_hash"]
+    assert "on the validation split of btcusd_30m" in str(candidate.description)
+    steps = sorted(int(version.tags["step"]) for version in versions)
+    assert steps[-1] == STEPS  # the last checkpoint is kept whether or not it is the best
+    assert len(set(steps)) == len(steps)
+    for version in versions:
+        logged = client.get_logged_model(model_id_of(version))
+        metrics = {metric.key: (metric.value, metric.step) for metric in logged.metrics or []}
+        step = int(version.tags["step"])
+        value, at = metrics["eval/validation/net_return"]
+        assert value == pytest.approx(scores[step])
+        assert at == step
+
+    model = mlflow.keras.load_model(f"models:/{name}@candidate")
+    states = np.array([[0.0, 0, 1], [1, 1, 1], [-1, -1, 1]], np.float32)
+    assert model(states).shape == (3, 3)
+    assert np.isfinite(model(states)).all()
+    assert not model.compiled
+    info = mlflow.models.get_model_info(f"models:/{name}@candidate")
+    assert info.signature.inputs.inputs[0].shape == (-1, 3)
+    assert info.signature.outputs.inputs[0].shape == (-1, 3)
+
+
+def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run) -> None:
+    """Backtests the loaded candidate again, from nothing but the store and the bars."""
+    from training.data import TrainingData
+    from training.train import validate
+
+    kind = run.data.tags["network"]
+    (settings,) = load_settings(["--preset", kind, "--seed", "3"])
+    name = f"qdesk-{kind.replace('_', '-')}"
+    candidate = client.get_model_version_by_alias(name, "candidate")
+    model = mlflow.keras.load_model(f"models:/{name}@candidate")
+    again = validate(model, TrainingData.of(settings).validation).measures
+    logged = {m.key: m.value for m in client.get_logged_model(model_id_of(candidate)).metrics or []}
+    for measure, value in again.items():
+        assert logged[f"eval/validation/{measure}"] == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_a_last_checkpoint(tmp_path: Path, which: signal.Signals) -> None:
+    command = [
+        str(QDESK),
+        "train",
+        "--preset",
+        "linear",
+        "--steps",
+        "100000000",
+        "--log-every",
+        "2000",
+    ]
+    process = subprocess.Popen(
+        [*command, "--mlruns", str(tmp_path / "mlruns")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        events = tmp_path / "mlruns" / "tensorboard"
+        while not any(path.stat().st_size > 500 for path in events.glob("*/*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(which)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + which
+    assert stderr == f"qdesk train: stopped by {which.name} after a last checkpoint\n"
+    for client in client_of(tmp_path / "mlruns"):
+        (run,) = runs_of(client).values()
+        assert run.info.status == "KILLED"
+        (version,) = client.search_model_versions("name = 'qdesk-linear'")
+        candidate = client.get_model_version_by_alias("qdesk-linear", "candidate")
+        assert candidate.version == version.version
+        last = client.get_metric_history(run.info.run_id, "train/loss")[-1].step
+        assert int(version.tags["step"]) == last
+
+
+ROWS = 3000
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    path = tmp_path_factory.mktemp("good") / "good.csv"
+    load_bars("eurusd_1h").table.head(ROWS).write_csv(path)
+    return pl.read_csv(path, infer_schema=False)
+
+
+def spoiled(good: pl.DataFrame, column: str, value: str | None) -> pl.DataFrame:
+    at = pl.int_range(pl.len()) == 1000
+    return good.with_columns(
+        pl.when(at).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+    )
+
+
+BAD_BARS = {
+    "empty file": (None, "{path}: the file is empty"),
+    "missing column": (lambda g: g.drop("high"), "{path}: column high is missing"),
+    "NaN price": (lambda g: spoiled(g, "close", "NaN"), "{path} row 1001: close is"),
+    "price of zero": (lambda g: spoiled(g, "open", "0"), "{path} row 1001: open is 0.0"),
+    "duplicate time": (lambda g: spoiled(g, "time", g["time"][999]), "{path} row 1001: time"),
+    "unsorted time": (lambda g: spoiled(g, "time", g["time"][0]), "{path} row 1001: time"),
+    "high below low": (lambda g: spoiled(g, "high", "0.5"), "{path} row 1001: high is 0.5"),
+    "too few bars": (
+        lambda g: g.head(1000),
+        "bars/train: 599 usable bars, but an episode needs 1001",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", BAD_BARS.values(), ids=BAD_BARS)
+def test_bad_bars_are_one_sentence_and_nothing_is_written(
+    good: pl.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[pl.DataFrame], pl.DataFrame] | None,
+    message: str,
+) -> None:
+    path = tmp_path / "bars.csv"
+    path.write_text(change(good).write_csv() if change else "")
+    refused(["--bars", str(path)], message.format(path=path), tmp_path, capsys)
+
+
+BAD_ARGUMENTS = {
+    "missing file": (["--bars", "no.csv"], "bars no.csv: no such file"),
+    "no steps": (["--steps", "0"], "steps is '0'"),
+    "gamma above one": (["--learner.gamma", "1.5"], "learner.gamma is '1.5'"),
+    "gamma below zero": (["--learner.gamma", "-0.5"], "learner.gamma is '-0.5'"),
+    "unknown flag": (["--stepz", "5"], "unrecognized arguments: --stepz 5"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_bad_arguments_are_one_sentence_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    refused(arguments, message, tmp_path, capsys)
+
+
+def refused(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["qdesk", "train", *arguments, "--mlruns", str(folder / "mlruns")]
+        )
+        assert qdesk.main() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (folder / "mlruns").exists()
+
+
+def test_an_unwritable_store_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = tmp_path / "file" / "mlruns"
+    monkeypatch.setattr(sys, "argv", ["qdesk", "train", "--steps", "10", "--mlruns", str(store)])
+    assert qdesk.main() == 2
+    assert capsys.readouterr().err == f"mlruns {store}: cannot be written (Not a directory)\n"
+
+
+@pytest.mark.parametrize("missing", [["tensorflow"], ["mlflow"], ["tensorflow", "keras", "mlflow"]])
+def test_a_missing_package_is_one_sentence(tmp_path: Path, missing: list[str]) -> None:
+    """In an installation that really lacks it: every package but the missing ones, by link."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for entry in Path(np.__file__).parents[1].iterdir():
+        if not any(entry.name == name or entry.name.startswith(f"{name}-") for name in missing):
+            (site / entry.name).symlink_to(entry)
+    root = Path(qdesk.__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-S", root / "qdesk.py", "train", "--mlruns", tmp_path / "mlruns"],
+        env={**os.environ, "PYTHONPATH": f"{site}:{root}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = " ".join(missing)
+    assert run.returncode == 3
+    assert run.stdout == ""
+    assert run.stderr == f"qdesk train needs {names}, not installed here: pip install {names}\n"
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_the_door_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, code, text in (
+        ([], 0, "usage: qdesk COMMAND"),
+        (["--help"], 0, "usage: qdesk COMMAND"),
+        (["--version"], 0, "qdesk 0.1.0"),
+        (["fly"], 2, "fly is not a command of qdesk"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["qdesk", *arguments])
+        assert qdesk.main() == code
+        assert text in "".join(capsys.readouterr())

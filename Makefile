@@ -23,6 +23,9 @@ help: ## list the targets
 
 train: $(READY) ## train the linear and the two-layer Q-network on real bars, and compare them
 	@.venv/bin/qdesk train --preset linear,two_layer $(ARGS)
+	@echo
+	@echo "compare runs and model versions:  make ui"
+	@echo "watch the curves:                 make tensorboard"
 
 test: $(READY) ## run the tests but for the long studies
 	@$(PYTHON) -m pytest -m "not slow" $(ARGS)
@@ -45,6 +48,7 @@ bench: $(READY) $(PEERS) ## measure throughput against Stable-Baselines3 on one 
 	@$(PYTHON) benchmarks/throughput.py $(ARGS)
 
 ui: $(READY) ## open the MLflow UI on loopback
+	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
 	@.venv/bin/mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
 		--backend-store-uri sqlite:///$(STORE)/mlflow.db --default-artifact-root $(STORE)/artifacts
 

@@ -71,18 +71,19 @@ def _train(arguments: list[str]) -> int:
 
 
 def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) -> int:
-    _import_tensorflow_quietly()
     from rich.console import Console
 
-    from training.loop import Diverged
-    from training.tracking import TrackingError
-    from training.train import train
+    console = Console()
+    with console.status("loading TensorFlow and MLflow"):
+        _import_tensorflow_quietly()
+        from training.tracking import TrackingError
+        from training.train import train
 
     try:
-        stopped_by = train(runs, Console(), command)
+        stopped_by = train(runs, console, command)
     except TrackingError as error:
         return _fail(str(error), 2)
-    except Diverged as error:
+    except FloatingPointError as error:  # training diverged
         return _fail(str(error), 1)
     if stopped_by is None:
         return 0

@@ -77,14 +77,14 @@ def greedy_choice(
         Positions of shape (bars - 1, 3); column p is for position p - 1 coming in.
 
     Raises:
-        ArithmeticError: a Q-value is not finite.
+        FloatingPointError: a Q-value is not finite.
     """
     steps = len(table) - 1
     choice = np.empty((steps, 3), np.int8)
     for position in POSITIONS:
         values = q_values(table.states(np.arange(steps), np.full(steps, position)))
         if not np.isfinite(values).all():
-            raise ArithmeticError(
+            raise FloatingPointError(
                 f"{table.name}: a Q-value is not finite; the network cannot be judged"
             )
         action = values.argmax(axis=1).astype(np.int8) - 1

@@ -7,6 +7,7 @@ TensorBoard and MLflow show the same layers in every run.
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 ACTIONS = 3
 
@@ -22,7 +23,7 @@ def linear_q_network(state_size: int, seed: int = 0) -> keras.Model:
         A model from (batch, state_size) to (batch, 3), named `linear`.
     """
     inputs = keras.Input((state_size,), name="state")
-    q_values = _dense(ACTIONS, None, seed, "q_values", use_bias=False)(inputs)
+    q_values = _dense(ACTIONS, None, _seed_of(seed, 0), "q_values", use_bias=False)(inputs)
     return keras.Model(inputs, q_values, name="linear")
 
 
@@ -41,8 +42,8 @@ def two_layer_q_network(
     """
     x = inputs = keras.Input((state_size,), name="state")
     for layer, units in enumerate(hidden, start=1):
-        x = _dense(units, "relu", seed + layer, f"hidden_{layer}")(x)
-    q_values = _dense(ACTIONS, None, seed, "q_values")(x)
+        x = _dense(units, "relu", _seed_of(seed, layer), f"hidden_{layer}")(x)
+    q_values = _dense(ACTIONS, None, _seed_of(seed, 0), "q_values")(x)
     return keras.Model(inputs, q_values, name="two_layer")
 
 
@@ -51,6 +52,11 @@ def copy_of(network: keras.Model) -> keras.Model:
     copy = type(network).from_config(network.get_config())
     copy.set_weights(network.get_weights())
     return copy
+
+
+def _seed_of(seed: int, layer: int) -> int:
+    """A stream of random numbers for each network and layer; seed + layer would share them."""
+    return int(np.random.SeedSequence([seed, layer]).generate_state(1)[0])
 
 
 def _dense(

@@ -19,6 +19,10 @@ from mlflow.types.schema import Schema, TensorSpec
 from models.networks import ACTIONS, copy_of
 
 CANDIDATE = "candidate"
+DESCRIPTION = (
+    "Q-networks trained by `qdesk train`. A version is a checkpoint; the alias `candidate` is the one "
+    "that did best on the validation split in the newest run."
+)
 
 
 def model_name(network: keras.Model) -> str:
@@ -90,7 +94,7 @@ def set_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:
     try:
-        client.create_registered_model(name, description=f"Q-networks of kind {name}")
+        client.create_registered_model(name, description=DESCRIPTION)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise

@@ -17,7 +17,7 @@ from market.features import Features, FeatureSettings
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
 from tests.conftest import bars_of
-from training.loop import Diverged, TrainingLoop
+from training.loop import CHUNK, Diverged, TrainingLoop
 from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
@@ -152,7 +152,7 @@ def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
         [np.array([[0, 0, 0], [0, 0, 0], [-1, 0, 1]], np.float32)]
     )  # greedy: always long
     never = LearnerSettings()
-    replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=10**9)
+    replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=5 * 10**8)
     schedule = EpsilonSettings(start=0.3, min=0.3)
     loop = TrainingLoop(table, online, never, replay, schedule, seed=5)
     assert loop.run(1000).epsilon == pytest.approx(0.3)
@@ -205,6 +205,20 @@ def test_divergence_is_named(walk: Bars) -> None:
         loop.run(1000)
 
 
+def test_a_run_can_be_stopped_between_chunks(walk: Bars) -> None:
+    loop = loop_of(walk)
+    asked: list[int] = []
+
+    def stopped() -> bool:
+        asked.append(loop.iteration)
+        return len(asked) == 2
+
+    window = loop.run(10**9, stopped)
+    assert asked == [CHUNK, 2 * CHUNK]
+    assert loop.iteration == 2 * CHUNK
+    assert np.isfinite(window).all()
+
+
 def test_window_reports_in_price_units(walk: Bars) -> None:
     """The same run with another reward scale reports the same reward: only learning is scaled."""
     features = Features.fit(walk, FeatureSettings())
@@ -212,7 +226,7 @@ def test_window_reports_in_price_units(walk: Bars) -> None:
     rewards = []
     for scale in (0.5, 2.0):
         online = two_layer_q_network(3, (16, 16), 1)
-        never = ReplaySettings(learning_starts=10**9)
+        never = ReplaySettings(learning_starts=5 * 10**8)
         loop = TrainingLoop(table, online, SMALL, never, EpsilonSettings(min=1), 1, scale)
         rewards.append(loop.run(200).reward)
     assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,8 +86,13 @@ def run(request: pytest.FixtureRequest, client: MlflowClient) -> Run:
 
 def test_prints_a_comparison_net_of_costs(printed: str) -> None:
     assert "Validation on btcusd_30m, 2018-12-13 to 2019-05-07, net of costs" in printed
-    for row in ("qdesk-linear v", "qdesk-two-layer v", "flat", "buy and hold"):
-        assert row in printed
+    figures = r"( +[+-]?\d+\.\d+%?){6} *$"  # whole, at the 80 columns of a pipe
+    for network in ("qdesk-linear", "qdesk-two-layer"):
+        for which in ("best", "last"):
+            assert re.search(rf"^ *{network} v\d+, {which}{figures}", printed, re.MULTILINE)
+    assert re.search(rf"^ *flat +\+0.0%{figures.replace('6', '5')}", printed, re.MULTILINE)
+    assert re.search(r"^ *buy and hold +\+82.1% +\+82.1%", printed, re.MULTILINE)
+    assert "chosen on these very bars" in " ".join(printed.split())
 
 
 def test_a_run_is_finished_with_histories_params_tags_and_data(
@@ -304,6 +310,18 @@ def refused(
     assert not (folder / "mlruns").exists()
 
 
+def test_a_store_that_is_no_database_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_text("no database at all" * 100)
+    monkeypatch.setattr(sys, "argv", ["qdesk", "train", "--steps", "10", "--mlruns", str(tmp_path)])
+    assert qdesk.main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"mlruns {tmp_path}: cannot be used (")
+    assert "file is not a database" in err
+    assert err.count("\n") == 1
+
+
 def test_an_unwritable_store_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +329,7 @@ def test_an_unwritable_store_is_one_sentence(
     store = tmp_path / "file" / "mlruns"
     monkeypatch.setattr(sys, "argv", ["qdesk", "train", "--steps", "10", "--mlruns", str(store)])
     assert qdesk.main() == 2
-    assert capsys.readouterr().err == f"mlruns {store}: cannot be written (Not a directory)\n"
+    assert capsys.readouterr().err == f"mlruns {store}: cannot be used (Not a directory)\n"
 
 
 @pytest.mark.parametrize("missing", [["tensorflow"], ["mlflow"], ["tensorflow", "keras", "mlflow"]])

@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from training.loop import Window
+
+CAVEAT = (
+    "next open: the return when filled at the next open; trades: share of bars with one. The best "
+    "checkpoints were chosen on these very bars: expect less of them on new ones."
+)
 
 
 class Show(Protocol):
@@ -49,18 +55,20 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
 
 def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
     """Measures side by side; rows are agents and baselines by name."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, caption=CAVEAT, title_justify="left", caption_justify="left")
+    table.box = SIMPLE_HEAD  # without rules between columns the table fits 80 characters
+    table.padding = (0, 0, 0, 1)
     table.add_column("policy", no_wrap=True)
     columns = {
-        "net return": ("net_return", "{:+.2%}"),
-        "filled at next open": ("net_return_next_open", "{:+.2%}"),
+        "return": ("net_return", "{:+.1%}"),
+        "next open": ("net_return_next_open", "{:+.1%}"),
         "Sharpe": ("sharpe", "{:+.2f}"),
-        "draw- down": ("max_drawdown", "{:.1%}"),
-        "bars with trades": ("position_changes", "{:.2%}"),
-        "costs": ("cost", "{:.2%}"),
+        "drawdown": ("max_drawdown", "{:.1%}"),
+        "trades": ("position_changes", "{:.2%}"),
+        "costs": ("cost", "{:.1%}"),
     }
     for heading in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, measures in rows.items():
         cells = [form.format(measures[key]) for key, form in columns.values()]
         table.add_row(name, *cells)

@@ -18,8 +18,10 @@ from training.learner import Learner, StepMetrics
 from training.schedules import epsilon
 from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
 
+CHUNK = 2000  # iterations of one call: long enough to hide its cost, short enough to be stopped
 
-class Diverged(ArithmeticError):
+
+class Diverged(FloatingPointError):
     """Learning produced numbers that are not finite."""
 
 
@@ -86,15 +88,22 @@ class TrainingLoop:
         """Iterations done."""
         return int(self._iteration.numpy())
 
-    def run(self, iterations: int) -> Window:
+    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> Window:
         """Runs some iterations and returns their means.
+
+        Args:
+            iterations: at least 1.
+            stopped: asked between chunks of iterations; where it says so, the rest is not run.
 
         Raises:
             Diverged: a metric or a weight is no longer finite.
         """
-        before = self.iteration
-        sums = self._program(tf.constant(before + iterations)).numpy()
-        done = self.iteration
+        before = done = self.iteration
+        end = before + iterations
+        sums = np.zeros(1 + len(StepMetrics._fields))
+        while done < end and not (done > before and stopped()):
+            sums += self._program(tf.constant(min(done + CHUNK, end))).numpy()
+            done = self.iteration
         updates = done - max(before, min(self._first_update, done))
         reward, *learning = sums
         means = [float(value) / updates if updates else math.nan for value in learning]
@@ -105,7 +114,7 @@ class TrainingLoop:
             td_error,
             q_mean / self.reward_scale,
             gradient_norm,
-            float(reward) / iterations / self.reward_scale,
+            float(reward) / (done - before) / self.reward_scale,
             float(epsilon(tf.constant(done - 1), self.exploration)),
         )
 

@@ -64,7 +64,9 @@ class LearnerSettings(BaseModel):
     double: bool = Field(
         False, description="Double DQN: the online network chooses the next action"
     )
-    target_every: int = Field(500, ge=1, description="updates between two copies of the target")
+    target_every: int = Field(
+        500, ge=1, le=5 * 10**8, description="updates between two copies of the target"
+    )
     tau: float | None = Field(
         None,
         gt=0,
@@ -83,7 +85,7 @@ class ReplaySettings(BaseModel):
         100_000, ge=1, description="transitions held, rounded down to a multiple of the streams"
     )
     learning_starts: int = Field(
-        1000, ge=0, description="transitions collected before the first update"
+        1000, ge=0, le=5 * 10**8, description="transitions collected before the first update"
     )
 
     @model_validator(mode="after")
@@ -131,7 +133,7 @@ class TrainSettings(BaseSettings):
     )
     bars: str = Field("btcusd_30m", description="a sample's name, or a Parquet or CSV file")
     steps: int = Field(
-        100_000, ge=1, le=2**31 - 1, description="iterations: each steps every stream, one update"
+        100_000, ge=1, le=10**9, description="iterations: each steps every stream, one update"
     )
     seed: int = Field(1, ge=0, lt=2**31, description="of weights, starts, exploration and sampling")
     evaluate_every: int | None = Field(

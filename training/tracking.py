@@ -22,6 +22,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_GIT_COMMIT,
@@ -30,6 +31,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
     MLFLOW_USER,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from market.bars import NUMBERS, Bars
 
@@ -39,7 +41,7 @@ FLUSH_SECONDS = (
 
 
 class TrackingError(OSError):
-    """The store cannot be written. The message names the folder and the reason."""
+    """The store cannot be used. The message names the folder and the reason."""
 
 
 class Store:
@@ -50,7 +52,7 @@ class Store:
         experiment: MLflow experiment, created where it is missing.
 
     Raises:
-        TrackingError: the folder cannot be written.
+        TrackingError: the folder cannot be written, or holds no store that can be opened.
     """
 
     def __init__(self, folder: Path, experiment: str) -> None:
@@ -68,9 +70,9 @@ class Store:
                 mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
                 self.client = MlflowClient()
                 self.experiment_id = self._experiment(experiment)
-        except OSError as error:
-            reason = error.strerror or error
-            raise TrackingError(f"mlruns {folder}: cannot be written ({reason})") from error
+        except (OSError, MlflowException, SQLAlchemyError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -205,12 +207,15 @@ def code_version() -> str:
 
 
 def _origin() -> dict[str, str]:
+    code, user = code_version(), "unknown"
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        user = getpass.getuser()
     return {
-        MLFLOW_GIT_COMMIT: code_version().removesuffix("-dirty"),
+        MLFLOW_GIT_COMMIT: code.removesuffix("-dirty"),
         MLFLOW_SOURCE_NAME: "qdesk train",
         MLFLOW_SOURCE_TYPE: "LOCAL",
-        MLFLOW_USER: getpass.getuser(),
-        "code_version": code_version(),
+        MLFLOW_USER: user,
+        "code_version": code,
         "host": platform.node(),
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),

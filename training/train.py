@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -41,6 +41,13 @@ class Checkpoint(NamedTuple):
     validation: Backtest
 
 
+class Checkpoints(NamedTuple):
+    """The versions that count at a run's end; they can be one and the same."""
+
+    best: Checkpoint  # on validation
+    last: Checkpoint
+
+
 def build_network(settings: NetworkSettings, state_size: int, seed: int) -> keras.Model:
     """The Q-network that settings describe."""
     if settings.kind == "linear":
@@ -67,9 +74,18 @@ def better(one: Backtest, other: Backtest | None) -> bool:
 
 
 def learn(
-    loop: TrainingLoop, validation: MarketTable, settings: TrainSettings
+    loop: TrainingLoop,
+    validation: MarketTable,
+    settings: TrainSettings,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Trains for `settings.steps` iterations, yielding at every logged point.
+
+    Args:
+        loop: what trains.
+        validation: what the greedy policy is judged on.
+        settings: how long, and how often to log and to judge.
+        stopped: where it says so, the next point comes early; whoever iterates then leaves.
 
     Raises:
         Diverged: a metric or a weight is no longer finite.
@@ -79,7 +95,7 @@ def learn(
     while (begun_at := loop.iteration) < settings.steps:
         stops = [(begun_at // every + 1) * every for every in (log_every, evaluate_every)]
         began = time.perf_counter()
-        window = loop.run(min(*stops, settings.steps) - begun_at)
+        window = loop.run(min(*stops, settings.steps) - begun_at, stopped)
         seconds = time.perf_counter() - began
         step = loop.iteration
         due = step % evaluate_every == 0 or step == settings.steps
@@ -105,21 +121,26 @@ def train(
         Diverged: a run's numbers are no longer finite.
     """
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    rows: dict[str, dict[str, float]] = {}
+    compared: dict[str, tuple[TrainingData, dict[str, dict[str, float]]]] = {}
     with Stop() as stop:
         for settings, data in runs:
             store = Store(settings.mlruns, settings.experiment)
-            best = _train_one(settings, data, store, group, command, console, stop)
-            name = f"{best.version.name} v{best.version.version}"
-            rows[name] = _measures(data, best.validation)
+            checkpoints = _train_one(settings, data, store, group, command, console, stop)
+            first, last = data.validation.time[[0, -1]].astype("datetime64[D]")
+            title = f"Validation on {data.bars.name}, {first} to {last}, net of costs"
+            _, rows = compared.setdefault(title, (data, {}))
+            rows |= {
+                f"{each.version.name} v{each.version.version}, {which}": _measures(
+                    data, each.validation
+                )
+                for which, each in checkpoints._asdict().items()
+            }
             if stop.by:
                 break
-    data = runs[0][1]  # presets decide how to learn; bars and costs are those of the first
-    rows |= {"flat": _measures(data, flat(data.validation))}
-    rows |= {"buy and hold": _measures(data, buy_and_hold(data.validation))}
-    first, last = data.validation.time[[0, -1]].astype("datetime64[D]")
-    title = f"Validation on {data.bars.name}, {first} to {last}, net of costs"
-    console.print(screen.comparison(title, rows))
+    for title, (data, rows) in compared.items():
+        for name, baseline in (("flat", flat), ("buy and hold", buy_and_hold)):
+            rows[name] = _measures(data, baseline(data.validation))
+        console.print(screen.comparison(title, rows))
     return stop.by
 
 
@@ -131,7 +152,7 @@ def _train_one(
     command: str,
     console: Console,
     stop: Stop,
-) -> Checkpoint:
+) -> Checkpoints:
     name = f"{settings.network.kind}-{data.bars.name}-s{settings.seed}"
     tags = {
         "algorithm": "double_dqn" if settings.learner.double else "dqn",
@@ -148,9 +169,9 @@ def _train_one(
     with Tracker(store, name, params, tags, _description(settings, data, command)) as tracker:
         tracker.log_data(data.split.train, settings.bars, "training")
         tracker.log_data(data.split.validation, settings.bars, "validation")
-        checkpoints = _Checkpoints(loop, data, tracker, tags)
+        keeper = _Keeper(loop, data, tracker, tags)
         with screen.progress(console, name, settings.steps) as show:
-            for point in learn(loop, data.validation, settings):
+            for point in learn(loop, data.validation, settings, lambda: stop.by is not None):
                 rate = point.iterations_a_second * settings.replay.streams
                 metrics = {f"train/{key}": value for key, value in point.window._asdict().items()}
                 metrics["perf/env_steps_per_second"] = rate
@@ -163,14 +184,14 @@ def _train_one(
                 if last and validation is None:
                     validation = validate(loop.learner.online, data.validation)
                 if validation is not None:
-                    checkpoints.judge(point.step, validation, last)
+                    keeper.judge(point.step, validation, last)
                 if stopping is not None:
                     tracker.killed()
                     break
-        return checkpoints.finish(name)
+        return keeper.finish(name)
 
 
-class _Checkpoints:
+class _Keeper:
     """Registers the network whenever validation improves, and at the end; the best is candidate."""
 
     def __init__(
@@ -178,6 +199,7 @@ class _Checkpoints:
     ) -> None:
         self.loop, self.data, self.tracker, self.tags = loop, data, tracker, tags
         self.best: Checkpoint | None = None
+        self.last: Checkpoint | None = None
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
         """Records a validation, with a version where it is the best so far or the last."""
@@ -195,13 +217,16 @@ class _Checkpoints:
         online, run_id = self.loop.learner.online, self.tracker.run_id
         version = register(self.tracker.client, online, run_id, step, self.tags, description)
         self.tracker.log(metrics, step, model_id=model_id_of(version))
+        checkpoint = Checkpoint(step, version, validation)
         if best:
-            self.best = Checkpoint(step, version, validation)
+            self.best = checkpoint
+        if last:
+            self.last = checkpoint
 
-    def finish(self, name: str) -> Checkpoint:
+    def finish(self, name: str) -> Checkpoints:
         """Makes the best version the candidate and draws what it did."""
-        if self.best is None:
-            raise RuntimeError("a run ends with a validation, and the first one is the best so far")
+        if self.best is None or self.last is None:
+            raise RuntimeError("a run ends with a validation that is told to be the last")
         set_alias(self.tracker.client, self.best.version, CANDIDATE)
         curves = {
             f"{name} after {self.best.step:,} iterations": self.best.validation,
@@ -209,7 +234,7 @@ class _Checkpoints:
         }
         title = f"Validation on {self.data.bars.name}, net of costs"
         self.tracker.log_figure("equity_validation", equity_figure(title, curves), self.best.step)
-        return self.best
+        return Checkpoints(best=self.best, last=self.last)
 
 
 def _measures(data: TrainingData, result: Backtest) -> dict[str, float]:

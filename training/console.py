@@ -58,6 +58,7 @@ def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
     table = Table(title=title, caption=CAVEAT, title_justify="left", caption_justify="left")
     table.box = SIMPLE_HEAD  # without rules between columns the table fits 80 characters
     table.padding = (0, 0, 0, 1)
+    table.show_edge = False
     table.add_column("policy", no_wrap=True)
     columns = {
         "return": ("net_return", "{:+.1%}"),

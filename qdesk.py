@@ -39,7 +39,10 @@ def main() -> int:
     arguments = sys.argv[1:]
     command = arguments[0] if arguments else "--help"
     if command == "train":
-        return _train(arguments[1:])
+        try:
+            return _train(arguments[1:])
+        except KeyboardInterrupt:
+            return _fail("qdesk train: stopped by SIGINT", 130)
     if command in {"-h", "--help"}:
         print(USAGE)
         return 0
@@ -64,10 +67,7 @@ def _train(arguments: list[str]) -> int:
         runs = [(settings, TrainingData.of(settings)) for settings in trees]
     except (BadSettings, BarsError) as error:
         return _fail(str(error), 2)
-    try:
-        return _train_on(runs, shlex.join(["qdesk", "train", *arguments]))
-    except KeyboardInterrupt:
-        return _fail("qdesk train: stopped by SIGINT", 130)
+    return _train_on(runs, shlex.join(["qdesk", "train", *arguments]))
 
 
 def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) -> int:

@@ -102,6 +102,7 @@ def build() -> Any:
         ),
         EpsilonSettings(start=WORK["epsilon"], min=WORK["epsilon"]),
         WORK["seed"],
+        reward_scale=1 / float(table.terms.gain.std()),
     )
 
 

@@ -26,6 +26,7 @@ class Backtest:
         costs: paid in each step, price units.
         net: earned less costs in each step, price units.
         equity: at each bar, price units, shape (bars,); the first is the first price.
+        ruined: whether equity fell to the floor, so that the rest of the time was spent flat.
     """
 
     table: MarketTable
@@ -33,6 +34,7 @@ class Backtest:
     costs: NDArray[np.float64]
     net: NDArray[np.float64]
     equity: NDArray[np.float64]
+    ruined: bool
 
     @property
     def measures(self) -> dict[str, float]:
@@ -42,7 +44,7 @@ class Backtest:
         equity, annualised by the number of bars that the data really has a year. max_drawdown: largest
         fall from a peak of equity, as a share of it. position_changes: share of bars with a change.
         turnover: units traded a bar. exposure: share of bars with a position. cost: all costs, as a
-        share of the first price.
+        share of the first price. ruined: 1 where equity fell to the floor, else 0.
         """
         returns = self.net / np.maximum(self.equity[:-1], 1e-12)
         span = (self.table.time[-1] - self.table.time[0]) / np.timedelta64(1, "s")
@@ -61,6 +63,7 @@ class Backtest:
             "turnover": float(traded.mean()),
             "exposure": float(np.mean(self.positions != 0)),
             "cost": float(self.costs.sum() / first),
+            "ruined": float(self.ruined),
         }
 
 
@@ -121,4 +124,4 @@ def backtest(table: MarketTable, positions: NDArray[np.int8]) -> Backtest:
         net[end] -= closing
         paid[end] += closing
     equity = first + np.concatenate([[0.0], np.cumsum(net)])
-    return Backtest(table, held.astype(np.int8), paid, net, equity)
+    return Backtest(table, held.astype(np.int8), paid, net, equity, ruined=bool(len(ruined)))

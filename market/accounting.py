@@ -25,7 +25,7 @@ Array = Any  # a NumPy array or a TensorFlow tensor: the operators below are tho
 class MarketSettings(BaseModel):
     """What trading costs, when orders fill, and when an episode ends."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheme: Scheme = Field("target", description="action = position to hold, or order to send")
     fill: Fill = Field("close", description="price at which a change of position fills")

@@ -5,6 +5,7 @@ the *close* of its bar; prices finite and above zero; high and low around open a
 """
 
 import hashlib
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,15 @@ PRICES = ("open", "high", "low", "close")
 NUMBERS = (*PRICES, "volume")
 COLUMNS = ("time", *NUMBERS)
 TIME = pl.Datetime("us", "UTC")
+LAST_MILLISECOND = (
+    7000 * 366 * 86_400_000
+)  # farther out, neither microseconds nor Python's dates go
 # What ISO-8601 lets a writer leave out, put back so that one format reads every row.
 ISO_8601 = (
     (r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00"),
     (r"^(\d{4}-\d{2}-\d{2}) ", "${1}T"),
     (r"T(\d{2}:\d{2})($|Z|[+-])", "T${1}:00${2}"),
+    (r"(T.*[+-]\d{2})$", "${1}:00"),
     (r"(T[\d:.]+)$", "${1}+00:00"),
 )
 
@@ -34,7 +39,7 @@ class BarsError(ValueError):
 class SplitSettings(BaseModel):
     """How bars are divided by time into training, validation and test."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     train: float = Field(0.6, gt=0, lt=1, description="share of the bars that training sees")
     validation: float = Field(0.2, gt=0, lt=1, description="share that chooses the checkpoint")
@@ -81,12 +86,6 @@ class Bars:
         for column in NUMBERS:
             digest.update(self.table[column].to_numpy().astype("<f8").tobytes())
         return digest.hexdigest()
-
-    @cached_property
-    def interval_seconds(self) -> float:
-        """The commonest distance between two bars."""
-        gaps = self.table["time"].diff().drop_nulls().dt.total_microseconds()
-        return float(gaps.mode().min()) / 1e6  # type: ignore[arg-type]
 
     def between(self, start: int, stop: int, part: str) -> "Bars":
         """Rows start (inclusive) to stop (exclusive), named `<name>/<part>`."""
@@ -143,25 +142,35 @@ def load_bars(source: str | Path) -> Bars:
         BarsError: the file is missing, unreadable, lacks a column or holds a bad row. Rows are
             counted from 1, a CSV's header not among them.
     """
-    path = Path(source)
     if str(source) in sample_names():
         path = SAMPLES / f"{source}.parquet"
-    elif not path.exists():
-        samples = ", ".join(sample_names())
-        raise BarsError(f"bars {source}: no such file, nor one of the samples ({samples})")
-    if not path.is_file():
-        raise BarsError(f"bars {path}: not a file; give a .parquet or .csv file")
-    if path.stat().st_size == 0:
-        raise BarsError(f"{path}: the file is empty; it must hold the columns {', '.join(COLUMNS)}")
+    else:
+        path = Path(source)
+        _require_content(path)
     return Bars(path.stem, _validated(str(source), _read(path)))
+
+
+def _require_content(path: Path) -> None:
+    """Refuses a path that is no file, or an empty one."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        samples = ", ".join(sample_names())
+        raise BarsError(f"bars {path}: no such file, nor one of the samples ({samples})") from None
+    except OSError as error:
+        raise BarsError(f"bars {path}: cannot be opened ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BarsError(f"bars {path}: not a file; give a .parquet or .csv file")
+    if status.st_size == 0:
+        raise BarsError(f"{path}: the file is empty; it must hold the columns {', '.join(COLUMNS)}")
 
 
 def _read(path: Path) -> pl.DataFrame:
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         if path.suffix == ".csv":  # as text: a value that is no number can then be named by its row
-            return pl.read_csv(path, infer_schema=False)
+            return pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BarsError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
@@ -203,7 +212,9 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
 
 
 def _times(source: str, raw: pl.Series) -> pl.Series:
-    if isinstance(raw.dtype, pl.Datetime):
+    if raw.dtype == pl.Date:
+        times = raw.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+    elif isinstance(raw.dtype, pl.Datetime):
         zone = raw.dtype.time_zone
         times = raw.dt.convert_time_zone("UTC") if zone else raw.dt.replace_time_zone("UTC")
     elif raw.dtype == pl.String:
@@ -216,12 +227,16 @@ def _times(source: str, raw: pl.Series) -> pl.Series:
             f"{source}: column time is {raw.dtype}; it must hold ISO-8601 text or timestamps"
         )
     _refuse_values(source, raw, times.is_null(), "an ISO-8601 time")
+    far = abs(times.dt.epoch("ms")) > LAST_MILLISECOND
+    _refuse_values(source, raw.to_physical(), far, "within 7,000 years of 1970")
     return times.cast(TIME).alias("time")
 
 
 def _numbers(source: str, raw: pl.Series) -> pl.Series:
     if raw.dtype == pl.String:
         raw = raw.str.strip_chars()
+    elif not raw.dtype.is_numeric():
+        raise BarsError(f"{source}: column {raw.name} is {raw.dtype}; it must hold numbers")
     numbers = raw.cast(pl.Float64, strict=False)
     _refuse_values(source, raw, numbers.is_null(), "a finite number")
     return numbers

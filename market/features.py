@@ -7,23 +7,32 @@ is data, part of the schema and of its hash: a model is bound to the features th
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from market.bars import Bars, BarsError
 
 FeatureName = Literal["price_change", "log_price"]
 
 
+def split_commas(value: object) -> object:
+    """Lets a list be written `a,b`, as the environment and the command line do."""
+    if not isinstance(value, str):
+        return value
+    return (
+        json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+    )
+
+
 class FeatureSettings(BaseModel):
     """Which features a state holds, in this order, before position and bias."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    names: tuple[FeatureName, ...] = Field(
+    names: Annotated[tuple[FeatureName, ...], BeforeValidator(split_commas)] = Field(
         ("price_change",),
         min_length=1,
         description="price_change: P_t / P_(t-1) - 1; log_price: log P_t",

@@ -46,10 +46,6 @@ class Simulator:
 
     def __init__(self, table: MarketTable, streams: int, seed: int, reward_scale: float) -> None:
         table.require_episode()
-        if len(table) > 2**31 // 18:
-            raise ValueError(
-                f"{table.name}: {len(table)} bars; a transition's code holds 119 million"
-            )
         self.settings = table.settings
         self.feature_count = table.features.shape[1]
         self.starts = len(table) - table.settings.episode_bars

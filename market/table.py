@@ -9,6 +9,7 @@ from market.accounting import MarketSettings, Terms, bar_terms
 from market.bars import Bars, BarsError
 from market.features import Features
 
+MAX_BARS = 2**31 // 18  # times 3 positions, 3 actions and 2 endings: what 31 bits can count
 POSITIONS = (-1, 0, 1)  # short, flat, long; also the actions, whose index is action + 1
 
 
@@ -66,11 +67,13 @@ class MarketTable:
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
     def require_episode(self) -> None:
-        """Refuses bars too few for one episode.
+        """Refuses bars too few for one episode, or too many for a simulated transition's code.
 
         Raises:
             BarsError: names both lengths and the setting.
         """
+        if len(self) > MAX_BARS:
+            raise BarsError(f"{self.name}: {len(self):,} bars; training takes at most {MAX_BARS:,}")
         needed = self.settings.episode_bars + 1
         if len(self) < needed:
             raise BarsError(

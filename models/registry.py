@@ -21,7 +21,7 @@ from models.networks import ACTIONS, copy_of
 CANDIDATE = "candidate"
 DESCRIPTION = (
     "Q-networks trained by `qdesk train`. A version is a checkpoint; the alias `candidate` is the one "
-    "that did best on the validation split in the newest run."
+    "that did best on the validation bars that were used last."
 )
 
 
@@ -48,7 +48,7 @@ def register(
         network: the online network; optimizer and target stay behind.
         run_id: the run that trained it.
         step: iterations it was trained for.
-        tags: of checkpoint and version; the step is added.
+        tags: of checkpoint and version, with `judged_on` and `net_return`; the step is added.
         description: of the version, Markdown.
 
     Returns:
@@ -87,9 +87,26 @@ def model_id_of(version: ModelVersion) -> str:
     return str(version.source).removeprefix("models:/")
 
 
-def set_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
-    """Points an alias of the version's registered model at it."""
-    client.set_registered_model_alias(version.name, alias, version.version)
+def propose(client: MlflowClient, version: ModelVersion) -> ModelVersion:
+    """Makes a version the candidate, unless the present one did at least as well on the same bars.
+
+    Versions are comparable where their tags `judged_on` are equal; the tag `net_return` decides.
+
+    Returns:
+        The candidate after this.
+    """
+    try:
+        present = client.get_model_version_by_alias(version.name, CANDIDATE)
+    except MlflowException:  # none yet
+        present = None
+    if (
+        present is not None
+        and present.tags["judged_on"] == version.tags["judged_on"]
+        and float(present.tags["net_return"]) >= float(version.tags["net_return"])
+    ):
+        return present
+    client.set_registered_model_alias(version.name, CANDIDATE, version.version)
+    return version
 
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:

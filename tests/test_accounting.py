@@ -1,5 +1,6 @@
 """The timing contract: literal numbers, and conservation against a cash account."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -57,6 +58,30 @@ def test_schemes(position: int, action: int) -> None:
     assert next_position(position, action, "order") == max(-1, min(1, position + action))
 
 
+def account(
+    open: NDArray[np.float64],
+    close: NDArray[np.float64],
+    held: Sequence[int],
+    settings: MarketSettings,
+    liquidate: bool,
+) -> float:
+    """What holding positions makes of nothing: cash and units, marked at the last close."""
+    cash, units = 0.0, 0
+
+    def trade(wanted: int, price: float) -> None:
+        nonlocal cash, units
+        each = settings.fee_rate * price + settings.half_spread + settings.slippage
+        cash -= (wanted - units) * price + abs(wanted - units) * each
+        units = wanted
+
+    for t, position in enumerate(held):
+        trade(int(position), close[t] if settings.fill == "close" else open[t + 1])
+    last = close[len(held)]
+    if liquidate:
+        trade(0, last)
+    return float(cash + units * last)
+
+
 @given(
     PRICES, st.data(), st.sampled_from(["close", "next_open"]), st.floats(0, 0.1), st.floats(0, 1)
 )
@@ -76,14 +101,8 @@ def test_rewards_add_up_to_the_change_of_equity(
     net = earned(terms, previous, positions) - cost(terms, previous, positions)
     net[-1] -= liquidation_cost(terms, positions)[-1]
 
-    cash, units = 0.0, 0
-    for t, position in enumerate(held):
-        price = close[t] if fill == "close" else open[t + 1]
-        traded = position - units
-        cash -= traded * price + abs(traded) * (fee_rate * price + half_spread)
-        units = position
-    cash += units * close[-1] - abs(units) * (fee_rate * close[-1] + half_spread)
-    assert net.sum() == pytest.approx(cash, rel=1e-9, abs=1e-6)
+    worth = account(open, close, held, settings, liquidate=True)
+    assert net.sum() == pytest.approx(worth, rel=1e-9, abs=1e-6)
 
 
 @given(PRICES, st.integers(0, 28))

@@ -51,6 +51,7 @@ def test_ruin_liquidates_and_ends_trading() -> None:
     np.testing.assert_allclose(result.net, [-51, -102.5, 0, 0])
     np.testing.assert_array_equal(result.positions, [-1, -1, 0, 0])
     assert result.measures["net_return"] == pytest.approx(-1.535)
+    assert result.measures["ruined"] == 1
 
 
 def test_flat_earns_nothing_and_buy_and_hold_the_market(walk: Bars) -> None:

@@ -30,7 +30,7 @@ def loop_of(
     features = Features.fit(bars, FeatureSettings())
     table = MarketTable.of(bars, features, MarketSettings(episode_bars=200, **market))
     online = two_layer_q_network(table.state_size, (16, 16), seed)
-    return TrainingLoop(table, online, learner, QUICK, EpsilonSettings(), seed)
+    return TrainingLoop(table, online, learner, QUICK, EpsilonSettings(), seed, reward_scale=1.0)
 
 
 def digest(loop: TrainingLoop) -> str:
@@ -154,7 +154,7 @@ def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
     never = LearnerSettings()
     replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=5 * 10**8)
     schedule = EpsilonSettings(start=0.3, min=0.3)
-    loop = TrainingLoop(table, online, never, replay, schedule, seed=5)
+    loop = TrainingLoop(table, online, never, replay, schedule, seed=5, reward_scale=1.0)
     assert loop.run(1000).epsilon == pytest.approx(0.3)
     action = loop.variables["replay/ring"].numpy() // 2 % 3
     share = np.bincount(action.ravel(), minlength=3) / action.size

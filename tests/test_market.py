@@ -6,13 +6,14 @@ import pytest
 import tensorflow as tf
 from gymnasium.utils.env_checker import check_env
 
-from market.accounting import MarketSettings
+from market.accounting import Fill, MarketSettings
 from market.bars import Bars, BarsError
 from market.features import Features, FeatureSettings
 from market.gym import MarketEnv
 from market.simulator import Simulator
 from market.synthetic import random_walk
 from market.table import MarketTable
+from tests.test_accounting import account
 
 SETTINGS = {
     "plain": MarketSettings(episode_bars=20),
@@ -92,21 +93,34 @@ def test_simulator_and_environment_agree(walk: Bars, settings: MarketSettings) -
     assert (endings["terminated"] > 0) == (settings is SETTINGS["ruin"])
 
 
-def test_rewards_of_an_episode_add_up_to_its_change_of_equity(walk: Bars) -> None:
-    for settings in (
-        SETTINGS["next open"],
-        SETTINGS["ruin"].model_copy(update={"risk_aversion": 0}),
-    ):
-        env = MarketEnv(table_of(walk, settings))
-        rng = np.random.default_rng(4)
-        for episode in range(20):
-            env.reset(seed=episode)
-            first, total, over = env.equity, 0.0, False
-            while not over:
-                _, reward, terminated, truncated, info = env.step(rng.integers(3))
-                total += reward
-                over = terminated or truncated
-            assert total == pytest.approx(info["equity"] - first)
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("floor", [0.0, 0.97])
+def test_rewards_of_an_episode_add_up_to_an_account_of_cash(
+    walk: Bars, fill: Fill, floor: float
+) -> None:
+    """Rewards before the risk penalty, against cash and units that know nothing of rewards."""
+    settings = MarketSettings(
+        episode_bars=40, fill=fill, fee_rate=0.003, half_spread=0.02, equity_floor=floor
+    )
+    table = table_of(walk, settings)
+    env = MarketEnv(table)
+    open, close = (walk.table[name].to_numpy()[1:] for name in ("open", "close"))
+    rng = np.random.default_rng(4)
+    ruined = 0
+    for episode in range(30):
+        env.reset(seed=episode)
+        start, first = env.bar, env.equity
+        total, held, over = 0.0, [], False
+        while not over:
+            _, reward, terminated, truncated, info = env.step(rng.integers(3))
+            total += reward
+            held.append(info["position"])
+            over = terminated or truncated
+        worth = account(open[start:], close[start:], held, settings, liquidate=terminated)
+        assert total == pytest.approx(worth, abs=1e-9)
+        assert info["equity"] == pytest.approx(first + worth)
+        ruined += terminated
+    assert (ruined > 0) == (floor > 0)
 
 
 def test_starts_leave_room_for_a_whole_episode() -> None:

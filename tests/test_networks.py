@@ -65,10 +65,11 @@ def test_targets_by_hand() -> None:
 
 
 def test_epsilon_is_the_seeds_formula() -> None:
-    settings = EpsilonSettings(start=0.9, min=0.1, decay=0.999)
-    for k in (0, 1, 10, 1000, 2000, 2198, 2_000_000):
-        expected = max(0.1, 0.9 * 0.999**k)
-        assert epsilon(tf.constant(k), settings).numpy() == pytest.approx(expected, rel=1e-4)
+    for decay in (0.5, 0.999, 0.999999, 0.99999999, 1.0):
+        settings = EpsilonSettings(start=0.9, min=0.01, decay=decay)
+        for k in (0, 1, 10, 1000, 2198, 2_000_000, 300_000_000):
+            expected = max(0.01, 0.9 * decay**k)
+            assert epsilon(tf.constant(k), settings).numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def test_linear_epsilon() -> None:

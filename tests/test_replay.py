@@ -73,6 +73,8 @@ BAD = {
     "reward of a wrong shape": ((STATE, 0, [1.0, 2.0], NEXT), "reward has shape"),
     "action not an index": ((STATE, 0.5, 1.0, NEXT), "action is 0.5"),
     "action below zero": ((STATE, -1, 1.0, NEXT), "action is -1"),
+    "action past the last": ((STATE, 3, 1.0, NEXT), "action is 3"),
+    "action beyond 32 bits": ((STATE, 2**32 + 1, 1.0, NEXT), "action is 4294967297"),
     "discount not finite": ((STATE, 0, 1.0, NEXT, np.nan), "discount is nan"),
 }
 
@@ -110,5 +112,16 @@ def test_restore_refuses_another_shape() -> None:
     ):
         other.restore(state)
     assert len(other) == 0
-    with pytest.raises(ValueError, match="same capacity"):
-        ReplayBuffer(4, 2, seed=1).restore(state)
+    for pushes in (3, 8):
+        smaller = ReplayBuffer(4, 2, seed=1)
+        with pytest.raises(ValueError, match="of capacity 8, this one has 4"):
+            smaller.restore(filled(pushes).state())
+        assert len(smaller) == 0
+
+
+def test_restore_changes_nothing_where_the_generator_is_bad() -> None:
+    buffer = filled(2)
+    before = buffer.state()
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        buffer.restore({**filled(5).state(), "random": {"bit_generator": "other"}})
+    np.testing.assert_array_equal(buffer.state()["reward"], before["reward"])

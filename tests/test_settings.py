@@ -16,26 +16,40 @@ def load(*arguments: str) -> TrainSettings:
 
 def test_presets_are_complete_and_several_can_be_named() -> None:
     assert preset_names() == ["linear", "two_layer"]
-    linear, two_layer = load_settings(["--preset", "linear,two_layer", "--steps", "7"])
+    linear, two_layer = load_settings(["--preset", "linear,two_layer", "--steps", "700"])
     assert (linear.network.kind, two_layer.network.kind) == ("linear", "two_layer")
     assert linear.preset == "linear"
-    assert linear.steps == two_layer.steps == 7
+    assert linear.steps == two_layer.steps == 700
 
 
 def test_the_later_source_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     preset = tmp_path / "mine.toml"
-    preset.write_text("steps = 11\n[learner]\ngamma = 0.5\nbatch = 16\n[epsilon]\nmin = 0.2\n")
+    preset.write_text("steps = 1100\n[learner]\ngamma = 0.5\nbatch = 16\n[epsilon]\nmin = 0.2\n")
     settings = load("--preset", str(preset))
-    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (11, 0.5, 16)
+    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (1100, 0.5, 16)
     assert settings.learner.learning_rate == 1e-3  # a preset's table replaces only what it names
     monkeypatch.setenv("QDESK_LEARNER__GAMMA", "0.6")
-    monkeypatch.setenv("QDESK_STEPS", "12")
+    monkeypatch.setenv("QDESK_STEPS", "1200")
     monkeypatch.setenv("DQN_EPSILON_START", "0.8")
     monkeypatch.setenv("DQN_EPSILON_DECAY", "0.5")
-    settings = load("--preset", str(preset), "--steps", "13")
-    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (13, 0.6, 16)
+    settings = load("--preset", str(preset), "--steps", "1300")
+    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (1300, 0.6, 16)
     assert (settings.epsilon.start, settings.epsilon.min, settings.epsilon.decay) == (0.8, 0.2, 0.5)
     assert load("--epsilon.start", "0.7").epsilon.start == 0.7
+
+
+def test_the_environment_can_hold_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDESK_NETWORK__HIDDEN", "8,16")
+    monkeypatch.setenv("QDESK_FEATURES__NAMES", "log_price")
+    monkeypatch.setenv("QDESK_LEARNER__CLIP_NORM", "none")
+    monkeypatch.setenv("QDESK_LEARNER__DOUBLE", "true")
+    monkeypatch.setenv("QDESK_PRESET", "linear")
+    settings = load()
+    assert settings.network.kind == "linear"
+    assert settings.network.hidden == (8, 16)
+    assert settings.features.names == ("log_price",)
+    assert settings.learner.clip_norm is None
+    assert settings.learner.double
 
 
 def test_flags_of_every_kind() -> None:
@@ -81,7 +95,26 @@ REFUSED = {
     ),
     "shares": (["--split.train", "0.9"], r"train \+ validation \+ test is 1.3 and must be 1"),
     "ring": (["--replay.capacity", "2"], "capacity is 2; .* number of streams, 4"),
-    "empty layer": (["--network.hidden", "0,4"], "each layer needs at least one unit"),
+    "no learning": (
+        ["--steps", "250"],
+        "steps is 250 and ends before learning begins; .* above 250",
+    ),
+    "infinity": (["--market.slippage", "inf"], "market.slippage is 'inf' .* finite number"),
+    "too large a ring": (["--replay.capacity", "1000000000000"], "replay.capacity is .* less than"),
+    "one layer": (
+        ["--network.hidden", "8"],
+        "network.hidden is .* on the command line.: field required",
+    ),
+    "unknown feature": (
+        ["--features.names", "moon"],
+        "features.names is 'moon' .* 'price_change' or",
+    ),
+    "preset left out": (["--preset"], "--preset needs a name: linear, two_layer, or a TOML file"),
+    "preset half left out": (["--preset", "linear,"], "--preset needs a name"),
+    "empty layer": (
+        ["--network.hidden", "0,4"],
+        "network.hidden is '0' .*greater than or equal to 1",
+    ),
 }
 
 

@@ -12,8 +12,9 @@ from rich.table import Table
 from training.loop import Window
 
 CAVEAT = (
-    "next open: the return when filled at the next open; trades: share of bars with one. The best "
-    "checkpoints were chosen on these very bars: expect less of them on new ones."
+    "At close, next open: net return by when orders fill. Trades: share of bars with one. † Ruined: "
+    "equity fell to the floor, flat since. The best checkpoints were chosen on these very bars: expect "
+    "less of them on new ones."
 )
 
 
@@ -61,7 +62,7 @@ def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
     table.show_edge = False
     table.add_column("policy", no_wrap=True)
     columns = {
-        "return": ("net_return", "{:+.1%}"),
+        "at close": ("net_return_close", "{:+.1%}"),
         "next open": ("net_return_next_open", "{:+.1%}"),
         "Sharpe": ("sharpe", "{:+.2f}"),
         "drawdown": ("max_drawdown", "{:.1%}"),
@@ -71,6 +72,7 @@ def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, measures in rows.items():
+        label = f"{name} †" if measures["ruined"] else name
         cells = [form.format(measures[key]) for key, form in columns.values()]
-        table.add_row(name, *cells)
+        table.add_row(label, *cells)
     return table

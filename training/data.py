@@ -2,42 +2,55 @@
 
 from dataclasses import dataclass
 
-from market.bars import Bars, Split, load_bars
+from market.accounting import Fill
+from market.bars import Bars, BarsError, Split, load_bars
 from market.features import Features
 from market.table import MarketTable
 from training.settings import TrainSettings
 
+FILLS: tuple[Fill, ...] = ("close", "next_open")
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training and validation walk along. The test split is kept apart, untabulated."""
+    """What training and validation walk along. The test split is kept apart, untabulated.
+
+    Attributes:
+        bars: all of them.
+        split: their parts.
+        features: fitted on the training part.
+        train: the training part.
+        validation: the validation part under either fill.
+        reward_scale: 1 / standard deviation of a bar's price change in training, so that rewards and
+            TD errors are of order one whatever the price level.
+    """
 
     bars: Bars
     split: Split
     features: Features
     train: MarketTable
-    validation: MarketTable  # filled as the settings say; chooses the checkpoint
-    validation_next_open: MarketTable  # the same bars, filled at the next open
+    validation: dict[Fill, MarketTable]
+    reward_scale: float
 
     @classmethod
     def of(cls, settings: TrainSettings) -> "TrainingData":
         """Loads what the settings name.
 
         Raises:
-            BarsError: the bars are bad, or too few.
+            BarsError: the bars are bad, or too few, or their price never changes.
         """
         bars = load_bars(settings.bars)
         split = bars.split(**settings.split.model_dump())
         features = Features.fit(split.train, settings.features)
-        market = settings.market
-        train = MarketTable.of(split.train, features, market)
+        train = MarketTable.of(split.train, features, settings.market)
         train.require_episode()
-        next_open = market.model_copy(update={"fill": "next_open"})
-        return cls(
-            bars,
-            split,
-            features,
-            train,
-            validation=MarketTable.of(split.validation, features, market),
-            validation_next_open=MarketTable.of(split.validation, features, next_open),
-        )
+        deviation = float((train.terms.carry + train.terms.gain).std())
+        if deviation == 0:
+            raise BarsError(f"{train.name}: the price never changes, so there is nothing to learn")
+        validation = {
+            fill: MarketTable.of(
+                split.validation, features, settings.market.model_copy(update={"fill": fill})
+            )
+            for fill in FILLS
+        }
+        return cls(bars, split, features, train, validation, 1 / deviation)

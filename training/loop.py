@@ -46,8 +46,7 @@ class TrainingLoop:
         replay: settings of collection and replay.
         exploration: the epsilon schedule.
         seed: of starts, exploration and sampling.
-        reward_scale: what a price unit counts in learning; by default `1 / std(price change)` of the
-            table, so that TD errors are of order one.
+        reward_scale: what a price unit counts in learning.
 
     Attributes:
         learner: holds the networks.
@@ -62,10 +61,9 @@ class TrainingLoop:
         replay: ReplaySettings,
         exploration: EpsilonSettings,
         seed: int,
-        reward_scale: float | None = None,
+        reward_scale: float,
     ) -> None:
-        price_change = table.terms.carry + table.terms.gain
-        self.reward_scale = reward_scale or 1.0 / float(np.std(price_change))
+        self.reward_scale = reward_scale
         self.learner = Learner(online, learner)
         self.simulator = Simulator(table, replay.streams, seed, self.reward_scale)
         self.replay, self.exploration, self.seed = replay, exploration, seed
@@ -87,6 +85,10 @@ class TrainingLoop:
     def iteration(self) -> int:
         """Iterations done."""
         return int(self._iteration.numpy())
+
+    def compile(self) -> None:
+        """Traces and compiles the program by running it for no iteration; `run` would do it."""
+        self._program(tf.constant(self.iteration))
 
     def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> Window:
         """Runs some iterations and returns their means.

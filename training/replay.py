@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from market.table import POSITIONS
+
 
 class Batch(NamedTuple):
     """Sampled transitions, in time order."""
@@ -63,7 +65,7 @@ class ReplayBuffer:
 
         Args:
             state: shape (state_size,).
-            action: action index.
+            action: action index, 0, 1 or 2.
             reward: any finite number.
             next_state: shape (state_size,).
             discount: gamma * (1 - terminated); 1 where the learner multiplies by gamma itself.
@@ -111,6 +113,7 @@ class ReplayBuffer:
         """Everything needed to go on exactly: `restore` takes it back. Arrays are copies."""
         return {
             **{name: column[: len(self)].copy() for name, column in self._ring._asdict().items()},
+            "capacity": self.capacity,
             "pushed": self._pushed,
             "random": self._random.bit_generator.state,
         }
@@ -121,6 +124,11 @@ class ReplayBuffer:
         Raises:
             ValueError: it came from a buffer of another capacity or state size; nothing is changed.
         """
+        if state["capacity"] != self.capacity:
+            raise ValueError(
+                f"the state is of a replay buffer of capacity {state['capacity']}, this one has "
+                f"{self.capacity}: restore into a buffer of the same capacity and state_size"
+            )
         held = min(state["pushed"], self.capacity)
         for name, column in self._ring._asdict().items():
             wanted = (held, *column.shape[1:])
@@ -129,10 +137,11 @@ class ReplayBuffer:
                     f"replay {name} has shape {state[name].shape}, this buffer needs {wanted}: "
                     "restore into a buffer of the same capacity and state_size"
                 )
+        generator = np.random.default_rng()
+        generator.bit_generator.state = state["random"]  # raises before anything is changed
         for name, column in self._ring._asdict().items():
             column[:held] = state[name]
-        self._pushed = state["pushed"]
-        self._random.bit_generator.state = state["random"]
+        self._pushed, self._random = state["pushed"], generator
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
         array = np.asarray(value, np.float32)
@@ -144,6 +153,7 @@ class ReplayBuffer:
 
     def _checked_action(self, action: int) -> NDArray[np.int32]:
         index = np.asarray(action)
-        if index.shape != () or not np.issubdtype(index.dtype, np.integer) or index < 0:
-            raise ValueError(f"action is {action!r}; it must be an action index, 0 or more")
+        whole = index.shape == () and np.issubdtype(index.dtype, np.integer)
+        if not whole or not 0 <= index < len(POSITIONS):
+            raise ValueError(f"action is {action!r}; it must be an action index: 0, 1 or 2")
         return index.astype(np.int32)

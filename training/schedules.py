@@ -1,5 +1,7 @@
 """Schedules of the exploration rate, as pure functions of the iteration."""
 
+import math
+
 import tensorflow as tf
 
 from training.settings import EpsilonSettings
@@ -12,7 +14,8 @@ def epsilon(iteration: tf.Tensor, settings: EpsilonSettings) -> tf.Tensor:
     """
     k = tf.cast(iteration, tf.float32)
     if settings.schedule == "exponential":
-        value = settings.start * tf.pow(settings.decay, k)
+        # The logarithm in double precision: in single a decay of 0.99999999 would round to 1.
+        value = settings.start * tf.exp(k * math.log(settings.decay))
     else:
         value = settings.start + (settings.min - settings.start) * k / settings.steps
     return tf.maximum(value, settings.min)

@@ -10,9 +10,16 @@ import argparse
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -23,15 +30,18 @@ from pydantic_settings import (
 
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
-from market.features import FeatureSettings
+from market.features import FeatureSettings, split_commas
 
 PRESETS = Path(__file__).parent / "presets"
 EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
-FROZEN = ConfigDict(frozen=True, extra="forbid")
+FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BadSettings(ValueError):
     """Settings that cannot be used. The message names the setting, where it came from, and why."""
+
+
+Units = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class NetworkSettings(BaseModel):
@@ -40,13 +50,9 @@ class NetworkSettings(BaseModel):
     model_config = FROZEN
 
     kind: Literal["linear", "two_layer"] = Field("two_layer", description="the Q-network")
-    hidden: tuple[int, int] = Field((64, 64), description="units of the two hidden layers")
-
-    @model_validator(mode="after")
-    def _layers_have_units(self) -> Self:
-        if min(self.hidden) < 1:
-            raise ValueError(f"hidden is {self.hidden}; each layer needs at least one unit")
-        return self
+    hidden: Annotated[tuple[Units, Units], BeforeValidator(split_commas)] = Field(
+        (64, 64), description="units of the two hidden layers"
+    )
 
 
 class LearnerSettings(BaseModel):
@@ -55,7 +61,7 @@ class LearnerSettings(BaseModel):
     model_config = FROZEN
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount a bar")
-    batch: int = Field(32, ge=1, description="transitions an update")
+    batch: int = Field(32, ge=1, le=2**20, description="transitions an update")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam, or plain gradient descent")
     learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")
     loss: Literal["mse", "huber"] = Field("mse", description="of the TD error")
@@ -80,9 +86,12 @@ class ReplaySettings(BaseModel):
 
     model_config = FROZEN
 
-    streams: int = Field(4, ge=1, description="markets simulated side by side")
+    streams: int = Field(4, ge=1, le=2**16, description="markets simulated side by side")
     capacity: int = Field(
-        100_000, ge=1, description="transitions held, rounded down to a multiple of the streams"
+        100_000,
+        ge=1,
+        le=10**9,
+        description="transitions held, rounded down to a multiple of the streams",
     )
     learning_starts: int = Field(
         1000, ge=0, le=5 * 10**8, description="transitions collected before the first update"
@@ -123,6 +132,8 @@ class TrainSettings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
+        enable_decoding=False,
         env_prefix="QDESK_",
         env_nested_delimiter="__",
         env_parse_none_str="none",
@@ -153,6 +164,16 @@ class TrainSettings(BaseSettings):
     market: MarketSettings = MarketSettings()
     features: FeatureSettings = FeatureSettings()
     split: SplitSettings = SplitSettings()
+
+    @model_validator(mode="after")
+    def _learning_takes_place(self) -> Self:
+        if self.steps * self.replay.streams <= self.replay.learning_starts:
+            raise ValueError(
+                f"steps is {self.steps} and ends before learning begins; it must be above "
+                f"{self.replay.learning_starts // self.replay.streams} (replay.learning_starts "
+                f"{self.replay.learning_starts} over {self.replay.streams} streams)"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -198,8 +219,11 @@ def load_settings(arguments: list[str], prog: str = "qdesk train") -> list[Train
     """
     _refuse_unknown_variables()
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default=os.environ.get("QDESK_PRESET", "two_layer"))
+    default = os.environ.get("QDESK_PRESET", "two_layer")
+    early.add_argument("--preset", nargs="?", const="", default=default)
     presets = early.parse_known_args(arguments)[0].preset.split(",")
+    if not all(presets):
+        raise BadSettings(f"--preset needs a name: {', '.join(preset_names())}, or a TOML file")
     return [_load(preset, arguments, prog) for preset in presets]
 
 
@@ -259,12 +283,12 @@ def _explain(
 ) -> str:
     """The first fault in one sentence: setting, value, reason, and the source that set it."""
     fault = error.errors()[0]
-    path = ".".join(str(part) for part in fault["loc"])
+    path = ".".join(part for part in fault["loc"] if isinstance(part, str))  # indices left out
     flag = "--" + path.replace("_", "-")
     variables = ["QDESK_" + path.replace(".", "__").upper()]
     variables += [v for v, name in EPSILON_VARIABLES.items() if path == f"epsilon.{name}"]
     value: Any = preset_values
-    for part in fault["loc"]:
+    for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if any(argument.split("=")[0] == flag for argument in arguments):
         source = f"{flag} on the command line"

@@ -8,9 +8,10 @@ import math
 import os
 import platform
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -62,10 +63,11 @@ class Store:
             logging.ERROR
         )  # that pip is missing from .venv, and so on
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Several processes creating a fresh database at once break it: one at a time.
-            with (self.folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            for part in ("artifacts", "tensorboard"):
+                (self.folder / part).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.folder / part):
+                    pass  # it can be written
+            with _locked(self.folder):
                 # Global as well: creating a model version makes a client of its own inside MLflow.
                 mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
                 self.client = MlflowClient()
@@ -76,9 +78,22 @@ class Store:
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return self.client.create_experiment(name, artifact_location=f"{self.folder}/artifacts")
+        if found is None:
+            return self.client.create_experiment(name, artifact_location=f"{self.folder}/artifacts")
+        if found.lifecycle_stage != "active":
+            raise MlflowException(f"experiment {name} was deleted: restore it, or name another")
+        return str(found.experiment_id)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out: several creating a fresh database at once break it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Tracker:
@@ -110,9 +125,13 @@ class Tracker:
             tags={**_origin(), **tags, MLFLOW_RUN_NOTE: description},
         )
         self.run_id: str = run.info.run_id
-        self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in params.items()])
         self.folder = store.folder / "tensorboard" / f"{name}-{self.run_id[:8]}"
-        self._writer = tf.summary.create_file_writer(str(self.folder))
+        try:
+            self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in params.items()])
+            self._writer = tf.summary.create_file_writer(str(self.folder))
+        except BaseException:
+            self.client.set_terminated(self.run_id, "FAILED")
+            raise
         self._pending: list[Metric] = []
         self._flushed = time.monotonic()
         self._killed = False

@@ -1,5 +1,6 @@
 """The wiring of a training run: data, loop, validation, tracking, model versions."""
 
+import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
-from models.registry import CANDIDATE, model_id_of, register, set_alias
+from models.registry import model_id_of, propose, register
 from training import console as screen
 from training.data import TrainingData
 from training.loop import TrainingLoop, Window
@@ -46,6 +47,7 @@ class Checkpoints(NamedTuple):
 
     best: Checkpoint  # on validation
     last: Checkpoint
+    candidate: ModelVersion  # the best, or one of an earlier run that did at least as well
 
 
 def build_network(settings: NetworkSettings, state_size: int, seed: int) -> keras.Model:
@@ -55,11 +57,16 @@ def build_network(settings: NetworkSettings, state_size: int, seed: int) -> kera
     return two_layer_q_network(state_size, settings.hidden, seed)
 
 
-def build_loop(settings: TrainSettings, train: MarketTable) -> TrainingLoop:
+def build_loop(settings: TrainSettings, train: MarketTable, reward_scale: float) -> TrainingLoop:
     """The training loop that settings describe, over the training split."""
-    online = build_network(settings.network, train.state_size, settings.seed)
     return TrainingLoop(
-        train, online, settings.learner, settings.replay, settings.epsilon, settings.seed
+        train,
+        build_network(settings.network, train.state_size, settings.seed),
+        settings.learner,
+        settings.replay,
+        settings.epsilon,
+        settings.seed,
+        reward_scale,
     )
 
 
@@ -92,6 +99,7 @@ def learn(
     """
     log_every = settings.log_every or -(-settings.steps // 200)
     evaluate_every = settings.evaluate_every or -(-settings.steps // 20)
+    loop.compile()  # so that the first window's rate is one of running
     while (begun_at := loop.iteration) < settings.steps:
         stops = [(begun_at // every + 1) * every for every in (log_every, evaluate_every)]
         began = time.perf_counter()
@@ -122,25 +130,25 @@ def train(
     """
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     compared: dict[str, tuple[TrainingData, dict[str, dict[str, float]]]] = {}
+    candidates = []
     with Stop() as stop:
         for settings, data in runs:
             store = Store(settings.mlruns, settings.experiment)
             checkpoints = _train_one(settings, data, store, group, command, console, stop)
-            first, last = data.validation.time[[0, -1]].astype("datetime64[D]")
-            title = f"Validation on {data.bars.name}, {first} to {last}, net of costs"
-            _, rows = compared.setdefault(title, (data, {}))
-            rows |= {
-                f"{each.version.name} v{each.version.version}, {which}": _measures(
-                    data, each.validation
-                )
-                for which, each in checkpoints._asdict().items()
-            }
+            _, rows = compared.setdefault(_title(settings, data), (data, {}))
+            best, last, candidate = checkpoints
+            for which, each in (("best", best), ("last", last)):
+                name = f"{each.version.name} v{each.version.version}, {which}"
+                rows[name] = _measures(data, each.validation)
+            candidates.append(f"{candidate.name}@candidate is v{candidate.version}")
             if stop.by:
                 break
     for title, (data, rows) in compared.items():
+        market = data.validation[data.train.settings.fill]
         for name, baseline in (("flat", flat), ("buy and hold", buy_and_hold)):
-            rows[name] = _measures(data, baseline(data.validation))
+            rows[name] = _measures(data, baseline(market))
         console.print(screen.comparison(title, rows))
+    console.print(*candidates, sep="\n")
     return stop.by
 
 
@@ -160,29 +168,32 @@ def _train_one(
         "bars": data.bars.name,
         "data_hash": data.bars.content_hash,
         "features_hash": data.features.schema_hash,
+        "judged_on": _judged_on(settings, data),
         "fill": settings.market.fill,
+        "fee_rate": f"{settings.market.fee_rate:g}",
         "seed": str(settings.seed),
         "group": group,
     }
-    loop = build_loop(settings, data.train)
+    loop = build_loop(settings, data.train, data.reward_scale)
+    market = data.validation[settings.market.fill]
     params = {**settings.flat(), "reward_scale": f"{loop.reward_scale:.9g}"}
     with Tracker(store, name, params, tags, _description(settings, data, command)) as tracker:
         tracker.log_data(data.split.train, settings.bars, "training")
         tracker.log_data(data.split.validation, settings.bars, "validation")
-        keeper = _Keeper(loop, data, tracker, tags)
+        keeper = _Keeper(loop, data, market, tracker, tags)
         with screen.progress(console, name, settings.steps) as show:
-            for point in learn(loop, data.validation, settings, lambda: stop.by is not None):
-                rate = point.iterations_a_second * settings.replay.streams
+            for point in learn(loop, market, settings, lambda: stop.by is not None):
+                rate = point.iterations_a_second
                 metrics = {f"train/{key}": value for key, value in point.window._asdict().items()}
-                metrics["perf/env_steps_per_second"] = rate
-                metrics["perf/iterations_per_second"] = point.iterations_a_second
+                metrics["perf/iterations_per_second"] = rate
+                metrics["perf/env_steps_per_second"] = rate * settings.replay.streams
                 tracker.log(metrics, point.step)
                 show(point.step, point.window, rate)
                 stopping = stop.by
                 last = stopping is not None or point.step == settings.steps
                 validation = point.validation
                 if last and validation is None:
-                    validation = validate(loop.learner.online, data.validation)
+                    validation = validate(loop.learner.online, market)
                 if validation is not None:
                     keeper.judge(point.step, validation, last)
                 if stopping is not None:
@@ -195,9 +206,20 @@ class _Keeper:
     """Registers the network whenever validation improves, and at the end; the best is candidate."""
 
     def __init__(
-        self, loop: TrainingLoop, data: TrainingData, tracker: Tracker, tags: dict[str, str]
+        self,
+        loop: TrainingLoop,
+        data: TrainingData,
+        market: MarketTable,
+        tracker: Tracker,
+        tags: dict[str, str],
     ) -> None:
-        self.loop, self.data, self.tracker, self.tags = loop, data, tracker, tags
+        self.loop, self.data, self.market, self.tracker, self.tags = (
+            loop,
+            data,
+            market,
+            tracker,
+            tags,
+        )
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
 
@@ -205,17 +227,18 @@ class _Keeper:
         """Records a validation, with a version where it is the best so far or the last."""
         measures = _measures(self.data, validation)
         metrics = {f"eval/validation/{name}": value for name, value in measures.items()}
-        best = self.best is None or better(validation, self.best.validation)
+        best = better(validation, self.best and self.best.validation)
         if not best and not last:
             self.tracker.log(metrics, step)
             return
-        hold = buy_and_hold(self.data.validation).measures["net_return"]
+        hold = buy_and_hold(self.market).measures["net_return"]
         description = (
             f"{measures['net_return']:+.2%} on the validation split of {self.data.bars.name}, net of "
             f"costs (buy and hold {hold:+.2%}), after {step:,} iterations."
         )
         online, run_id = self.loop.learner.online, self.tracker.run_id
-        version = register(self.tracker.client, online, run_id, step, self.tags, description)
+        tags = {**self.tags, "net_return": repr(measures["net_return"])}
+        version = register(self.tracker.client, online, run_id, step, tags, description)
         self.tracker.log(metrics, step, model_id=model_id_of(version))
         checkpoint = Checkpoint(step, version, validation)
         if best:
@@ -227,20 +250,39 @@ class _Keeper:
         """Makes the best version the candidate and draws what it did."""
         if self.best is None or self.last is None:
             raise RuntimeError("a run ends with a validation that is told to be the last")
-        set_alias(self.tracker.client, self.best.version, CANDIDATE)
+        candidate = propose(self.tracker.client, self.best.version)
         curves = {
             f"{name} after {self.best.step:,} iterations": self.best.validation,
-            "buy and hold": buy_and_hold(self.data.validation),
+            "buy and hold": buy_and_hold(self.market),
         }
         title = f"Validation on {self.data.bars.name}, net of costs"
         self.tracker.log_figure("equity_validation", equity_figure(title, curves), self.best.step)
-        return Checkpoints(best=self.best, last=self.last)
+        return Checkpoints(self.best, self.last, candidate)
 
 
 def _measures(data: TrainingData, result: Backtest) -> dict[str, float]:
-    """Measures under the settings' fill, and the net return of the same positions filled later."""
-    next_open = backtest(data.validation_next_open, result.positions)
-    return {**result.measures, "net_return_next_open": next_open.measures["net_return"]}
+    """Measures under the settings' fill, and the net return of the same positions under either."""
+    both = {
+        f"net_return_{fill}": backtest(table, result.positions).measures["net_return"]
+        for fill, table in data.validation.items()
+    }
+    return {**result.measures, **both}
+
+
+def _judged_on(settings: TrainSettings, data: TrainingData) -> str:
+    """Versions that were judged on the same bars, costs and fills share this hash."""
+    judge = data.split.validation.content_hash + settings.market.model_dump_json()
+    return hashlib.sha256(judge.encode()).hexdigest()[:16]
+
+
+def _title(settings: TrainSettings, data: TrainingData) -> str:
+    first, last = data.split.validation.table["time"].dt.date()[[0, -1]]
+    market = settings.market
+    return (
+        f"Validation on {data.bars.name}, {first} to {last}, net of costs\n"
+        f"fills at {market.fill}, fee {market.fee_rate:g} of notional, half spread "
+        f"{market.half_spread:g}, slippage {market.slippage:g}"
+    )
 
 
 def _description(settings: TrainSettings, data: TrainingData, command: str) -> str:

@@ -83,21 +83,6 @@ def run(request: pytest.FixtureRequest, client: MlflowClient) -> Run:
     return runs_of(client)[f"{request.param}-btcusd_30m-s3"]
 
 
-def test_an_earlier_candidate_yields_only_to_a_better_one(
-    client: MlflowClient, store: Path, printed: str
-) -> None:
-    """A worse run on the same bars leaves it, one on other bars takes it."""
-    before = client.get_model_version_by_alias("qdesk-linear", "candidate")
-    assert f"qdesk-linear@candidate is v{before.version}" in printed
-    worse = ["--preset", "linear", "--steps", "300", "--log-every", "300", "--seed", "8"]
-    for more, same in (([], True), (["--bars", "ethusd_30m"], False)):
-        command = [str(QDESK), "train", *worse, *more, "--evaluate-every", "300"]
-        subprocess.run([*command, "--mlruns", str(store)], capture_output=True, check=True)
-        after = client.get_model_version_by_alias("qdesk-linear", "candidate")
-        assert (after.version == before.version) == same
-    client.set_registered_model_alias("qdesk-linear", "candidate", before.version)
-
-
 def test_prints_a_comparison_net_of_costs(printed: str) -> None:
     assert "Validation on btcusd_30m, 2018-12-13 to 2019-05-07, net of costs" in printed
     figures = r"( +[+-]?\d+\.\d+%?){6} *$"  # whole, at the 80 columns of a pipe
@@ -205,6 +190,21 @@ def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run)
     logged = {m.key: m.value for m in client.get_logged_model(model_id_of(candidate)).metrics or []}
     for measure, value in again.items():
         assert logged[f"eval/validation/{measure}"] == pytest.approx(value, rel=1e-9)
+
+
+def test_an_earlier_candidate_yields_only_to_a_better_one(
+    client: MlflowClient, store: Path, printed: str
+) -> None:
+    """A worse run on the same bars leaves it, one on other bars takes it."""
+    before = client.get_model_version_by_alias("qdesk-linear", "candidate")
+    assert f"qdesk-linear@candidate is v{before.version}" in printed
+    worse = ["--preset", "linear", "--steps", "300", "--log-every", "300", "--seed", "8"]
+    for more, same in (([], True), (["--bars", "ethusd_30m"], False)):
+        command = [str(QDESK), "train", *worse, *more, "--evaluate-every", "300"]
+        subprocess.run([*command, "--mlruns", str(store)], capture_output=True, check=True)
+        after = client.get_model_version_by_alias("qdesk-linear", "candidate")
+        assert (after.version == before.version) == same
+    client.set_registered_model_alias("qdesk-linear", "candidate", before.version)
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])

@@ -1,11 +1,11 @@
 """Training throughput of qdesk and of Stable-Baselines3 at the same settings, on one core.
 
-    make bench          or, with what to vary:  make bench ARGS="--rounds 9"
+    make bench          or, with what to vary:  make bench ARGS="--rounds 9 --save"
 
 Both train a two-layer network on the same bars, costs, batch, streams, update ratio, optimizer, ring
 and target schedule. Rounds alternate A B A B ..., so that a machine whose speed drifts slows both.
-Start-up and compilation are outside the timing and are reported apart. Prints a table and writes
-`benchmarks/results/throughput.json` with the hardware.
+Start-up and compilation are outside the timing and are reported apart. Prints a table; with `--save`
+writes `benchmarks/results/throughput.json`, hardware included, and the table in README.md.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+MARK = "<!-- throughput -->"
 PEER_PYTHON = HERE.parent / ".venv-peers/bin/python"
 WORK: dict[str, Any] = {
     "bars": "btcusd_30m",
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20_000, help="a round of qdesk")
     parser.add_argument("--peer-iterations", type=int, default=1_000, help="a round of the peer")
     parser.add_argument("--core", type=int, default=0, help="the core that both are pinned to")
+    parser.add_argument("--save", action="store_true", help="write the JSON and README's table")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})  # before TensorFlow counts the cores; peers inherit it
     load_before = os.getloadavg()[0]
@@ -146,25 +148,41 @@ def main() -> None:
         },
         "ratio_by_round": ratios,
     }
-    path = HERE / "results" / "throughput.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+    if options.save:
+        path = HERE / "results" / "throughput.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        readme = HERE.parent / "README.md"
+        before, start, rest = readme.read_text().partition(MARK)
+        _, end, after = rest.partition(MARK)
+        readme.write_text(f"{before}{start}\n{table(result)}\n{end}{after}")
+        print(f"written to {path.relative_to(HERE.parent)} and README.md")
 
-    print(
-        f"{result['cpu']}, one core; two-layer 64-64, 4 streams, batch 32, one update an iteration"
-    )
-    for name, seconds in (("qdesk", ours), ("Stable-Baselines3", theirs)):
-        middle = statistics.median(seconds)
-        print(
-            f"{name:18} {middle * 1e6:8.1f} us an iteration "
-            f"({min(seconds) * 1e6:.1f}-{max(seconds) * 1e6:.1f})  "
-            f"{WORK['streams'] / middle:10,.0f} env steps/s  {1 / middle:9,.0f} updates/s"
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown: medians, spreads, and the ratio round by round."""
+    rows = [
+        "| | µs an iteration (range) | env steps/s | updates/s |",
+        "|---|---|---|---|",
+    ]
+    for name, times in result["microseconds_an_iteration"].items():
+        middle = statistics.median(times)
+        rows.append(
+            f"| {name} | {middle:,.1f} ({min(times):,.1f} to {max(times):,.1f}) "
+            f"| {result['work']['streams'] * 1e6 / middle:,.0f} | {1e6 / middle:,.0f} |"
         )
-    print(
-        f"ratio, round by round: median {statistics.median(ratios):.1f} "
-        f"({min(ratios):.1f}-{max(ratios):.1f}); qdesk compiled in {compile_seconds:.1f} s before"
+    ratios = result["ratio_by_round"]
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Ratio, round by round: median {statistics.median(ratios):.1f} "
+            f"({min(ratios):.1f} to {max(ratios):.1f}). {result['cpu']}, one core, "
+            f"{len(ratios)} rounds, {result['time'][:10]}; importing and compiling took "
+            f"{result['compile_seconds']:.0f} s before.",
+        ]
     )
-    print(f"written to {path.relative_to(HERE.parent)}")
 
 
 def _cpu() -> str:

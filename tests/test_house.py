@@ -1,6 +1,7 @@
 """The house itself: arrows between rooms, what loads without TensorFlow, targets and documents."""
 
 import ast
+import json
 import re
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.throughput import MARK, table
 from training.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +92,11 @@ def test_version_and_lock_agree_with_the_project() -> None:
     for requirement in project["dependencies"]:
         assert re.split(r"[>=<]", requirement)[0] in pinned
     assert lock.count("--hash=sha256:") > len(pinned)
+
+
+def test_readme_shows_the_committed_benchmark() -> None:
+    result = json.loads((ROOT / "benchmarks/results/throughput.json").read_text())
+    assert f"{MARK}\n{table(result)}\n{MARK}" in README
 
 
 def test_make_alone_prints_help() -> None:

@@ -60,7 +60,7 @@ class Learner:
             loss = tf.reduce_mean(self._loss_of(td_error))
         variables = self.online.trainable_variables
         gradients = tape.gradient(loss, variables)
-        norm = tf.linalg.global_norm(gradients)
+        norm = _global_norm(gradients)
         if self.settings.clip_norm is not None:
             shrink = tf.minimum(1.0, self.settings.clip_norm / (norm + 1e-12))
             gradients = [gradient * shrink for gradient in gradients]
@@ -91,3 +91,18 @@ class Learner:
             return tf.square(td_error)
         size, delta = abs(td_error), self.settings.huber_delta
         return tf.where(size <= delta, 0.5 * tf.square(td_error), delta * (size - 0.5 * delta))
+
+
+def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """Euclidean norm of all gradients together.
+
+    What `tf.linalg.global_norm` computes, but the rows of a matrix are added up by a matrix product:
+    XLA sums scalar by scalar on a CPU, which made the norm a tenth of the train step.
+    """
+    total = tf.constant(0.0)
+    for gradient in gradients:
+        squares = tf.square(gradient)
+        if squares.shape.rank == 2:
+            squares = tf.matmul(tf.ones((1, squares.shape[0])), squares)
+        total += tf.reduce_sum(squares)
+    return tf.sqrt(total)

@@ -1,0 +1,1 @@
+"""Speed against peers; results as JSON with the hardware."""

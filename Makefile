@@ -60,7 +60,7 @@ lock: $(UV) ## pin the dependencies anew
 		--custom-compile-command "make lock" --group dev pyproject.toml --output-file requirements.lock
 
 clean: ## remove environments and caches; mlruns stays
-	rm -rf .venv .venv-peers .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .uv .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A machine without uv gets one inside the repository, from the package index alone.

@@ -19,9 +19,8 @@ PRICES = ("open", "high", "low", "close")
 NUMBERS = (*PRICES, "volume")
 COLUMNS = ("time", *NUMBERS)
 TIME = pl.Datetime("us", "UTC")
-LAST_MILLISECOND = (
-    7000 * 366 * 86_400_000
-)  # farther out, neither microseconds nor Python's dates go
+# Farther from 1970, neither microseconds in 64 bits nor Python's dates go.
+LAST_MILLISECOND = 7000 * 366 * 86_400_000
 # What ISO-8601 lets a writer leave out, put back so that one format reads every row.
 ISO_8601 = (
     (r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00"),

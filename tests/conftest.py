@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -11,11 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import settings as hypothesis_settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from numpy.typing import NDArray
 
 from market.bars import Bars
 from market.synthetic import random_walk
 
+_hypothesis_home = tempfile.TemporaryDirectory()  # tests leave nothing in the repository
+set_hypothesis_home_dir(_hypothesis_home.name)
 hypothesis_settings.register_profile("qdesk", deadline=None, derandomize=True, database=None)
 hypothesis_settings.load_profile("qdesk")
 

@@ -50,9 +50,7 @@ class Simulator:
         self.feature_count = table.features.shape[1]
         self.starts = len(table) - table.settings.episode_bars
         terms = np.stack([column * reward_scale for column in table.terms], axis=1)
-        terms = np.concatenate(
-            [terms, terms[-1:]]
-        )  # nothing is earned past the last bar; never read
+        terms = np.concatenate([terms, terms[-1:]])  # a row for the last bar, whose terms go unread
         self.rows = tf.Variable(
             np.concatenate([table.features, terms.astype(np.float32)], axis=1),
             trainable=False,
@@ -89,7 +87,10 @@ class Simulator:
         bar, end, position, cushion = (
             variable.read_value() for variable in self.variables.values()
         )
-        reward, net, ruined, held = self._hold(tf.gather(self.rows, bar), position, action, cushion)
+        terms = self._terms(tf.gather(self.rows, bar))
+        held, net, penalty = self._hold(terms, position, action)
+        ruined = cushion + net <= 0
+        net -= tf.cast(ruined, tf.float32) * liquidation_cost(terms, tf.cast(held, tf.float32))
         code = ((bar * 3 + position + 1) * 3 + action) * 2 + tf.cast(ruined, tf.int32)
 
         over = ruined | (bar + 1 >= end)
@@ -104,7 +105,7 @@ class Simulator:
         kept = (bar + 1, end, held, cushion + net)
         for variable, new, old in zip(self.variables.values(), fresh, kept, strict=True):
             variable.assign(tf.where(over, new, old))
-        return code, reward
+        return code, net - penalty
 
     def transitions(self, code: tf.Tensor, gamma: float) -> Transition:
         """Looks up what codes (shape (batch,)) stand for."""
@@ -112,11 +113,13 @@ class Simulator:
         action, rest = rest % 3, rest // 3
         position, bar = rest % 3 - 1, rest // 3
         row = tf.gather(self.rows, bar)
-        reward, _, held = self._reward(row, position, action, ruined)
+        terms = self._terms(row)
+        held, net, penalty = self._hold(terms, position, action)
+        net -= ruined * liquidation_cost(terms, tf.cast(held, tf.float32))
         return Transition(
             state=self._states(row, position),
             action=action,
-            reward=reward,
+            reward=net - penalty,
             discount=gamma * (1 - ruined),
             next_state=self._states(tf.gather(self.rows, bar + 1), held),
         )
@@ -128,24 +131,14 @@ class Simulator:
     def _terms(self, row: tf.Tensor) -> Terms:
         return Terms(*tf.unstack(row[:, self.feature_count :], axis=1))
 
-    def _reward(
-        self, row: tf.Tensor, position: tf.Tensor, action: tf.Tensor, ruined: tf.Tensor
+    def _hold(
+        self, terms: Terms, position: tf.Tensor, action: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Reward, its part before the risk penalty, and the position held."""
-        terms = self._terms(row)
+        """The position taken, what it earns net of costs, and the risk penalty."""
         held = next_position(position, action - 1, self.settings.scheme)
         previous, taken = tf.cast(position, tf.float32), tf.cast(held, tf.float32)
         net = earned(terms, previous, taken) - cost(terms, previous, taken)
-        net -= ruined * liquidation_cost(terms, taken)
-        if self.settings.risk_aversion == 0:
-            return net, net, held
-        return net - risk_penalty(terms, previous, taken, self.settings.risk_aversion), net, held
-
-    def _hold(
-        self, row: tf.Tensor, position: tf.Tensor, action: tf.Tensor, cushion: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One step of accounting: reward, net change of equity, ruin, and the position held."""
-        _, net, _ = self._reward(row, position, action, tf.zeros_like(cushion))
-        ruined = cushion + net <= 0
-        reward, net, held = self._reward(row, position, action, tf.cast(ruined, tf.float32))
-        return reward, net, ruined, held
+        penalty = tf.zeros_like(net)
+        if self.settings.risk_aversion > 0:
+            penalty = risk_penalty(terms, previous, taken, self.settings.risk_aversion)
+        return held, net, penalty

@@ -202,10 +202,8 @@ class TrainingLoop:
             alg="philox",
         )
         explore, choice, start, picks = tf.split(bits, [streams] * 3 + [-1])
-        uniform = (
-            tf.cast(tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32)), tf.float32)
-            * 2.0**-24
-        )
+        explore = tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32))
+        uniform = tf.cast(explore, tf.float32) * 2.0**-24  # in [0, 1), exact in float32
         greedy = tf.argmax(self.learner.online(self.simulator.observe()), -1, tf.int32)
         action = tf.where(
             uniform < epsilon(iteration, self.exploration),

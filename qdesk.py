@@ -25,13 +25,7 @@ commands:
 
 NEEDED = ("tensorflow", "keras", "mlflow")
 # TensorFlow's C++ says these before any of its log levels can be set.
-CHATTER = (
-    "WARNING: All log messages before absl",
-    "I0000 ",
-    "E0000 ",
-    "W0000 ",
-    "To enable the following",
-)
+CHATTER = ("WARNING: All log messages before absl", "I0000 ", "To enable the following")
 
 
 def main() -> int:
@@ -92,7 +86,7 @@ def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) ->
 
 
 def _import_tensorflow_quietly() -> None:
-    """Imports TensorFlow, passing on what it writes to stderr but for its chatter about hardware."""
+    """Imports TensorFlow, passing on what it writes to stderr but for notices about hardware."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     sys.stderr.flush()

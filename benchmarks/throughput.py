@@ -95,6 +95,8 @@ def build() -> Any:
             batch=WORK["batch"],
             learning_rate=WORK["learning_rate"],
             target_every=WORK["target_every"],
+            loss="huber",  # these two as Stable-Baselines3's DQN has them
+            clip_norm=10.0,
         ),
         ReplaySettings(
             streams=WORK["streams"],

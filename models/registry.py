@@ -13,12 +13,18 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.models.signature import ModelSignature
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 from mlflow.types.schema import Schema, TensorSpec
 
 from models.networks import ACTIONS, copy_of
 
 CANDIDATE = "candidate"
+NO_ALIAS = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 DESCRIPTION = (
     "Q-networks trained by `qdesk train`. A version is a checkpoint; the alias `candidate` is the one "
     "that did best on the validation bars that were used last."
@@ -40,8 +46,8 @@ def register(
 ) -> ModelVersion:
     """Logs a clean copy of the network as a checkpoint of the run and makes it a model version.
 
-    The path through the client costs 1% of `mlflow.keras.log_model`, which infers requirements and
-    reads the run's whole metric history.
+    By way of the client, since `mlflow.keras.log_model` takes long: it infers requirements and reads
+    the run's whole metric history.
 
     Args:
         client: of the store that the run is in.
@@ -97,14 +103,13 @@ def propose(client: MlflowClient, version: ModelVersion) -> ModelVersion:
     """
     try:
         present = client.get_model_version_by_alias(version.name, CANDIDATE)
-    except MlflowException:  # none yet
-        present = None
-    if (
-        present is not None
-        and present.tags["judged_on"] == version.tags["judged_on"]
-        and float(present.tags["net_return"]) >= float(version.tags["net_return"])
-    ):
-        return present
+    except MlflowException as error:
+        if error.error_code not in NO_ALIAS:
+            raise
+    else:
+        comparable = present.tags.get("judged_on") == version.tags["judged_on"]
+        if comparable and float(present.tags["net_return"]) >= float(version.tags["net_return"]):
+            return present
     client.set_registered_model_alias(version.name, CANDIDATE, version.version)
     return version
 

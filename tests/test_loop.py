@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from market.accounting import MarketSettings
@@ -230,4 +229,3 @@ def test_window_reports_in_price_units(walk: Bars) -> None:
         loop = TrainingLoop(table, online, SMALL, never, EpsilonSettings(min=1), 1, scale)
         rewards.append(loop.run(200).reward)
     assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)
-    assert tf.executing_eagerly()

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from models.networks import linear_q_network
-from models.registry import register
+from models.registry import propose, register
 from training.tracking import Store, Tracker, code_version
 
 
@@ -68,6 +68,21 @@ def test_registered_is_a_copy_without_optimizer(store: Store) -> None:
     assert (loaded.get_weights()[0] == network.get_weights()[0]).all()
     assert version.tags == {"seed": "1", "step": "7"}
     assert version.name == "qdesk-linear"
+
+
+def test_a_candidate_set_by_hand_gives_way(store: Store) -> None:
+    judged = {"judged_on": "these bars", "net_return": "0.5"}
+    with tracker_of(store) as tracker:
+        versions = [
+            register(store.client, linear_q_network(3, seed), tracker.run_id, 7, tags, "")
+            for seed, tags in enumerate([{}, judged, {**judged, "net_return": "0.5"}])
+        ]
+    by_hand, first, equal = versions
+    store.client.set_registered_model_alias(by_hand.name, "candidate", by_hand.version)
+    assert propose(store.client, first).version == first.version
+    assert propose(store.client, equal).version == first.version
+    candidate = store.client.get_model_version_by_alias(first.name, "candidate")
+    assert candidate.version == first.version
 
 
 def test_processes_may_create_the_store_at_once(tmp_path: Path) -> None:

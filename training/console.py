@@ -19,7 +19,7 @@ CAVEAT = (
 
 
 class Show(Protocol):
-    """Takes the iterations done, the means since the last call, and transitions a second."""
+    """Takes the iterations done, the means since the last call, and iterations a second."""
 
     def __call__(self, step: int, window: Window, rate: float) -> None:
         """Draws them."""

@@ -97,7 +97,7 @@ def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     """Euclidean norm of all gradients together.
 
     What `tf.linalg.global_norm` computes, but the rows of a matrix are added up by a matrix product:
-    XLA sums scalar by scalar on a CPU, which made the norm a tenth of the train step.
+    on a CPU XLA sums scalar by scalar, each waiting for the one before.
     """
     total = tf.constant(0.0)
     for gradient in gradients:

@@ -210,7 +210,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load_settings(arguments: list[str], prog: str = "qdesk train") -> list[TrainSettings]:
+def load_settings(arguments: list[str]) -> list[TrainSettings]:
     """One tree of settings for each preset that `--preset a,b` (or QDESK_PRESET) names.
 
     Raises:
@@ -224,15 +224,15 @@ def load_settings(arguments: list[str], prog: str = "qdesk train") -> list[Train
     presets = early.parse_known_args(arguments)[0].preset.split(",")
     if not all(presets):
         raise BadSettings(f"--preset needs a name: {', '.join(preset_names())}, or a TOML file")
-    return [_load(preset, arguments, prog) for preset in presets]
+    return [_load(preset, arguments) for preset in presets]
 
 
-def _load(preset: str, arguments: list[str], prog: str) -> TrainSettings:
+def _load(preset: str, arguments: list[str]) -> TrainSettings:
     values = _read_preset(preset)
     try:
         cli: CliSettingsSource[Any] = CliSettingsSource(
             TrainSettings,
-            cli_prog_name=prog,
+            cli_prog_name="qdesk train",
             cli_parse_args=[*arguments, "--preset", preset],
             cli_kebab_case=True,
             cli_avoid_json=True,
@@ -242,7 +242,7 @@ def _load(preset: str, arguments: list[str], prog: str) -> TrainSettings:
         )
         return TrainSettings(_cli_settings_source=cli, **values)
     except SettingsError as error:
-        raise BadSettings(f"{prog}: {error}; see `{prog} --help`") from error
+        raise BadSettings(f"qdesk train: {error}; see `qdesk train --help`") from error
     except ValidationError as error:
         raise BadSettings(_explain(error, values, preset, arguments)) from error
 

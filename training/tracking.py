@@ -36,9 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from market.bars import NUMBERS, Bars
 
-FLUSH_SECONDS = (
-    2.0  # how far the MLflow UI may lag behind; a row each time would cost 5 ms a metric
-)
+FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
 
 
 class TrackingError(OSError):
@@ -58,10 +56,9 @@ class Store:
 
     def __init__(self, folder: Path, experiment: str) -> None:
         self.folder = folder.resolve()
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # 60 lines about a fresh database
-        logging.getLogger("mlflow").setLevel(
-            logging.ERROR
-        )  # that pip is missing from .venv, and so on
+        # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         try:
             for part in ("artifacts", "tensorboard"):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)

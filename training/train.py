@@ -14,6 +14,7 @@ from rich.console import Console
 from evaluation.backtest import Backtest, backtest, follow, greedy_choice
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure
+from market.accounting import MarketSettings
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
 from models.registry import model_id_of, propose, register
@@ -213,13 +214,8 @@ class _Keeper:
         tracker: Tracker,
         tags: dict[str, str],
     ) -> None:
-        self.loop, self.data, self.market, self.tracker, self.tags = (
-            loop,
-            data,
-            market,
-            tracker,
-            tags,
-        )
+        self.loop, self.tracker, self.tags = loop, tracker, tags
+        self.data, self.market = data, market
         self.best: Checkpoint | None = None
         self.last: Checkpoint | None = None
 
@@ -277,9 +273,11 @@ def _judged_on(settings: TrainSettings, data: TrainingData) -> str:
 
 def _title(settings: TrainSettings, data: TrainingData) -> str:
     first, last = data.split.validation.table["time"].dt.date()[[0, -1]]
-    market = settings.market
+    return f"Validation on {data.bars.name}, {first} to {last}, net of costs\n{_costs(settings.market)}"
+
+
+def _costs(market: MarketSettings) -> str:
     return (
-        f"Validation on {data.bars.name}, {first} to {last}, net of costs\n"
         f"fills at {market.fill}, fee {market.fee_rate:g} of notional, half spread "
         f"{market.half_spread:g}, slippage {market.slippage:g}"
     )
@@ -288,10 +286,8 @@ def _title(settings: TrainSettings, data: TrainingData) -> str:
 def _description(settings: TrainSettings, data: TrainingData, command: str) -> str:
     """What a run is and how to repeat it, in Markdown."""
     first, last = (data.bars.table["time"][row] for row in (0, -1))
-    market = settings.market
     return (
         f"{settings.network.kind} Q-network on {data.bars.name} ({first:%Y-%m-%d} to {last:%Y-%m-%d}), "
-        f"{settings.steps:,} iterations, seed {settings.seed}; fills at {market.fill}, fee "
-        f"{market.fee_rate:g} of notional, half spread {market.half_spread:g}, slippage "
-        f"{market.slippage:g}.\n\n    {command}"
+        f"{settings.steps:,} iterations, seed {settings.seed}; {_costs(settings.market)}."
+        f"\n\n    {command}"
     )

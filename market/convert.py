@@ -1,0 +1,286 @@
+"""An event log made into bars: `qdesk data convert`.
+
+Files stream through in blocks: checked (`events`), put in order (`event_order`), made into bars
+(`event_bars`). Finished bars wait in parts on disk, so that memory depends neither on the length of the
+log nor on the number of bars. Bars appear under their name only once they are whole.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from market.event_bars import BarBuilder, Empty, Every
+from market.event_files import BLOCK_BYTES, Rejected, event_blocks
+from market.event_order import EventOrder
+from market.events import KINDS, UNIT_NAMES, EventsError
+
+PART_ROWS = 1_048_576  # bars a part holds, and a row group of a Parquet file
+HOPELESS_LINES = 10_000  # once so many were read and half of them rejected, no need to read on
+MOST_REJECTED = 1_000_000  # kept in memory until they are written
+TEXT_TIME = "%Y-%m-%dT%H:%M:%S%.6fZ"
+
+
+@dataclass
+class Written:
+    """The bars of one instrument."""
+
+    instrument: str
+    path: Path
+    bars: int = 0
+    carried: int = 0
+    first: str = ""
+    last: str = ""
+    columns: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Conversion:
+    """What became of every line: `lines` = `blank` + `events` of each kind + `rejected` of each fault.
+
+    Attributes:
+        lines: in all files.
+        blank: lines that hold nothing.
+        events: good ones, by kind.
+        rejected: by fault.
+        units: forms of time seen.
+        rejected_path: where the rejected lines stand; none where there are none.
+        written: the bars.
+    """
+
+    lines: int = 0
+    blank: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    units: set[str] = field(default_factory=set)
+    rejected_path: Path | None = None
+    written: list[Written] = field(default_factory=list)
+
+
+class _Parts:
+    """Bars of one instrument on their way to a file, in parts of `PART_ROWS`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir()
+        self.waiting: list[pl.DataFrame] = []
+        self.rows = 0
+        self.paths: list[Path] = []
+
+    def add(self, bars: pl.DataFrame) -> None:
+        if bars.height:
+            self.waiting.append(bars)
+            self.rows += bars.height
+        while self.rows >= PART_ROWS:
+            self._write(PART_ROWS)
+
+    def _write(self, rows: int) -> None:
+        table = pl.concat(self.waiting)
+        path = self.folder / f"{len(self.paths):06d}.parquet"
+        table[:rows].write_parquet(path, compression="lz4")
+        self.paths.append(path)
+        self.waiting = [table[rows:]]
+        self.rows -= rows
+
+    def whole(self) -> pl.LazyFrame | None:
+        """All of them, in order; none where there were none."""
+        if self.rows:
+            self._write(self.rows)
+        return pl.scan_parquet(self.paths, glob=False) if self.paths else None
+
+
+def convert(
+    paths: Sequence[Path],
+    every: str,
+    out: Path,
+    *,
+    empty: Empty = "carry",
+    instrument: str | None = None,
+    max_rejected: float = 0.001,
+    block_bytes: int = BLOCK_BYTES,
+) -> Conversion:
+    """Reads event logs as one, in the order given, and writes the bars of each instrument.
+
+    Args:
+        paths: JSON Lines or CSV (plain, .gz, .zst), or Parquet.
+        every: when a bar ends; see `Every.parse`.
+        out: a .parquet or .csv file; `{instrument}` in it stands for the instrument's name.
+        empty: whether bars by time without trades carry the last price forward, or are left out.
+        instrument: the only one to make bars of.
+        max_rejected: share of the lines above which nothing is written but the rejected lines.
+        block_bytes: how much is read at once.
+
+    Raises:
+        EventsError: a file cannot be read, too many lines are bad, or there are no bars to write.
+            Files that stood under the names of bars are then as they were.
+    """
+    rule = Every.parse(every)
+    if out.suffix not in {".parquet", ".csv"}:
+        raise EventsError(f"--out is {out}; the name must end in .parquet or .csv")
+    if not 0 <= max_rejected <= 1:
+        raise EventsError(f"--max-rejected is {max_rejected:g}; it must be a share from 0 to 1")
+    if not out.parent.is_dir():
+        raise EventsError(f"--out is {out}; there is no folder {out.parent}")
+    rejected_path = out.parent / f"{out.name.replace('{instrument}', 'all')}.rejected.jsonl"
+    for path in paths:
+        if path.resolve() in {out.resolve(), rejected_path.resolve()}:
+            raise EventsError(f"--out is {out}, which would overwrite the events {path}")
+    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
+        run = _Run(rule, empty, instrument, Path(folder))
+        try:
+            run.read(paths, block_bytes, max_rejected)
+        finally:
+            result = run.result
+            result.rejected_path = _write_rejected(run.rejected, rejected_path, Path(folder))
+        run.refuse_too_many(max_rejected, rejected_path)
+        result.written = run.write(out)
+    return result
+
+
+class _Run:
+    """One conversion under way."""
+
+    def __init__(self, every: Every, empty: Empty, only: str | None, folder: Path) -> None:
+        self.every, self.empty, self.only, self.folder = every, empty, only, folder
+        self.result = Conversion()
+        self.order = EventOrder()
+        self.rejected: list[Rejected] = []
+        self.builders: dict[str, tuple[BarBuilder, _Parts]] = {}
+
+    def read(self, paths: Sequence[Path], block_bytes: int, max_rejected: float) -> None:
+        files = {str(path): place for place, path in enumerate(paths)}
+        result = self.result
+        try:
+            for block in event_blocks(paths, block_bytes):
+                result.lines += block.lines
+                result.blank += block.blank
+                result.units |= block.units
+                self.rejected += block.rejected
+                for name, events in self.order.next(block):
+                    self._take(name, events)
+                bad = len(self.rejected) + len(self.order.rejected)
+                if result.lines >= HOPELESS_LINES and bad > max(max_rejected, 0.5) * result.lines:
+                    break
+                if bad > MOST_REJECTED:
+                    break
+            else:
+                for name, events in self.order.end():
+                    self._take(name, events)
+        finally:
+            self.rejected += self.order.rejected
+            self.rejected.sort(key=lambda line: (files[line.file], line.line))
+            result.rejected = Counter(line.fault for line in self.rejected)
+
+    def _take(self, name: str, events: pl.DataFrame) -> None:
+        counts = events["kind"].value_counts()
+        for kind, count in counts.iter_rows():
+            self.result.events[KINDS[kind]] += count
+        if self.only is not None and name != self.only:
+            return
+        if name not in self.builders:
+            builder = BarBuilder(self.every, self.empty)
+            self.builders[name] = builder, _Parts(self.folder / f"{len(self.builders):06d}")
+        builder, parts = self.builders[name]
+        parts.add(builder.add(events))
+
+    def refuse_too_many(self, max_rejected: float, rejected_path: Path) -> None:
+        """Raises where more than a share of the lines was rejected."""
+        bad, lines = len(self.rejected), self.result.lines
+        if bad > max_rejected * lines:
+            first = self.rejected[0]
+            raise EventsError(
+                f"{bad:,} of {lines:,} lines are bad ({bad / lines:.2%}, more than --max-rejected "
+                f"{max_rejected:.2%}), the first being {first.file} line {first.line}: {first.reason}; "
+                f"all of them stand in {rejected_path}, and no bars were written"
+            )
+
+    def write(self, out: Path) -> list[Written]:
+        """Writes every instrument's bars beside their final names, then gives them those names."""
+        wholes = {}
+        for name, (builder, parts) in self.builders.items():
+            parts.add(builder.end())
+            whole = parts.whole()
+            if whole is not None:
+                wholes[name] = whole
+        if not wholes:
+            of = f" of {self.only}" if self.only else ""
+            raise EventsError(f"there are no trades{of} in these events, so there are no bars")
+        if len(wholes) > 1 and "{instrument}" not in out.name:
+            names = ", ".join(sorted(wholes))
+            raise EventsError(
+                f"these events are of {len(wholes)} instruments ({names}); choose one with "
+                f"--instrument, or write {{instrument}} into --out for a file each"
+            )
+        written: list[Written] = []
+        for name, whole in sorted(wholes.items()):
+            plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+            path = out.with_name(out.name.replace("{instrument}", plain))
+            if path in [other.path for other in written]:
+                raise EventsError(f"two instruments, {name} among them, would be written to {path}")
+            written.append(self._write(name, whole, path, len(written)))
+        for place, one in enumerate(written):
+            _replace(self.folder / f"out-{place}", one.path)
+        return written
+
+    def _write(self, name: str, whole: pl.LazyFrame, path: Path, place: int) -> Written:
+        known = whole.select(pl.col("bid", "bid_size", "depth_bid").is_not_null().any())
+        quotes, sizes, books = known.collect().row(0)
+        columns = ["time", "open", "high", "low", "close", "volume", "trades", "vwap"]
+        if quotes:
+            columns += ["bid", "ask", "spread"]
+        if quotes and sizes:
+            columns += ["bid_size", "ask_size", "depth_imbalance"]
+        columns.append("carried")
+        bid, ask = ("depth_bid", "depth_ask") if books else ("bid_size", "ask_size")
+        imbalance = (pl.col(bid) - pl.col(ask)) / (pl.col(bid) + pl.col(ask))
+        bars = whole.with_columns(
+            spread=pl.col("ask") - pl.col("bid"), depth_imbalance=imbalance.fill_nan(None)
+        ).select(columns)
+        target = self.folder / f"out-{place}"
+        if path.suffix == ".parquet":
+            bars.sink_parquet(target, row_group_size=PART_ROWS, statistics=True)
+        else:
+            bars.sink_csv(target, datetime_format=TEXT_TIME)
+        summary = whole.select(
+            bars=pl.len(),
+            carried=pl.col("carried").sum(),
+            first=pl.col("time").first().dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            last=pl.col("time").last().dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        return Written(name, path, **summary.collect().row(0, named=True), columns=columns)
+
+
+def _write_rejected(rejected: list[Rejected], path: Path, folder: Path) -> Path | None:
+    """Writes the rejected lines; where there are none, takes away those of an earlier conversion."""
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return None
+    temporary = folder / "rejected"
+    with temporary.open("w", encoding="utf-8") as file:
+        for line in rejected:
+            file.write(json.dumps(line._asdict(), ensure_ascii=False) + "\n")
+    _replace(temporary, path)
+    return path
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Gives a finished file its name; after a crash there is the old file or the new, whole."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def spoken(units: set[str]) -> str:
+    """Forms of time as a report names them."""
+    return ", ".join(sorted(UNIT_NAMES.get(unit, unit) for unit in units)) or "none"

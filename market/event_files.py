@@ -1,0 +1,386 @@
+"""Event logs from disk: files in, blocks of checked events out, bad lines named one by one.
+
+A block is parsed at once. Only where that fails are its lines looked at singly, and whether a line is
+good never depends on its neighbours: any division of a file into blocks gives the same events.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+import polars as pl
+from backports import zstd
+
+from market.events import NUMBERS, SCHEMA, EventsError, checked, faults, unit_of
+
+BLOCK_BYTES = 32 * 2**20
+BLOCK_ROWS = 250_000  # of a Parquet file
+LONGEST_LINE = 64 * 2**20
+PARTS = 16  # that a text which does not parse is divided into, until so few lines are left
+FEW_LINES = 2000
+EVENTS = pl.Schema(
+    {
+        "line": pl.Int64(),
+        "ns": pl.Int64(),
+        "kind": pl.UInt8(),
+        **{name: SCHEMA[name] for name in ("instrument", "id", "side", *NUMBERS)},
+        "depth_bid": pl.Float64(),
+        "depth_ask": pl.Float64(),
+        "levels_hash": pl.UInt64(),
+    }
+)
+NUMBER_TYPES = {int, float, type(None)}
+NEEDED = ("time", "type", "instrument")
+FORMATS = ".jsonl, .ndjson or .csv (plain, .gz or .zst), or .parquet"
+
+
+class Rejected(NamedTuple):
+    """A line that takes no part, and why."""
+
+    file: str
+    line: int
+    fault: str
+    reason: str
+    content: str
+
+
+@dataclass
+class Block:
+    """Consecutive lines of one file.
+
+    Attributes:
+        file: its name.
+        lines: how many there are.
+        blank: how many of them hold nothing.
+        events: the good ones: what `market.events.checked` leaves, less the text of time and type,
+            and `line`, numbers counted from 1 (of rows in a Parquet file).
+        rejected: the others.
+        units: the forms that times have.
+        contents: the text of lines by their numbers.
+    """
+
+    file: str
+    lines: int
+    contents: Callable[[list[int]], list[str]]
+    blank: int = 0
+    events: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EVENTS))
+    rejected: list[Rejected] = field(default_factory=list)
+    units: set[str] = field(default_factory=set)
+
+    def add(self, parsed: pl.DataFrame, numbers: Sequence[int]) -> None:
+        """Checks what these lines were parsed to and keeps the good ones."""
+        events = checked(parsed).with_columns(line=pl.Series(numbers, dtype=pl.Int64))
+        if not events["good"].all():
+            bad = events.filter(~pl.col("good"))
+            lines = bad["line"].to_list()
+            for line, content, fault in zip(
+                lines, self.contents(lines), faults(bad).rows(), strict=True
+            ):
+                self.rejected.append(Rejected(self.file, line, fault[0], fault[1], content))
+            events = events.filter("good")
+        self.units |= unit_of(events["time"])
+        self.events.vstack(events.select(EVENTS.names()), in_place=True)
+
+
+def event_blocks(paths: Iterable[Path], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """Blocks of the files, in the order given; the next is read while the last is worked on.
+
+    Raises:
+        EventsError: a file is missing, damaged, or of no known form.
+    """
+    blocks = (block for path in paths for block in _blocks_of(path, block_bytes))
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, blocks, None)
+        while (block := ahead.result()) is not None:
+            ahead = reader.submit(next, blocks, None)
+            yield block
+
+
+def _blocks_of(path: Path, block_bytes: int) -> Iterator[Block]:
+    suffixes = [suffix for suffix in path.suffixes if suffix not in {".gz", ".zst"}]
+    form = suffixes[-1] if suffixes else ""
+    try:
+        if form == ".parquet" and path.suffix == ".parquet":
+            yield from _parquet_blocks(path)
+        elif form in {".jsonl", ".ndjson"}:
+            with _opened(path) as file:
+                yield from _text_blocks(path, _JsonLines(), file, block_bytes)
+        elif form == ".csv":
+            with _opened(path) as file:
+                yield from _text_blocks(path, _Csv(path, file.readline()), file, block_bytes)
+        else:
+            raise EventsError(f"{path}: the name must end in {FORMATS}")
+    except FileNotFoundError:
+        raise EventsError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error, zstd.ZstdError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EventsError(f"{path}: cannot be read to its end ({reason})") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path))
+    if path.suffix == ".zst":
+        return cast(IO[bytes], zstd.open(path))
+    return path.open("rb")
+
+
+def _text_chunks(path: Path, file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Pieces of about `size` that end with a line."""
+    while piece := file.read(size):
+        rest = file.readline(LONGEST_LINE)
+        if len(rest) == LONGEST_LINE:
+            raise EventsError(f"{path}: a line is longer than 64 MiB; is this an event log?")
+        yield piece + rest
+
+
+class _JsonLines:
+    """One JSON object a line."""
+
+    header_lines = 0
+
+    def __init__(self) -> None:
+        self.integer_times = True  # so far
+        self.decoder = json.JSONDecoder(parse_constant=_Constant)
+
+    def parse_block(self, text: bytes) -> pl.DataFrame:
+        """The same events as `parse`, sooner where times are integers."""
+        if self.integer_times:
+            try:
+                return pl.read_ndjson(text, schema=SCHEMA | {"time": pl.Int64()})
+            except pl.exceptions.PolarsError:  # either a bad line or other times
+                events = self.parse(text)
+                self.integer_times = False
+                return events
+        return self.parse(text)
+
+    def parse(self, text: bytes) -> pl.DataFrame:
+        """Events of `SCHEMA`; raises where a line is none."""
+        return pl.read_ndjson(text, schema=SCHEMA)
+
+    def explain(self, line: bytes) -> tuple[str, str] | None:
+        """Fault and reason where the line is likely bad; None where it looks good."""
+        try:
+            event = self.decoder.decode(line.decode())
+        except UnicodeDecodeError as error:
+            return "wrong encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}"
+        except (ValueError, RecursionError) as error:
+            return "malformed", f"not JSON: {error}"
+        if not isinstance(event, dict):
+            return "malformed", "not a JSON object"
+        for name in NUMBERS:
+            value = event.get(name)
+            if type(value) not in NUMBER_TYPES:
+                shown = value if isinstance(value, _Constant) else json.dumps(value)
+                return "bad value", f"{name} is {shown}; it must be a finite number"
+        if b"NaN" in line or b"Infinity" in line:
+            return "malformed", "not JSON, which has no NaN and no Infinity"
+        return None
+
+
+class _Constant(str):
+    """NaN or Infinity, which JSON does not have."""
+
+
+class _Csv:
+    """A header, then one event a line; `levels` holds JSON."""
+
+    header_lines = 1
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        self.header = header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n") + b"\n"
+        try:
+            names = next(csv.reader([self.header.decode()]), [])
+        except UnicodeDecodeError:
+            names = []
+        self.fields = len(names)
+        missing = [name for name in NEEDED if name not in names]
+        if missing:
+            raise EventsError(
+                f"{path}: the header lacks {', '.join(missing)}; the first line of a CSV event log "
+                f"names its columns, of which {', '.join(NEEDED)} are needed"
+            )
+
+    def parse(self, text: bytes) -> pl.DataFrame:
+        """Events of `SCHEMA`; raises where a line is none."""
+        if text.count(b'"') % 2:
+            raise pl.exceptions.ComputeError("a quotation mark without its pair")
+        return _typed(pl.read_csv(io.BytesIO(self.header + text), infer_schema=False))
+
+    parse_block = parse
+
+    def explain(self, line: bytes) -> tuple[str, str] | None:
+        """Fault and reason where the line is likely bad; None where it looks good."""
+        try:
+            cells = next(csv.reader([line.decode()]), [])
+        except UnicodeDecodeError as error:
+            return "wrong encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}"
+        except csv.Error as error:
+            return "malformed", f"not CSV: {error}"
+        if line.count(b'"') % 2:
+            return "malformed", "a quotation mark without its pair"
+        if len(cells) > self.fields:
+            return "malformed", f"{len(cells)} fields where the header has {self.fields}"
+        return None
+
+
+def _text_blocks(
+    path: Path, form: "_JsonLines | _Csv", file: IO[bytes], block_bytes: int
+) -> Iterator[Block]:
+    first = form.header_lines + 1
+    for chunk in _text_chunks(path, file, block_bytes):
+        text = chunk.removeprefix(b"\xef\xbb\xbf") if first == 1 else chunk
+        count = _line_count(text)
+        block = Block(str(path), count, partial(_contents, text, first, count))
+        parsed = _parsed(form.parse_block, text, count)
+        if parsed is not None:
+            block.add(parsed, range(first, first + count))
+        else:
+            salvage = _Salvage(form, block)
+            salvage.text(text, first, count)
+            salvage.finish()
+        yield block
+        first += count
+
+
+class _Salvage:
+    """The good lines of a block that does not parse as a whole."""
+
+    def __init__(self, form: "_JsonLines | _Csv", block: Block) -> None:
+        self.form, self.block = form, block
+        self.parsed: list[tuple[pl.DataFrame, Sequence[int]]] = []
+
+    def text(self, text: bytes, first: int, count: int) -> None:
+        """Takes lines together if they let themselves, else in ever smaller parts."""
+        parsed = _parsed(self.form.parse, text, count)
+        if parsed is not None:
+            self.parsed.append((parsed, range(first, first + count)))
+        elif count <= FEW_LINES:
+            self.lines(text.removesuffix(b"\n").split(b"\n"), first)
+        else:
+            ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+            part = max(count // PARTS, FEW_LINES)
+            start = 0
+            for done in range(0, count, part):
+                lines = min(part, count - done)
+                end = int(ends[done + lines - 1]) if done + lines <= len(ends) else len(text)
+                self.text(text[start:end], first + done, lines)
+                start = end
+
+    def lines(self, lines: list[bytes], first: int) -> None:
+        """Takes the lines that look good together if they let themselves, all others alone."""
+        written = {number: line for number, line in enumerate(lines, first) if line.strip()}
+        self.block.blank += len(lines) - len(written)
+        explained = {number: self.form.explain(line) for number, line in written.items()}
+        likely = [number for number, explanation in explained.items() if explanation is None]
+        joined = b"\n".join(written[number] for number in likely)
+        parsed = _parsed(self.form.parse, joined, len(likely))
+        if parsed is not None:
+            self.parsed.append((parsed, likely))
+        for number in explained if parsed is None else explained.keys() - likely:
+            alone = _parsed(self.form.parse, written[number], 1)
+            if alone is not None:
+                self.parsed.append((alone, [number]))
+            else:
+                fault, reason = explained[number] or ("malformed", "its fields cannot be read")
+                content = _as_text(written[number])
+                self.block.rejected.append(
+                    Rejected(self.block.file, number, fault, reason, content)
+                )
+
+    def finish(self) -> None:
+        """Checks what was parsed."""
+        numbers = [number for _, numbers in self.parsed for number in numbers]
+        if numbers:
+            self.block.add(pl.concat([frame for frame, _ in self.parsed]), numbers)
+            self.block.events = self.block.events.sort("line")
+
+
+def _parsed(parse: Callable[[bytes], pl.DataFrame], text: bytes, count: int) -> pl.DataFrame | None:
+    """One event a line, or nothing."""
+    try:
+        parsed = parse(text)
+    except pl.exceptions.PolarsError:
+        return None
+    return parsed if parsed.height == count else None
+
+
+def _line_count(text: bytes) -> int:
+    ends = np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    return int(ends) + (not text.endswith(b"\n"))
+
+
+def _contents(text: bytes, first: int, count: int, numbers: list[int]) -> list[str]:
+    """Lines by number, found from the end, where those lie that are asked for later."""
+    found: dict[int, str] = {}
+    wanted, earliest = set(numbers), min(numbers, default=first + count)
+    end = len(text) - text.endswith(b"\n")
+    for number in range(first + count - 1, earliest - 1, -1):
+        start = text.rfind(b"\n", 0, end) + 1
+        if number in wanted:
+            found[number] = _as_text(text[start:end])
+        end = start - 1
+    return [found[number] for number in numbers]
+
+
+def _as_text(line: bytes) -> str:
+    return line.decode(errors="backslashreplace").rstrip("\r")
+
+
+def _parquet_blocks(path: Path) -> Iterator[Block]:
+    try:
+        table = pl.scan_parquet(path, glob=False)
+        names = table.collect_schema().names()
+        missing = [name for name in NEEDED if name not in names]
+        if missing:
+            raise EventsError(
+                f"{path}: column {', '.join(missing)} is missing; found {', '.join(names)}"
+            )
+        first = 1
+        for rows in table.collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True):
+            block = Block(str(path), rows.height, partial(_row_contents, rows, first))
+            block.add(_typed(rows), range(first, first + rows.height))
+            yield block
+            first += rows.height
+    except pl.exceptions.PolarsError as error:
+        raise EventsError(
+            f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _row_contents(rows: pl.DataFrame, first: int, numbers: list[int]) -> list[str]:
+    picked = rows[[number - first for number in numbers]]
+    return [json.dumps(row, default=str) for row in picked.iter_rows(named=True)]
+
+
+def _typed(rows: pl.DataFrame) -> pl.DataFrame:
+    """Columns of any type as those of `SCHEMA`; `unread` says what could not be."""
+    columns, lost = [], []
+    for name, dtype in SCHEMA.items():
+        if name not in rows.columns:
+            columns.append(pl.lit(None, dtype).alias(name))
+        elif name == "time" and (rows[name].dtype == pl.Int64 or rows[name].dtype.is_temporal()):
+            columns.append(pl.col(name))
+        elif name == "levels" and rows[name].dtype == pl.String:
+            columns.append(pl.col(name).str.json_decode(dtype))
+        else:
+            columns.append(pl.col(name).cast(dtype, strict=False))
+            if name in NUMBERS:
+                sentence = pl.format(
+                    f"{name} is {{}}; it must be a number", pl.col(name).cast(pl.String)
+                )
+                was_lost = (
+                    pl.col(name).is_not_null() & pl.col(name).cast(dtype, strict=False).is_null()
+                )
+                lost.append(pl.when(was_lost).then(sentence))
+    unread = pl.coalesce(lost) if lost else pl.lit(None, pl.String)
+    return rows.select(*columns, unread=unread)

@@ -1,0 +1,168 @@
+"""Which good events came in order, and once. The others are faults of a clock, or copies.
+
+Per instrument, in the order of the lines:
+
+- a *clock jump* is an event later than most of the `FOLLOWING` events after it: its clock ran ahead;
+- an event *out of order* is earlier than one before it (clock jumps aside);
+- a *duplicate* equals an earlier event in every field, time and `id` included.
+
+Only the lines decide, never where a file happens to be divided: the last `FOLLOWING` events of each
+instrument wait for those that come after.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from market.event_files import EVENTS, Block, Rejected
+from market.events import time_of
+
+FOLLOWING = 15
+SAME = [name for name in EVENTS.names() if name not in {"line", "instrument"}]
+HELD = pl.Schema({**EVENTS, "file": pl.String(), "content": pl.String()})
+REASONS = {
+    "clock jump": "time is {}, later than most of the events after it",
+    "out of order": "time is {}, before an earlier line's {}",
+    "duplicate": "equal in every field to an earlier event of {}; an id keeps such events apart",
+}
+
+
+@dataclass
+class _Instrument:
+    """What the order of an instrument's next events depends on."""
+
+    held: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=HELD))
+    latest: int = -(2**63)  # time of the last event in order
+    at_latest: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EVENTS))
+
+
+class EventOrder:
+    """Lets events through in order and once; feed it blocks, then `end` it.
+
+    Attributes:
+        rejected: the others, so far.
+    """
+
+    def __init__(self) -> None:
+        self.rejected: list[Rejected] = []
+        self._instruments: dict[str, _Instrument] = {}
+
+    def next(self, block: Block) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Instruments, and the events of each that are now known to be in order."""
+        for name, events in _by_instrument(block.events):
+            instrument = self._instruments.setdefault(name, _Instrument())
+            held = instrument.held
+            known = held.height
+            waiting = pl.concat([held.select(EVENTS.names()), events])
+            count = max(waiting.height - FOLLOWING, 0)
+            kept = waiting[count:]
+            fresh = kept[max(known - count, 0) :]
+            contents = block.contents(fresh["line"].to_list())
+            instrument.held = pl.concat(
+                [
+                    held[count:],
+                    fresh.with_columns(
+                        file=pl.lit(block.file), content=pl.Series(contents, dtype=pl.String)
+                    ),
+                ]
+            )
+            faulty, passed = self._pass(instrument, waiting, count)
+            lines = waiting["line"]
+            texts = block.contents([lines[row] for row, *_ in faulty if row >= known])
+            for row, fault, reason in faulty:
+                file = held["file"][row] if row < known else block.file
+                content = held["content"][row] if row < known else texts.pop(0)
+                self.rejected.append(Rejected(file, lines[row], fault, reason, content))
+            yield name, passed
+
+    def end(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The events that were waiting for others to follow."""
+        for name, instrument in self._instruments.items():
+            held = instrument.held
+            faulty, passed = self._pass(instrument, held.select(EVENTS.names()), held.height)
+            for row, fault, reason in faulty:
+                file, line, content = held.select("file", "line", "content").row(row)
+                self.rejected.append(Rejected(file, line, fault, reason, content))
+            yield name, passed
+
+    @staticmethod
+    def _pass(
+        instrument: _Instrument, events: pl.DataFrame, count: int
+    ) -> tuple[list[tuple[int, str, str]], pl.DataFrame]:
+        """Decides on the first `count` events.
+
+        Returns:
+            Row, fault and reason of those at fault, and the others.
+        """
+        if count == 0:
+            return [], events.clear()
+        ns = events["ns"].to_numpy()
+        faulty: list[tuple[int, str, str]] = []
+        in_order = events[:count]
+        rows = np.arange(count)
+        latest = ns[count - 1]
+        if ns[0] < instrument.latest or (ns[1:] < ns[:-1]).any():
+            jump, latest_before = _clock(ns, count, instrument.latest)
+            late = ns[:count] < latest_before[:-1]
+            for row in np.flatnonzero(jump | late):
+                fault = "out of order" if late[row] else "clock jump"
+                times = time_of(int(ns[row])), time_of(int(latest_before[row])) if late[row] else ""
+                faulty.append((int(row), fault, REASONS[fault].format(*times)))
+            rows = np.flatnonzero(~(jump | late))
+            in_order = in_order[rows]
+            latest = latest_before[-1]
+        copies = _copies(instrument, in_order)
+        if len(copies):
+            for copy in copies:
+                reason = REASONS["duplicate"].format(time_of(int(in_order["ns"][int(copy)])))
+                faulty.append((int(rows[copy]), "duplicate", reason))
+            in_order = in_order[np.setdiff1d(np.arange(len(rows)), copies)]
+        if latest > instrument.latest:
+            instrument.at_latest = instrument.at_latest.clear()
+            instrument.latest = int(latest)
+        instrument.at_latest.extend(in_order.filter(pl.col("ns") == instrument.latest))
+        return faulty, in_order
+
+
+def _by_instrument(events: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    if events.is_empty():
+        return
+    first = events["instrument"][0]
+    if (events["instrument"] == first).all():
+        yield first, events
+    else:
+        for part in events.partition_by("instrument", maintain_order=True):
+            yield part["instrument"][0], part
+
+
+def _clock(
+    ns: NDArray[np.int64], count: int, latest: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which of the first `count` times jump ahead; the latest in order before each, and after all."""
+    earlier = np.zeros(count, np.int8)
+    for step in range(1, FOLLOWING + 1):
+        following = ns[step : step + count]
+        earlier[: len(following)] += following < ns[: len(following)]
+    jump = earlier * 2 > FOLLOWING
+    latest_before = np.empty(count + 1, np.int64)
+    latest_before[0] = latest
+    latest_before[1:] = np.where(jump, latest, ns[:count])
+    return jump, np.maximum.accumulate(latest_before)
+
+
+def _copies(instrument: _Instrument, events: pl.DataFrame) -> NDArray[np.int64]:
+    """Rows of events that equal one before them; equal times are needed, and those stand together."""
+    if events.is_empty():
+        return np.array([], np.int64)
+    before = instrument.at_latest
+    ns = np.concatenate([before["ns"].to_numpy(), events["ns"].to_numpy()])
+    same = ns[1:] == ns[:-1]
+    if not same.any():
+        return np.array([], np.int64)
+    rows = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    first = pl.concat([before, events])[rows].select(pl.struct(SAME).is_first_distinct())
+    copies: NDArray[np.int64] = rows[~first.to_series().to_numpy()] - before.height
+    return copies

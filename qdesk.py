@@ -20,6 +20,7 @@ USAGE = """usage: qdesk COMMAND [OPTIONS]
 
 commands:
   train    train Q-networks on bars, track them, register their checkpoints
+  data     make event logs into bars; check either
 
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
 
@@ -32,11 +33,11 @@ def main() -> int:
     """Runs a command and returns its exit code."""
     arguments = sys.argv[1:]
     command = arguments[0] if arguments else "--help"
-    if command == "train":
+    if command in COMMANDS:
         try:
-            return _train(arguments[1:])
+            return COMMANDS[command](arguments[1:])
         except KeyboardInterrupt:
-            return _fail("qdesk train: stopped by SIGINT", 130)
+            return _fail(f"qdesk {command}: stopped by SIGINT", 130)
     if command in {"-h", "--help"}:
         print(USAGE)
         return 0
@@ -62,6 +63,19 @@ def _train(arguments: list[str]) -> int:
     except (BadSettings, BarsError) as error:
         return _fail(str(error), 2)
     return _train_on(runs, shlex.join(["qdesk", "train", *arguments]))
+
+
+def _data(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from market.bars import BarsError
+    from market.console import data
+    from market.events import EventsError
+
+    try:
+        return data(arguments, Console())
+    except (BarsError, EventsError) as error:
+        return _fail(str(error), 2)
 
 
 def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) -> int:
@@ -108,6 +122,8 @@ def _fail(sentence: str, code: int) -> int:
     print(sentence, file=sys.stderr)
     return code
 
+
+COMMANDS = {"train": _train, "data": _data}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,23 +1,28 @@
 """The Bars table: what a market did, one row an interval, validated once on the way in.
 
 Everything downstream may rely on what `Bars` promises: times strictly increasing and in UTC, each
-the *close* of its bar; prices finite and above zero; high and low around open and close.
+the *close* of its bar; prices finite and above zero; high and low around open and close. What was
+quoted at the close may stand beside them; it may be unknown in the first bars, never later.
 """
 
 import hashlib
 import stat
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SAMPLES = Path(__file__).parent / "samples"
 PRICES = ("open", "high", "low", "close")
 NUMBERS = (*PRICES, "volume")
 COLUMNS = ("time", *NUMBERS)
+QUOTES = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")  # kept where a table has them
 TIME = pl.Datetime("us", "UTC")
 # Farther from 1970, neither microseconds in 64 bits nor Python's dates go.
 LAST_MILLISECOND = 7000 * 366 * 86_400_000
@@ -59,7 +64,8 @@ class Bars:
 
     Attributes:
         name: what to call them, such as `btcusd_30m`.
-        table: columns time (the bar's close, UTC), open, high, low, close (price units), volume.
+        table: columns time (the bar's close, UTC), open, high, low, close (price units), volume, and
+            those of `QUOTES` that are known: null in the first bars at most.
     """
 
     name: str
@@ -84,7 +90,15 @@ class Bars:
         digest.update(self.table["time"].dt.epoch("us").to_numpy().astype("<i8").tobytes())
         for column in NUMBERS:
             digest.update(self.table[column].to_numpy().astype("<f8").tobytes())
+        for column in QUOTES:
+            if column in self.table.columns:
+                digest.update(column.encode())
+                digest.update(self.column(column).astype("<f8").tobytes())
         return digest.hexdigest()
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """One column of numbers, shape (bars,); NaN where a quote is not known yet."""
+        return self.table[name].to_numpy().astype(np.float64, copy=False)
 
     def between(self, start: int, stop: int, part: str) -> "Bars":
         """Rows start (inclusive) to stop (exclusive), named `<name>/<part>`."""
@@ -134,19 +148,25 @@ def sample_names() -> list[str]:
 def load_bars(source: str | Path) -> Bars:
     """Reads bars by the name of a sample, or from a Parquet or CSV file.
 
-    A file has the columns time, open, high, low, close, volume; further columns are ignored. Times
-    are the close of each bar: ISO-8601 text, or a Parquet timestamp; without an offset they are UTC.
+    A file has the columns time, open, high, low, close, volume; those of `QUOTES` are kept where they
+    are there, and further columns are ignored. Times are the close of each bar: ISO-8601 text, or a
+    Parquet timestamp; without an offset they are UTC.
 
     Raises:
         BarsError: the file is missing, unreadable, lacks a column or holds a bad row. Rows are
             counted from 1, a CSV's header not among them.
     """
+    path = path_of(source)
+    return Bars(path.stem, _validated(str(source), read_table(path)))
+
+
+def path_of(source: str | Path) -> Path:
+    """The file of a sample, or a file that is there and not empty; `BarsError` where it is not."""
     if str(source) in sample_names():
-        path = SAMPLES / f"{source}.parquet"
-    else:
-        path = Path(source)
-        _require_content(path)
-    return Bars(path.stem, _validated(str(source), _read(path)))
+        return SAMPLES / f"{source}.parquet"
+    path = Path(source)
+    _require_content(path)
+    return path
 
 
 def _require_content(path: Path) -> None:
@@ -164,7 +184,8 @@ def _require_content(path: Path) -> None:
         raise BarsError(f"{path}: the file is empty; it must hold the columns {', '.join(COLUMNS)}")
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read_table(path: Path) -> pl.DataFrame:
+    """A bars file as it is, unchecked; a CSV's columns are text."""
     try:
         if path.suffix == ".parquet":
             return pl.read_parquet(path, glob=False)
@@ -195,6 +216,9 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
         _refuse(source, table, pl.col(column) <= 0, column, "above zero")
     _refuse(source, table, pl.col("volume") < 0, "volume", "zero or more")
     _refuse_times(source, table)
+    table = table.with_columns(_quotes(source, raw))
+    if "bid" in table.columns:
+        _refuse(source, table, pl.col("ask") < pl.col("bid"), "ask", "at or above the bid")
     low, high = pl.col("low"), pl.col("high")
     _refuse(source, table, high < low, "high", "at or above the low")
     _refuse(
@@ -210,7 +234,8 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
     return table
 
 
-def _times(source: str, raw: pl.Series) -> pl.Series:
+def parsed_times(raw: pl.Series) -> pl.Series:
+    """Timestamps in UTC from timestamps or ISO-8601 text; null where there is none, or none near."""
     if raw.dtype == pl.Date:
         times = raw.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
     elif isinstance(raw.dtype, pl.Datetime):
@@ -222,13 +247,20 @@ def _times(source: str, raw: pl.Series) -> pl.Series:
             text = text.str.replace(pattern, completed)
         times = text.str.to_datetime("%+", time_zone="UTC", strict=False)
     else:
+        times = pl.repeat(None, len(raw), dtype=TIME, eager=True)
+    near = abs(times.dt.epoch("ms")) <= LAST_MILLISECOND
+    return times.set(~near, None).cast(TIME).alias("time")
+
+
+def _times(source: str, raw: pl.Series) -> pl.Series:
+    if not (raw.dtype in (pl.Date, pl.String) or isinstance(raw.dtype, pl.Datetime)):
         raise BarsError(
             f"{source}: column time is {raw.dtype}; it must hold ISO-8601 text or timestamps"
         )
-    _refuse_values(source, raw, times.is_null(), "an ISO-8601 time")
-    far = abs(times.dt.epoch("ms")) > LAST_MILLISECOND
-    _refuse_values(source, raw.to_physical(), far, "within 7,000 years of 1970")
-    return times.cast(TIME).alias("time")
+    times = parsed_times(raw)
+    shown = raw if raw.dtype == pl.String else raw.to_physical()
+    _refuse_values(source, shown, times.is_null(), "an ISO-8601 time within 7,000 years of 1970")
+    return times
 
 
 def _numbers(source: str, raw: pl.Series) -> pl.Series:
@@ -239,6 +271,32 @@ def _numbers(source: str, raw: pl.Series) -> pl.Series:
     numbers = raw.cast(pl.Float64, strict=False)
     _refuse_values(source, raw, numbers.is_null(), "a finite number")
     return numbers
+
+
+def _quotes(source: str, raw: pl.DataFrame) -> list[pl.Series]:
+    """The columns of `QUOTES` that hold anything."""
+    if ("bid" in raw.columns) != ("ask" in raw.columns):
+        missing = "ask" if "bid" in raw.columns else "bid"
+        raise BarsError(f"{source}: column {missing} is missing; bid and ask come together")
+    columns = []
+    for name in QUOTES:
+        if name not in raw.columns:
+            continue
+        written = raw[name].str.strip_chars() if raw[name].dtype == pl.String else raw[name]
+        numbers = written.cast(pl.Float64, strict=False)
+        unread = written.is_not_null() & ~numbers.is_finite().fill_null(value=False)
+        _refuse_values(source, raw[name], unread, "a finite number")
+        unknown = numbers.is_null()
+        lost = unknown & (~unknown).cum_max()
+        _refuse_values(source, raw[name], lost, "a finite number, as it was known before")
+        least = {"bid": 5e-324, "ask": 5e-324, "depth_imbalance": -1.0}.get(name, 0.0)
+        most = 1.0 if name == "depth_imbalance" else sys.float_info.max
+        wanted = {"bid": "above zero", "ask": "above zero", "depth_imbalance": "from -1 to 1"}
+        outside = (~numbers.is_between(least, most)).fill_null(value=False)
+        _refuse_values(source, raw[name], outside, wanted.get(name, "zero or more"))
+        if not unknown.all():
+            columns.append(numbers)
+    return columns
 
 
 def _refuse_values(source: str, values: pl.Series, bad: pl.Series, wanted: str) -> None:

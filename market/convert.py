@@ -238,9 +238,12 @@ class _Run:
             columns += ["bid_size", "ask_size", "depth_imbalance"]
         columns.append("carried")
         bid, ask = ("depth_bid", "depth_ask") if books else ("bid_size", "ask_size")
-        imbalance = (pl.col(bid) - pl.col(ask)) / (pl.col(bid) + pl.col(ask))
+        depth = pl.col(bid) + pl.col(ask)
         bars = whole.with_columns(
-            spread=pl.col("ask") - pl.col("bid"), depth_imbalance=imbalance.fill_nan(None)
+            spread=pl.col("ask") - pl.col("bid"),
+            depth_imbalance=pl.when(depth == 0)
+            .then(0.0)
+            .otherwise((pl.col(bid) - pl.col(ask)) / depth),
         ).select(columns)
         target = self.folder / f"out-{place}"
         if path.suffix == ".parquet":

@@ -144,11 +144,12 @@ class BarBuilder:
         """The quotes in force at some of the events, shape (len(at), 6); the last is kept."""
         place = np.arange(1, len(kind) + 1)
         at = np.append(at, len(kind) - 1)
-        best = np.maximum.accumulate(np.where(kind != TRADE, place, 0))[at]
-        book = np.maximum.accumulate(np.where(kind == BOOK, place, 0))[at]
+        sized = (events["bid_size"].is_not_null() & events["ask_size"].is_not_null()).to_numpy()
+        told = [kind != TRADE, (kind != TRADE) & sized, kind == BOOK]  # prices, sizes, depth
+        last = [np.maximum.accumulate(np.where(by, place, 0))[at] for by in told]
         quoted = np.tile(self._quoted, (len(at), 1))
         for column, name in enumerate(QUOTED):
-            of = book if name.startswith("depth") else best
+            of = last[column // 2]
             known = of > 0
             quoted[known, column] = events[name].gather(of[known] - 1).to_numpy()
         self._quoted = quoted[-1].copy()
@@ -176,10 +177,8 @@ class BarBuilder:
 
     def _table(self, rows: _Rows | None) -> pl.DataFrame:
         """Finished rows as a table, empty bars put in or left out."""
-        if rows is not None and self.carries:
-            rows = self._carried(rows)
-        elif rows is not None:
-            rows = rows.part(rows.trades > 0)
+        if rows is not None and len(rows.id):
+            rows = self._carried(rows) if self.carries else rows.part(rows.trades > 0)
         if rows is None or not len(rows.id):
             return pl.DataFrame(schema=TABLE)
         traded = dict(zip(TRADED, rows.traded.T, strict=True))

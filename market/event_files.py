@@ -4,9 +4,7 @@ A block is parsed at once. Only where that fails are its lines looked at singly,
 good never depends on its neighbours: any division of a file into blocks gives the same events.
 """
 
-import csv
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +18,7 @@ import numpy as np
 import polars as pl
 from backports import zstd
 
+from market.event_forms import NEEDED, Csv, JsonLines, typed
 from market.events import NUMBERS, SCHEMA, EventsError, checked, faults, unit_of
 
 BLOCK_BYTES = 32 * 2**20
@@ -38,8 +37,6 @@ EVENTS = pl.Schema(
         "levels_hash": pl.UInt64(),
     }
 )
-NUMBER_TYPES = {int, float, type(None)}
-NEEDED = ("time", "type", "instrument")
 FORMATS = ".jsonl, .ndjson or .csv (plain, .gz or .zst), or .parquet"
 
 
@@ -113,10 +110,10 @@ def _blocks_of(path: Path, block_bytes: int) -> Iterator[Block]:
             yield from _parquet_blocks(path)
         elif form in {".jsonl", ".ndjson"}:
             with _opened(path) as file:
-                yield from _text_blocks(path, _JsonLines(), file, block_bytes)
+                yield from _text_blocks(path, JsonLines(), file, block_bytes)
         elif form == ".csv":
             with _opened(path) as file:
-                yield from _text_blocks(path, _Csv(path, file.readline()), file, block_bytes)
+                yield from _text_blocks(path, Csv(path, file.readline()), file, block_bytes)
         else:
             raise EventsError(f"{path}: the name must end in {FORMATS}")
     except FileNotFoundError:
@@ -143,98 +140,8 @@ def _text_chunks(path: Path, file: IO[bytes], size: int) -> Iterator[bytes]:
         yield piece + rest
 
 
-class _JsonLines:
-    """One JSON object a line."""
-
-    header_lines = 0
-
-    def __init__(self) -> None:
-        self.integer_times = True  # so far
-        self.decoder = json.JSONDecoder(parse_constant=_Constant)
-
-    def parse_block(self, text: bytes) -> pl.DataFrame:
-        """The same events as `parse`, sooner where times are integers."""
-        if self.integer_times:
-            try:
-                return pl.read_ndjson(text, schema=SCHEMA | {"time": pl.Int64()})
-            except pl.exceptions.PolarsError:  # either a bad line or other times
-                events = self.parse(text)
-                self.integer_times = False
-                return events
-        return self.parse(text)
-
-    def parse(self, text: bytes) -> pl.DataFrame:
-        """Events of `SCHEMA`; raises where a line is none."""
-        return pl.read_ndjson(text, schema=SCHEMA)
-
-    def explain(self, line: bytes) -> tuple[str, str] | None:
-        """Fault and reason where the line is likely bad; None where it looks good."""
-        try:
-            event = self.decoder.decode(line.decode())
-        except UnicodeDecodeError as error:
-            return "wrong encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}"
-        except (ValueError, RecursionError) as error:
-            return "malformed", f"not JSON: {error}"
-        if not isinstance(event, dict):
-            return "malformed", "not a JSON object"
-        for name in NUMBERS:
-            value = event.get(name)
-            if type(value) not in NUMBER_TYPES:
-                shown = value if isinstance(value, _Constant) else json.dumps(value)
-                return "bad value", f"{name} is {shown}; it must be a finite number"
-        if b"NaN" in line or b"Infinity" in line:
-            return "malformed", "not JSON, which has no NaN and no Infinity"
-        return None
-
-
-class _Constant(str):
-    """NaN or Infinity, which JSON does not have."""
-
-
-class _Csv:
-    """A header, then one event a line; `levels` holds JSON."""
-
-    header_lines = 1
-
-    def __init__(self, path: Path, header: bytes) -> None:
-        self.header = header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n") + b"\n"
-        try:
-            names = next(csv.reader([self.header.decode()]), [])
-        except UnicodeDecodeError:
-            names = []
-        self.fields = len(names)
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
-            raise EventsError(
-                f"{path}: the header lacks {', '.join(missing)}; the first line of a CSV event log "
-                f"names its columns, of which {', '.join(NEEDED)} are needed"
-            )
-
-    def parse(self, text: bytes) -> pl.DataFrame:
-        """Events of `SCHEMA`; raises where a line is none."""
-        if text.count(b'"') % 2:
-            raise pl.exceptions.ComputeError("a quotation mark without its pair")
-        return _typed(pl.read_csv(io.BytesIO(self.header + text), infer_schema=False))
-
-    parse_block = parse
-
-    def explain(self, line: bytes) -> tuple[str, str] | None:
-        """Fault and reason where the line is likely bad; None where it looks good."""
-        try:
-            cells = next(csv.reader([line.decode()]), [])
-        except UnicodeDecodeError as error:
-            return "wrong encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}"
-        except csv.Error as error:
-            return "malformed", f"not CSV: {error}"
-        if line.count(b'"') % 2:
-            return "malformed", "a quotation mark without its pair"
-        if len(cells) > self.fields:
-            return "malformed", f"{len(cells)} fields where the header has {self.fields}"
-        return None
-
-
 def _text_blocks(
-    path: Path, form: "_JsonLines | _Csv", file: IO[bytes], block_bytes: int
+    path: Path, form: "JsonLines | Csv", file: IO[bytes], block_bytes: int
 ) -> Iterator[Block]:
     first = form.header_lines + 1
     for chunk in _text_chunks(path, file, block_bytes):
@@ -255,7 +162,7 @@ def _text_blocks(
 class _Salvage:
     """The good lines of a block that does not parse as a whole."""
 
-    def __init__(self, form: "_JsonLines | _Csv", block: Block) -> None:
+    def __init__(self, form: "JsonLines | Csv", block: Block) -> None:
         self.form, self.block = form, block
         self.parsed: list[tuple[pl.DataFrame, Sequence[int]]] = []
 
@@ -348,7 +255,7 @@ def _parquet_blocks(path: Path) -> Iterator[Block]:
         first = 1
         for rows in table.collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True):
             block = Block(str(path), rows.height, partial(_row_contents, rows, first))
-            block.add(_typed(rows), range(first, first + rows.height))
+            block.add(typed(rows), range(first, first + rows.height))
             yield block
             first += rows.height
     except pl.exceptions.PolarsError as error:
@@ -360,27 +267,3 @@ def _parquet_blocks(path: Path) -> Iterator[Block]:
 def _row_contents(rows: pl.DataFrame, first: int, numbers: list[int]) -> list[str]:
     picked = rows[[number - first for number in numbers]]
     return [json.dumps(row, default=str) for row in picked.iter_rows(named=True)]
-
-
-def _typed(rows: pl.DataFrame) -> pl.DataFrame:
-    """Columns of any type as those of `SCHEMA`; `unread` says what could not be."""
-    columns, lost = [], []
-    for name, dtype in SCHEMA.items():
-        if name not in rows.columns:
-            columns.append(pl.lit(None, dtype).alias(name))
-        elif name == "time" and (rows[name].dtype == pl.Int64 or rows[name].dtype.is_temporal()):
-            columns.append(pl.col(name))
-        elif name == "levels" and rows[name].dtype == pl.String:
-            columns.append(pl.col(name).str.json_decode(dtype))
-        else:
-            columns.append(pl.col(name).cast(dtype, strict=False))
-            if name in NUMBERS:
-                sentence = pl.format(
-                    f"{name} is {{}}; it must be a number", pl.col(name).cast(pl.String)
-                )
-                was_lost = (
-                    pl.col(name).is_not_null() & pl.col(name).cast(dtype, strict=False).is_null()
-                )
-                lost.append(pl.when(was_lost).then(sentence))
-    unread = pl.coalesce(lost) if lost else pl.lit(None, pl.String)
-    return rows.select(*columns, unread=unread)

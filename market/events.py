@@ -15,6 +15,7 @@ from market.bars import ISO_8601
 KINDS = ("trade", "quote", "book", "order", "fill", "decision")
 TRADE, QUOTE, BOOK = range(3)  # the kinds that bars are made of
 NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
+PRICES = ("price", "bid", "ask")
 SIDES = ("buy", "sell")
 SCHEMA: dict[str, pl.DataType] = {
     "time": pl.String(),
@@ -65,6 +66,8 @@ def _number_rules() -> list[Fault]:
         wanted = "above zero" if above_zero else "zero or more"
         bad = ~((number > 0 if above_zero else number >= 0) & number.is_finite())
         sentence = pl.format(f"{name} is {{}}; it must be a finite number {wanted}", _shown(name))
+        if name in PRICES:
+            rules.append(Fault("zero price", number == 0, sentence))
         rules.append(Fault("bad value", bad, sentence))
     return rules
 

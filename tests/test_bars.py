@@ -123,7 +123,9 @@ def test_columns_of_other_types(tmp_path: Path) -> None:
         with pytest.raises(BarsError, match=r"column close is .*; it must hold numbers"):
             load(table.with_columns(bad))
     far = pl.lit(2**60).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC").alias("time")
-    with pytest.raises(BarsError, match=r"row 1: time is .* it must be within 7,000 years"):
+    with pytest.raises(
+        BarsError, match=r"row 1: time is .* it must be an ISO-8601 time within 7,000 years"
+    ):
         load(table.with_columns(far))
 
 

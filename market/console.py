@@ -1,0 +1,143 @@
+"""What `qdesk data` says in the terminal."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from market.check import Report, check
+from market.convert import Conversion, convert, spoken
+
+EVERY = "1s, 30m, 4h, 1d, or '500 trades', or '12.5 volume'"
+
+
+def data(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk data ...` and returns its exit code.
+
+    Raises:
+        BarsError, EventsError: bad input.
+        SystemExit: bad arguments, or `--help`.
+    """
+    parser = argparse.ArgumentParser(prog="qdesk data", description=__doc__)
+    parser.description = "Event logs, bars, and whether either can be trusted."
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_convert(commands.add_parser("convert", help="make an event log into bars"))
+    to_csv = commands.add_parser("event-log-to-csv", help="the same, into a CSV file")
+    _add_convert(to_csv, out_of_events=True)
+    checks = commands.add_parser("check", help="report gaps, duplicates, outliers, bad lines")
+    checks.add_argument("path", nargs="+", help="bars (a sample's name or a file) or an event log")
+    options = parser.parse_args(arguments)
+    if options.command == "check":
+        reports = [check(path) for path in options.path]
+        for report in reports:
+            _print_report(report, console)
+        return 2 if any(report.refusal for report in reports) else 0
+    out = options.out or options.events[0].with_name(_stem(options.events[0]) + ".csv")
+    result = convert(
+        options.events,
+        options.every,
+        out,
+        empty=options.empty,
+        instrument=options.instrument,
+        max_rejected=options.max_rejected,
+    )
+    _print_conversion(result, console)
+    return 0
+
+
+def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False) -> None:
+    parser.add_argument(
+        "events", nargs="+", type=Path, help="JSON Lines or CSV (plain, .gz, .zst), or Parquet"
+    )
+    parser.add_argument("--every", default="1m", help=f"when a bar ends: {EVERY} (default: 1m)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=not out_of_events,
+        help=".parquet or .csv; {instrument} in it is the instrument's name"
+        + (" (default: beside the events)" if out_of_events else ""),
+    )
+    parser.add_argument(
+        "--empty",
+        choices=["carry", "skip"],
+        default="carry",
+        help="bars without trades carry the last price forward, marked, or are left out "
+        "(default: carry)",
+    )
+    parser.add_argument("--instrument", help="the only one to make bars of")
+    parser.add_argument(
+        "--max-rejected",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help="share of bad lines above which no bars are written (default: 0.001)",
+    )
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in reversed(path.suffixes):
+        if suffix in {".gz", ".zst", ".jsonl", ".ndjson", ".csv", ".parquet"}:
+            name = name.removesuffix(suffix)
+    return f"{name}.bars" if path.suffixes and ".csv" in path.suffixes else name
+
+
+def _print_conversion(result: Conversion, console: Console) -> None:
+    lines = _grid("lines", f"{result.lines:,}")
+    for kind, count in result.events.most_common():
+        lines.add_row(
+            f"  {kind}", f"{count:,}", "" if kind in {"trade", "quote", "book"} else "unused"
+        )
+    for fault, count in result.rejected.most_common():
+        lines.add_row(f"  rejected: {fault}", f"{count:,}")
+    if result.blank:
+        lines.add_row("  blank", f"{result.blank:,}")
+    lines.add_row("times in", spoken(result.units))
+    console.print(lines)
+    for written in result.written:
+        console.print()
+        bars = _grid("instrument", escape(written.instrument))
+        bars.add_row("bars", f"{written.bars:,}")
+        if written.carried:
+            bars.add_row("  without trades", f"{written.carried:,}", "carried forward")
+        bars.add_row("closes", f"{written.first} to {written.last}")
+        bars.add_row("columns", ", ".join(written.columns))
+        bars.add_row("written to", escape(str(written.path)))
+        console.print(bars)
+    if result.rejected_path:
+        console.print(
+            f"\nrejected lines are in {escape(str(result.rejected_path))}", soft_wrap=True
+        )
+
+
+def _print_report(report: Report, console: Console) -> None:
+    head = _grid(report.kind, escape(report.source))
+    head.add_row("rows" if report.kind == "bars" else "lines", f"{report.rows:,}")
+    head.add_row("period", report.period)
+    for name, text in report.contents.items():
+        head.add_row(escape(name), escape(text))
+    console.print(head)
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    found.add_column("looked for")
+    found.add_column("found", justify="right")
+    found.add_column("examples")
+    for finding in report.findings:
+        examples = "\n".join([*([finding.note] if finding.note else []), *finding.examples])
+        found.add_row(
+            escape(finding.name),
+            f"[bold red]{finding.count:,}[/]" if finding.count else "0",
+            escape(examples) if finding.count else "",
+        )
+    console.print()
+    console.print(found)
+    if report.refusal:
+        console.print(f"\n[bold red]cannot be used:[/] {escape(report.refusal)}", soft_wrap=True)
+    console.print()
+
+
+def _grid(name: str, text: str) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(name, f"[bold]{text}[/]")
+    return grid

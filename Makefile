@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-events ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,7 +45,10 @@ type: $(READY) ## check types
 	@$(PYTHON) -m mypy
 
 bench: $(READY) $(PEERS) ## measure throughput against Stable-Baselines3 on one core
-	@$(PYTHON) benchmarks/throughput.py $(ARGS)
+	@$(PYTHON) -m benchmarks.throughput $(ARGS)
+
+bench-events: $(READY) ## measure how fast an event log becomes bars
+	@$(PYTHON) -m benchmarks.events $(ARGS)
 
 ui: $(READY) ## open the MLflow UI on loopback
 	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"

@@ -11,17 +11,16 @@ writes `benchmarks/results/throughput.json`, hardware included, and the table in
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import machine, save
+
 HERE = Path(__file__).parent
-MARK = "<!-- throughput -->"
 PEER_PYTHON = HERE.parent / ".venv-peers/bin/python"
 WORK: dict[str, Any] = {
     "bars": "btcusd_30m",
@@ -137,11 +136,8 @@ def main() -> None:
 
     ratios = [peer_time / own for own, peer_time in zip(ours, theirs, strict=True)]
     result = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "work": WORK,
-        "cpu": _cpu(),
-        "platform": platform.platform(),
-        "load_before": load_before,
+        **machine(load_before),
         "versions": {name: version(name) for name in ("tensorflow", "keras")} | peer.versions,
         "compile_seconds": compile_seconds,
         "microseconds_an_iteration": {
@@ -152,14 +148,7 @@ def main() -> None:
     }
     print(table(result))
     if options.save:
-        path = HERE / "results" / "throughput.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        readme = HERE.parent / "README.md"
-        before, start, rest = readme.read_text().partition(MARK)
-        _, end, after = rest.partition(MARK)
-        readme.write_text(f"{before}{start}\n{table(result)}\n{end}{after}")
-        print(f"written to {path.relative_to(HERE.parent)} and README.md")
+        save("throughput", result, table(result))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -185,13 +174,6 @@ def table(result: dict[str, Any]) -> str:
             f"{result['compile_seconds']:.0f} s before.",
         ]
     )
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,9 @@ class BarBuilder:
 
     def add(self, events: pl.DataFrame) -> pl.DataFrame:
         """Takes events in and returns the bars that they finished."""
-        events = events.filter(pl.col("kind") <= BOOK)
+        events = events.select("ns", "kind", "price", "size", *QUOTED)
+        if (events["kind"] > BOOK).any():
+            events = events.filter(pl.col("kind") <= BOOK)
         rows = self._rows(events) if events.height else None
         if rows is None:
             return self._table(None)
@@ -111,16 +113,18 @@ class BarBuilder:
         """The open bar and those that the events belong to."""
         kind = events["kind"].to_numpy()
         trade = kind == TRADE
-        chosen = np.arange(len(kind)) if self.every.by == "time" else np.flatnonzero(trade)
+        by_time = self.every.by == "time"
+        chosen = np.arange(len(kind)) if by_time else np.flatnonzero(trade)
         if not len(chosen):
             self._quotes(events, kind, chosen)
             return self._open
         ns = events["ns"].to_numpy()
         trades = events.select("price", "size").filter(pl.Series(trade))
         price, size = (trades[name].to_numpy() for name in ("price", "size"))
-        ids = self._ids(ns[chosen], size)
+        ids = self._ids(ns if by_time else ns[chosen], size)
         first = np.append(True, ids[1:] != ids[:-1])
         row = np.cumsum(first) - 1
+        row = row[trade] if by_time else row
         starts = np.flatnonzero(first)
         ends = chosen[np.append(starts[1:], len(ids)) - 1]
         rows = _Rows(
@@ -130,7 +134,6 @@ class BarBuilder:
             traded=np.full((len(starts), len(TRADED)), np.nan),
             quoted=self._quotes(events, kind, ends),
         )
-        row = row[trade[chosen]]
         if self._open is not None and self._open.id[0] == rows.id[0]:
             rows.traded[0], rows.trades[0] = self._open.traded[0], self._open.trades[0]
         elif self._open is not None:
@@ -142,16 +145,16 @@ class BarBuilder:
         self, events: pl.DataFrame, kind: NDArray[np.uint8], at: NDArray[np.integer]
     ) -> Numbers:
         """The quotes in force at some of the events, shape (len(at), 6); the last is kept."""
-        place = np.arange(1, len(kind) + 1)
-        at = np.append(at, len(kind) - 1)
         sized = (events["bid_size"].is_not_null() & events["ask_size"].is_not_null()).to_numpy()
         told = [kind != TRADE, (kind != TRADE) & sized, kind == BOOK]  # prices, sizes, depth
-        last = [np.maximum.accumulate(np.where(by, place, 0))[at] for by in told]
+        places = [np.flatnonzero(by) for by in told]
+        at = np.append(at, len(kind) - 1)
         quoted = np.tile(self._quoted, (len(at), 1))
         for column, name in enumerate(QUOTED):
-            of = last[column // 2]
-            known = of > 0
-            quoted[known, column] = events[name].gather(of[known] - 1).to_numpy()
+            place = places[column // 2]
+            last = np.searchsorted(place, at, side="right") - 1
+            known = last >= 0
+            quoted[known, column] = events[name].gather(place[last[known]]).to_numpy()
         self._quoted = quoted[-1].copy()
         return quoted[:-1]
 

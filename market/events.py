@@ -4,6 +4,7 @@
 that a million lines are checked at once and a bad one still gets a sentence of its own.
 """
 
+import math
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def _number_rules() -> list[Fault]:
         number = pl.col(name)
         above_zero = not name.endswith("_size")
         wanted = "above zero" if above_zero else "zero or more"
-        bad = ~((number > 0 if above_zero else number >= 0) & number.is_finite())
+        bad = ~number.is_between(0, math.inf, closed="none" if above_zero else "left")
         sentence = pl.format(f"{name} is {{}}; it must be a finite number {wanted}", _shown(name))
         if name in PRICES:
             rules.append(Fault("zero price", number == 0, sentence))

@@ -76,6 +76,7 @@ def write_event_log(
     *,
     instrument: str = "BTCUSD",
     mean_pause: float = 0.001,
+    shares: Mapping[str, float] = SHARES,
     faults: Mapping[str, float] | None = None,
     truncated: bool = False,
 ) -> dict[int, str]:
@@ -87,6 +88,7 @@ def write_event_log(
         seed: of everything random.
         instrument: of every event.
         mean_pause: seconds between events.
+        shares: of each kind among the events.
         faults: share of faulty lines to put in, by their names in `FAULTS`. The good lines stay.
         truncated: whether the last line, a further one, ends in its middle.
 
@@ -102,7 +104,7 @@ def write_event_log(
             count = min(BLOCK, events - first)
             price_path = np.round(price + TICK * np.cumsum(rng.integers(-1, 2, count)), 2)
             times = time + np.cumsum(rng.exponential(mean_pause * 1e9, count).astype(np.int64) + 1)
-            lines = _lines(times, np.maximum(price_path, 1.0), instrument, rng)
+            lines = _lines(times, np.maximum(price_path, 1.0), instrument, shares, rng)
             price, time = max(float(price_path[-1]), 1.0), int(times[-1])
             if not rates and not truncated:
                 file.write("\n".join(lines).encode() + b"\n")
@@ -125,7 +127,11 @@ def write_event_log(
 
 
 def _lines(
-    times: np.ndarray, price: np.ndarray, instrument: str, rng: np.random.Generator
+    times: np.ndarray,
+    price: np.ndarray,
+    instrument: str,
+    shares: Mapping[str, float],
+    rng: np.random.Generator,
 ) -> list[str]:
     """Events as JSON, one string each."""
     count = len(times)
@@ -133,7 +139,7 @@ def _lines(
     table = pl.DataFrame(
         {
             "time": times,
-            "kind": rng.choice(list(SHARES), size=count, p=list(SHARES.values())),
+            "kind": rng.choice(list(shares), size=count, p=list(shares.values())),
             "price": price,
             "size": sizes[:, 0],
             "other_size": sizes[:, 1],

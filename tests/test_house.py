@@ -9,10 +9,12 @@ import sys
 import tomllib
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from benchmarks.throughput import MARK, table
+from benchmarks import events, throughput
+from benchmarks.record import mark
 from training.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -94,9 +96,11 @@ def test_version_and_lock_agree_with_the_project() -> None:
     assert lock.count("--hash=sha256:") > len(pinned)
 
 
-def test_readme_shows_the_committed_benchmark() -> None:
-    result = json.loads((ROOT / "benchmarks/results/throughput.json").read_text())
-    assert f"{MARK}\n{table(result)}\n{MARK}" in README
+@pytest.mark.parametrize("benchmark", [throughput, events])
+def test_readme_shows_the_committed_benchmark(benchmark: ModuleType) -> None:
+    name = benchmark.__name__.removeprefix("benchmarks.")
+    result = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    assert f"{mark(name)}\n{benchmark.table(result)}\n{mark(name)}" in README
 
 
 def test_make_alone_prints_help() -> None:

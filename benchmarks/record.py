@@ -1,0 +1,45 @@
+"""What every benchmark writes down: the machine, a JSON file, and its table in the README."""
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def machine(load_before: float) -> dict[str, Any]:
+    """When and on what a benchmark ran; `load_before` is the load average before it."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu(),
+        "platform": platform.platform(),
+        "load_before": load_before,
+    }
+
+
+def mark(name: str) -> str:
+    """What stands before and after a benchmark's table in the README."""
+    return f"<!-- {name} -->"
+
+
+def save(name: str, result: dict[str, Any], table: str) -> None:
+    """Writes `results/<name>.json`, and the table between its marks in README.md."""
+    path = HERE / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    before, start, rest = README.read_text().partition(mark(name))
+    _, end, after = rest.partition(mark(name))
+    if not end:
+        raise SystemExit(f"README.md has no two marks {mark(name)} for the table to stand between")
+    README.write_text(f"{before}{start}\n{table}\n{end}{after}")
+    print(f"written to {path.relative_to(HERE.parent)} and README.md")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

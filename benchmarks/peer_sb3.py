@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from market.accounting import MarketSettings
 from market.bars import load_bars
-from market.features import Features, FeatureSettings
+from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.table import MarketTable
 
@@ -21,7 +21,7 @@ def main() -> None:
     work = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     train = load_bars(work["bars"]).split().train
-    features = Features.fit(train, FeatureSettings())
+    features = FeaturePipeline.fit(train, FeatureSettings())
     table = MarketTable.of(train, features, MarketSettings(fee_rate=work["fee_rate"]))
     scale = 1.0 / float(table.terms.gain.std())
     agent = DQN(

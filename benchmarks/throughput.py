@@ -77,14 +77,14 @@ def build() -> Any:
     """The loop of qdesk at the settings of `WORK`."""
     from market.accounting import MarketSettings
     from market.bars import load_bars
-    from market.features import Features, FeatureSettings
+    from market.features import FeaturePipeline, FeatureSettings
     from market.table import MarketTable
     from models.networks import two_layer_q_network
     from training.loop import TrainingLoop
     from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
 
     train = load_bars(WORK["bars"]).split().train
-    features = Features.fit(train, FeatureSettings())
+    features = FeaturePipeline.fit(train, FeatureSettings())
     table = MarketTable.of(train, features, MarketSettings(fee_rate=WORK["fee_rate"]))
     return TrainingLoop(
         table,

@@ -6,9 +6,11 @@ Bar t is known once it has closed. The action a_t then gives position_t, held ov
     fill = "next_open":  r = (O[t+1] - C[t]) * position_{t-1} + (C[t+1] - O[t+1]) * position_t
                                                                                        - cost at O[t+1]
     cost = |position_t - position_{t-1}| * (fee_rate * price + half_spread + slippage)
+           + borrow_rate * C[t] where position_t is short
 
-Both fills are one formula over `Terms`, in plain operators, so that NumPy arrays and TensorFlow
-tensors both pass through it: simulator, Gymnasium environment and backtest share this definition.
+and r is reduced by the risk penalties that are set, each a formula of the same step. Both fills are one
+formula over `Terms`, in plain operators, so that NumPy arrays and TensorFlow tensors both pass through
+it: simulator, Gymnasium environments and backtest share this definition.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -30,12 +32,30 @@ class MarketSettings(BaseModel):
     scheme: Scheme = Field("target", description="action = position to hold, or order to send")
     fill: Fill = Field("close", description="price at which a change of position fills")
     fee_rate: float = Field(0.0, ge=0, lt=1, description="fee as a share of the traded notional")
-    half_spread: float = Field(
-        0.0, ge=0, description="half the bid-ask spread, price units per unit"
+    half_spread: float | None = Field(
+        None,
+        ge=0,
+        description="half the bid-ask spread, price units per unit; none: that of the bars' own bid "
+        "and ask where they have them, else zero",
     )
     slippage: float = Field(0.0, ge=0, description="price units lost per unit traded")
+    borrow_rate: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the price that a short pays per bar: borrow or funding",
+    )
     risk_aversion: float = Field(
-        0.0, ge=0, description="risk penalty = risk_aversion / 2 * earned^2 / price (reward only)"
+        0.0, ge=0, description="variance penalty = risk_aversion / 2 * earned^2 / price"
+    )
+    drawdown_penalty: float = Field(
+        0.0, ge=0, description="drawdown penalty = drawdown_penalty * rise of the drawdown"
+    )
+    inventory_penalty: float = Field(
+        0.0, ge=0, description="inventory penalty = inventory_penalty * price * position^2"
+    )
+    turnover_penalty: float = Field(
+        0.0, ge=0, description="turnover penalty = turnover_penalty * price * units traded"
     )
     episode_bars: int = Field(1000, ge=1, description="bars after which an episode is truncated")
     equity_floor: float = Field(
@@ -53,23 +73,41 @@ class Terms(NamedTuple):
     gain: Array  # earned by the position taken, from the fill to the close of t+1
     entry_cost: Array  # paid per unit traded at the fill
     exit_cost: Array  # paid per unit liquidated at the close of t+1
+    borrow: Array  # paid per unit held short
     price: Array  # the close of t
 
 
 def bar_terms(
-    open: NDArray[np.float64], close: NDArray[np.float64], settings: MarketSettings
+    open: NDArray[np.float64],
+    close: NDArray[np.float64],
+    settings: MarketSettings,
+    half_spread: NDArray[np.float64] | None = None,
 ) -> Terms:
-    """Terms of every step between bars; inputs of shape (bars,), outputs of shape (bars - 1,)."""
+    """Terms of every step between bars.
 
-    def cost_at(price: NDArray[np.float64]) -> NDArray[np.float64]:
-        return settings.fee_rate * price + settings.half_spread + settings.slippage
+    Args:
+        open: prices, shape (bars,).
+        close: prices, shape (bars,).
+        settings: fills and costs.
+        half_spread: half of each bar's ask less bid, price units, shape (bars,), for settings that
+            leave it to the bars. A trade at the next open pays the spread of bar t, the last known.
+
+    Returns:
+        Arrays of shape (bars - 1,).
+    """
+    half = settings.half_spread or 0.0
+    halves = np.full(len(close), half) if half_spread is None else half_spread
+
+    def cost_at(price: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+        return settings.fee_rate * price + half + settings.slippage
 
     fill_price = close[:-1] if settings.fill == "close" else open[1:]
     return Terms(
         carry=fill_price - close[:-1],
         gain=close[1:] - fill_price,
-        entry_cost=cost_at(fill_price),
-        exit_cost=cost_at(close[1:]),
+        entry_cost=cost_at(fill_price, halves[:-1]),
+        exit_cost=cost_at(close[1:], halves[1:]),
+        borrow=settings.borrow_rate * close[:-1],
         price=close[:-1],
     )
 
@@ -88,8 +126,9 @@ def earned(terms: Terms, previous: Array, position: Array) -> Array:
 
 
 def cost(terms: Terms, previous: Array, position: Array) -> Array:
-    """What the change from `previous` to `position` costs at the fill."""
-    return terms.entry_cost * abs(position - previous)
+    """What the change from `previous` to `position` costs at the fill, and holding it short."""
+    short = (abs(position) - position) / 2
+    return terms.entry_cost * abs(position - previous) + terms.borrow * short
 
 
 def liquidation_cost(terms: Terms, position: Array) -> Array:
@@ -97,11 +136,33 @@ def liquidation_cost(terms: Terms, position: Array) -> Array:
     return terms.exit_cost * abs(position)
 
 
-def risk_penalty(terms: Terms, previous: Array, position: Array, risk_aversion: float) -> Array:
-    """Quadratic penalty (risk_aversion / 2) * earned^2 / price, in price units.
+def risk_penalty(terms: Terms, previous: Array, position: Array, settings: MarketSettings) -> Array:
+    """The sum of the penalties that are set, in price units; it lowers rewards, never equity.
 
-    The mean-variance reward of Ritter (2017), "Machine Learning for Trading", equation 9, with the
-    expected gain of one bar taken as zero; dividing by the price keeps the unit of the reward.
+    variance: risk_aversion / 2 * earned^2 / price. The mean-variance reward of Ritter (2017), "Machine
+    Learning for Trading", equation 9, with the expected gain of one bar taken as zero; dividing by
+    the price keeps the unit of the reward.
+
+    drawdown: drawdown_penalty * max(0, rise of the drawdown), after Moody and Saffell (2001),
+    "Learning to Trade via Direct Reinforcement", who punish downside alone. With drawdown
+    D = peak - equity >= 0 and net = earned - cost, D' = max(D - net, 0), whose rise is max(0, -net)
+    whatever the peak was: the reward needs no memory, and over an episode the rises add up to at
+    least the largest drawdown. Liquidation after ruin is left out.
+
+    inventory: inventory_penalty * price * position^2, paid for every bar that a position is held, as
+    Spooner et al. (2018), "Market Making via Reinforcement Learning", dampen it.
+
+    turnover: turnover_penalty * price * |position - previous|, a cost that only learning sees.
     """
-    change = earned(terms, previous, position)
-    return change * change * (risk_aversion / 2) / terms.price
+    total: Array = 0 * terms.price
+    if settings.risk_aversion > 0:
+        change = earned(terms, previous, position)
+        total = total + change * change * (settings.risk_aversion / 2) / terms.price
+    if settings.drawdown_penalty > 0:
+        net = earned(terms, previous, position) - cost(terms, previous, position)
+        total = total + settings.drawdown_penalty * (abs(net) - net) / 2
+    if settings.inventory_penalty > 0:
+        total = total + settings.inventory_penalty * terms.price * position * position
+    if settings.turnover_penalty > 0:
+        total = total + settings.turnover_penalty * terms.price * abs(position - previous)
+    return total

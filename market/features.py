@@ -1,21 +1,24 @@
 """State features, fitted on the training split only.
 
-A feature of bar t uses bars up to t and nothing later. What fitting learned (offsets and scales)
-is data, part of the schema and of its hash: a model is bound to the features that it was trained on.
+A feature of bar t uses bars up to t and nothing later. What fitting learned (offsets and scales) is
+data, part of the schema and of its hash: a model is bound to the features that it was trained on.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from market.bars import Bars, BarsError
+from market.bars import NUMBERS, PRICES, QUOTES, Bars, BarsError
+from market.feature_kinds import Column, Columns, Feature, feature_names, log_return
 
-FeatureName = Literal["price_change", "log_price"]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def split_commas(value: object) -> object:
@@ -32,61 +35,232 @@ class FeatureSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    names: Annotated[tuple[FeatureName, ...], BeforeValidator(split_commas)] = Field(
+    names: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
         ("price_change",),
         min_length=1,
-        description="price_change: P_t / P_(t-1) - 1; log_price: log P_t",
+        description=f"of {', '.join(feature_names())}; n is a number of bars",
     )
     scale: bool = Field(
         True,
-        description="divide by the training split's standard deviation (log_price is centred too)",
+        description="divide by the training split's standard deviation; levels are centred too",
     )
+
+    @field_validator("names")
+    @classmethod
+    def _known_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            Feature.named(name)
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is named twice")
+        return names
+
+
+class Transformed(NamedTuple):
+    """Features of bars: `values` of shape (bars - skipped, features), for bars from `skipped` on."""
+
+    values: NDArray[np.float32]
+    skipped: int
 
 
 @dataclass(frozen=True)
-class Features:
-    """Fitted features: value = (raw - offset) / scale, one offset and scale a feature."""
+class FeaturePipeline:
+    """Fitted features: value = (raw - offset) / scale, one offset and scale a feature.
 
-    WARMUP = 1  # rows without a full past: the first bar has no change
+    Example:
+        pipeline = FeaturePipeline.fit(split.train, FeatureSettings(names=("volatility_20",)))
+        values, skipped = pipeline.transform(split.validation)
+    """
 
-    names: tuple[FeatureName, ...]
+    names: tuple[str, ...]
     offsets: tuple[float, ...]
     scales: tuple[float, ...]
 
     @classmethod
-    def fit(cls, bars: Bars, settings: FeatureSettings) -> Self:
+    def fit(cls, bars: Bars, settings: FeatureSettings | None = None) -> Self:
         """Learns offsets and scales from bars, which must be the training split.
 
         Raises:
-            BarsError: a feature does not vary, so that there is no scale.
+            BarsError: bars lack what a feature needs, are too few for it, or leave it without
+                variation, so that there is no scale.
         """
+        settings = settings or FeatureSettings()
+        raw = _raw(settings.names, bars)
+        raw = raw[_skipped(raw, settings.names, bars) :]
         offsets, scales = [], []
-        for name in settings.names:
-            raw = _raw(name, bars)[cls.WARMUP :]
-            scale = float(raw.std()) if settings.scale and len(raw) else 1.0
+        for name, values in zip(settings.names, raw.T, strict=True):
+            scale = float(values.std()) if settings.scale else 1.0
             if scale <= 1e-12:
                 raise BarsError(
                     f"{bars.name}: {name} never varies, so nothing can be learned from it"
                 )
+            centred = settings.scale and Feature.named(name).kind.centred
             scales.append(scale)
-            offsets.append(float(raw.mean()) if settings.scale and name == "log_price" else 0.0)
+            offsets.append(float(values.mean()) if centred else 0.0)
         return cls(settings.names, tuple(offsets), tuple(scales))
 
-    def transform(self, bars: Bars) -> NDArray[np.float32]:
-        """Features of every bar, shape (bars, features); the first `WARMUP` rows are not to be used."""
-        raw = np.stack([_raw(name, bars) for name in self.names], axis=1)
-        return ((raw - self.offsets) / self.scales).astype(np.float32)
+    def transform(self, bars: Bars) -> Transformed:
+        """Features of every bar that has them; the first bars, without a full past, are skipped.
+
+        Raises:
+            BarsError: bars lack what a feature needs, or are too few for it.
+        """
+        raw = _raw(self.names, bars)
+        skipped = _skipped(raw, self.names, bars)
+        return Transformed(self.scaled(raw[skipped:]), skipped)
+
+    def stream(self) -> "FeatureStream":
+        """The same features bar by bar, for trading."""
+        return FeatureStream(self)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Names, order, numbers of bars, fitted offsets and scales, and the hash of all that."""
+        features = [
+            {"name": name, "bars": Feature.named(name).bars, "offset": offset, "scale": scale}
+            for name, offset, scale in zip(self.names, self.offsets, self.scales, strict=True)
+        ]
+        digest = hashlib.sha256(json.dumps(features, sort_keys=True).encode()).hexdigest()
+        return {"features": features, "hash": digest}
+
+    @classmethod
+    def from_schema(cls, schema: Mapping[str, Any]) -> Self:
+        """The pipeline that a schema describes.
+
+        Raises:
+            ValueError: the schema's hash is not that of its features.
+        """
+        features = schema["features"]
+        pipeline = cls(
+            tuple(feature["name"] for feature in features),
+            tuple(feature["offset"] for feature in features),
+            tuple(feature["scale"] for feature in features),
+        )
+        if pipeline.schema["hash"] != schema["hash"]:
+            raise ValueError("the schema of the features does not have the hash that it states")
+        return pipeline
 
     @property
     def schema_hash(self) -> str:
         """sha256 of names, order and fitted parameters."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+        return str(self.schema["hash"])
+
+    def scaled(self, raw: Column) -> NDArray[np.float32]:
+        """Raw features of shape (n, features) as a state holds them."""
+        scaled: Column = (raw - np.array(self.offsets)) / np.array(self.scales)
+        return scaled.astype(np.float32)
 
 
-def _raw(name: FeatureName, bars: Bars) -> NDArray[np.float64]:
-    close = bars.table["close"].to_numpy()
-    if name == "log_price":
-        return np.log(close)
-    change = np.zeros(len(close))
-    change[1:] = close[1:] / close[:-1] - 1
-    return change
+class FeatureStream:
+    """Features bar by bar, equal to those that the pipeline gives for all bars at once."""
+
+    def __init__(self, pipeline: FeaturePipeline) -> None:
+        self.pipeline = pipeline
+        self._features = [Feature.named(name) for name in pipeline.names]
+        self._steps = [
+            feature.kind.of(feature.bars) if feature.kind.recursive else None
+            for feature in self._features
+        ]
+        quotes = {name for feature in self._features for name in feature.kind.needs}
+        self._columns = ("time", *NUMBERS, *(name for name in QUOTES if name in quotes))
+        self._rows = max(feature.rows for feature in self._features)
+        self._history = np.full((len(self._columns), 2 * self._rows), np.nan)
+        self._held = 0
+
+    def update(self, bar: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        """Takes the next bar in.
+
+        Args:
+            bar: time (of its close; a datetime, or microseconds since 1970), open, high, low, close,
+                volume, and of `QUOTES` what the features need.
+
+        Returns:
+            Features of shape (features,); None as long as they lack a past or a quote.
+
+        Raises:
+            BarsError: the bar is not one that follows; the stream is as it was before.
+        """
+        row = self._checked(bar)
+        if self._held == self._history.shape[1]:
+            self._held = self._rows - 1
+            self._history[:, : self._held] = self._history[:, -self._held :] if self._held else 0
+        self._history[:, self._held] = row
+        self._held += 1
+        latest = zip(self._features, self._steps, strict=True)
+        raw = np.array([[self._value(feature, step) for feature, step in latest]])
+        if not np.isfinite(raw).all():
+            return None
+        return self.pipeline.scaled(raw).ravel()
+
+    def _value(self, feature: Feature, step: Any) -> float:
+        rows = slice(max(self._held - feature.rows, 0), self._held)
+        columns = dict(zip(self._columns, self._history[:, rows], strict=True))
+        if step is None:
+            return float(feature.kind.of(columns, *feature.arguments())[-1])
+        returns = log_return(columns)[1:]
+        return float(step.step(float(returns[0]))) if len(returns) else np.nan
+
+    def _checked(self, bar: Mapping[str, Any]) -> list[float]:
+        missing = [name for name in self._columns if name not in bar]
+        if missing:
+            raise BarsError(
+                f"a bar lacks {', '.join(missing)}; these features need {', '.join(self._columns)}"
+            )
+        time = bar["time"]
+        if isinstance(time, datetime):
+            time = time if time.tzinfo else time.replace(tzinfo=UTC)
+            time = (time - EPOCH) // timedelta(microseconds=1)
+        row = [
+            float("nan") if bar[name] is None else float(bar[name]) for name in self._columns[1:]
+        ]
+        last = (
+            self._history[:, self._held - 1] if self._held else np.full(len(self._columns), np.nan)
+        )
+        for name, value, before in zip(self._columns[1:], row, last[1:], strict=True):
+            unknown = name in QUOTES and np.isnan(value) and np.isnan(before)
+            low = -1.0 if name == "depth_imbalance" else 0.0
+            good = low <= value < np.inf and not (value == 0 and name in (*PRICES, "bid", "ask"))
+            if not good and not unknown:
+                raise BarsError(f"bar of {bar['time']}: {name} is {value}, which no good bar has")
+        if time <= last[0]:
+            raise BarsError(f"bar of {bar['time']}: it must be later than the bar before it")
+        return [float(time), *row]
+
+
+def _columns_of(bars: Bars) -> Columns:
+    table = bars.table
+    found = {name: bars.column(name) for name in (*NUMBERS, *QUOTES) if name in table.columns}
+    return {"time": table["time"].dt.epoch("us").to_numpy().astype(np.float64), **found}
+
+
+def _raw(names: tuple[str, ...], bars: Bars) -> Column:
+    """Unscaled features of shape (bars, features), NaN where there is no past."""
+    columns = _columns_of(bars)
+    values = []
+    for name in names:
+        feature = Feature.named(name)
+        missing = [column for column in feature.kind.needs if column not in columns]
+        if missing:
+            raise BarsError(
+                f"{bars.name}: feature {name} needs {', '.join(missing)}, which these bars do not have; "
+                "bars made of quotes or books do"
+            )
+        if feature.kind.recursive:
+            step = feature.kind.of(feature.bars).step
+            values.append([np.nan, *(step(change) for change in log_return(columns)[1:].tolist())])
+        else:
+            values.append(feature.kind.of(columns, *feature.arguments()))
+    return np.stack([np.asarray(column, np.float64) for column in values], axis=1)
+
+
+def _skipped(raw: Column, names: tuple[str, ...], bars: Bars) -> int:
+    """Rows before the first that is whole."""
+    whole = np.isfinite(raw).all(axis=1)
+    if not whole.any():
+        rows = {
+            name: int(np.isfinite(column).sum()) for name, column in zip(names, raw.T, strict=True)
+        }
+        worst = min(rows, key=lambda name: rows[name])
+        raise BarsError(
+            f"{bars.name}: {len(bars)} bars are too few for {worst}, or hold no quote that it can use"
+        )
+    return int(np.argmax(whole))

@@ -1,12 +1,29 @@
-"""The same market as a Gymnasium environment, in NumPy: for other libraries, and as a reference."""
+"""The same market as Gymnasium environments, in NumPy: for other libraries, and as a reference.
 
-from typing import Any
+    import gymnasium
+    import market.gym
+
+    env = gymnasium.make("qdesk/Market-v0", bars="btcusd_30m", settings={"fee_rate": 0.001})
+    envs = gymnasium.make_vec("qdesk/Market-v0", num_envs=256, bars="btcusd_30m")
+
+Observations are states `[features..., position, 1.0]`; `Discrete(3)` counts action + 1; rewards are net of
+costs and risk penalties, in price units times `reward_scale`. Episodes start at a random bar, flat.
+Running out of an episode's bars truncates; equity at or below the floor terminates, and the position
+is then liquidated at the close. `info` has position, equity, cost (of the step) and price (the close).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from market.accounting import (
+    MarketSettings,
     Terms,
     cost,
     earned,
@@ -14,68 +31,244 @@ from market.accounting import (
     next_position,
     risk_penalty,
 )
+from market.bars import Bars
+from market.features import FeaturePipeline, FeatureSettings
+from market.source import bars_from
 from market.table import MarketTable
 
+ID = "qdesk/Market-v0"
+Observation = NDArray[np.float32]
+Info = dict[str, Any]
 
-class MarketEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
+
+class MarketEnv(gymnasium.Env[Observation, np.int64]):
     """One stream of the market under the timing contract.
 
-    Observations are states `[features..., position, 1.0]`; `Discrete(3)` counts action + 1; rewards
-    are net of costs and risk penalty, in price units times `reward_scale`. Episodes start at a random
-    bar, flat. Running out of an episode's bars truncates; equity at or below the floor terminates,
-    and the position is then liquidated at the close.
+    Args:
+        table: the market.
+        reward_scale: what a price unit counts in rewards.
+        render_mode: None, or "rgb_array": price, position and equity of the episode so far.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 - as Gymnasium declares it
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as Gymnasium has it
 
-    def __init__(self, table: MarketTable, reward_scale: float = 1.0) -> None:
+    def __init__(
+        self, table: MarketTable, reward_scale: float = 1.0, render_mode: str | None = None
+    ) -> None:
         table.require_episode()
         self.table = table
         self.reward_scale = reward_scale
-        size = (table.state_size,)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, size, np.float32)
+        self.render_mode = render_mode
+        self.observation_space = _bounds(table)
         self.action_space = gymnasium.spaces.Discrete(3)
+        self._rows = _rows(table)
+        # read one number at a time, memory views are several times quicker than arrays
+        self._terms = tuple(memoryview(np.ascontiguousarray(column)) for column in table.terms)
+        self._close = memoryview(table.close)
+        self.history: list[tuple[int, float]] = []  # position and equity after each step, for render
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Observation, Info]:
         """Starts an episode at a random bar, or at `options={"bar": t}`."""
         super().reset(seed=seed)
         settings = self.table.settings
         starts = len(self.table) - settings.episode_bars
-        self.bar = int((options or {}).get("bar", self.np_random.integers(starts)))
+        self.bar = int(options["bar"] if options else self.np_random.integers(starts))
+        self.start = self.bar
         self.end = min(self.bar + settings.episode_bars, len(self.table) - 1)
         self.position = 0
-        self.equity = float(self.table.terms.price[self.bar])
+        self.equity = self._close[self.bar]
         self.floor = settings.equity_floor * self.equity
-        return self._state(), {}
+        self.history = []
+        return self._state(), self._info(0.0)
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Holds the new position until the next close. `info` has equity and position."""
-        settings = self.table.settings
-        terms = Terms(*(column[self.bar] for column in self.table.terms))
-        previous, self.position = (
-            self.position,
-            next_position(self.position, int(action) - 1, settings.scheme),
-        )
-        net = float(earned(terms, previous, self.position) - cost(terms, previous, self.position))
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
+        """Holds the new position until the next close."""
+        bar, settings = self.bar, self.table.settings
+        terms = Terms._make([column[bar] for column in self._terms])
+        previous = self.position
+        position = next_position(previous, int(action) - 1, settings.scheme)
+        paid = cost(terms, previous, position)
+        net = earned(terms, previous, position) - paid
+        reward = net - risk_penalty(terms, previous, position, settings)
         terminated = self.equity + net <= self.floor
         if terminated:
-            net -= float(liquidation_cost(terms, self.position))
+            closing = liquidation_cost(terms, position)
+            paid, net, reward = paid + closing, net - closing, reward - closing
         self.equity += net
-        penalty = risk_penalty(terms, previous, self.position, settings.risk_aversion)
-        self.bar += 1
+        self.position = position
+        self.bar = bar + 1
+        if self.render_mode is not None:
+            self.history.append((position, self.equity))
         truncated = not terminated and self.bar == self.end
-        info = {"equity": self.equity, "position": self.position}
-        return (
-            self._state(),
-            (net - float(penalty)) * self.reward_scale,
-            terminated,
-            truncated,
-            info,
-        )
+        return self._state(), reward * self.reward_scale, terminated, truncated, self._info(paid)
 
-    def _state(self) -> NDArray[np.float32]:
-        return self.table.states(np.array([self.bar]), np.array([self.position])).ravel()
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """Price, position and equity of the episode so far, shape (height, width, 3)."""
+        if self.render_mode is None:
+            return None
+        from market.render import episode_image
+
+        prices = np.asarray(self._close[self.start : self.bar + 1])
+        return episode_image(self.table.name, prices, self.history)
+
+    def _state(self) -> Observation:
+        state: Observation = self._rows[self.bar].copy()
+        state[-2] = self.position
+        return state
+
+    def _info(self, paid: float) -> Info:
+        return {
+            "position": self.position,
+            "equity": self.equity,
+            "cost": paid,
+            "price": self._close[self.bar],
+        }
+
+
+class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+    """Many streams of one market at once; each equals a `MarketEnv` of the same start and actions.
+
+    An episode that ends starts anew in the same step (`AutoresetMode.SAME_STEP`): the observation is
+    the first of the new episode, and `infos["final_obs"]` and `infos["final_info"]` hold the last of
+    the old, where `infos["_final_obs"]` says so.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, table: MarketTable, num_envs: int, reward_scale: float = 1.0) -> None:
+        table.require_episode()
+        self.table = table
+        self.num_envs = num_envs
+        self.reward_scale = reward_scale
+        self.single_observation_space = _bounds(table)
+        self.single_action_space = gymnasium.spaces.Discrete(3)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rows = _rows(table)
+        self._terms = np.stack(table.terms, axis=1)
+        self._starts = len(table) - table.settings.episode_bars
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """Starts every episode at a random bar, or at `options={"bar": bars}` of shape (num_envs,)."""
+        if isinstance(seed, list):  # one generator draws for all
+            seed = seed[0]
+        super().reset(seed=seed)
+        count = self.num_envs
+        self._bar = np.zeros(count, np.int64)
+        self._end = np.zeros(count, np.int64)
+        self._position = np.zeros(count, np.int64)
+        self._equity = np.zeros(count)
+        self._floor = np.zeros(count)
+        drawn = self.np_random.integers(self._starts, size=count)
+        self._begin(slice(None), np.asarray(options["bar"]) if options else drawn)
+        return self._states(), self._infos(np.zeros(count))
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
+        """Holds the new positions until the next close."""
+        settings = self.table.settings
+        terms = Terms._make(self._terms.take(self._bar, axis=0).T)
+        previous = self._position
+        position = next_position(previous, np.asarray(actions, np.int64) - 1, settings.scheme)
+        paid = cost(terms, previous, position)
+        net = earned(terms, previous, position) - paid
+        reward = net - risk_penalty(terms, previous, position, settings)
+        equity = self._equity + net
+        terminated = equity <= self._floor
+        if terminated.any():
+            closing = liquidation_cost(terms, position) * terminated
+            paid, equity, reward = paid + closing, equity - closing, reward - closing
+        self._equity, self._position = equity, position
+        self._bar = self._bar + 1
+        truncated = (self._bar == self._end) & ~terminated
+        over = terminated | truncated
+        states, infos = self._states(), self._infos(paid)
+        if over.any():
+            infos |= {"final_obs": states, "_final_obs": over, "final_info": dict(infos), "_final_info": over}
+            places = np.flatnonzero(over)
+            self._position = position.copy()
+            self._begin(places, self.np_random.integers(self._starts, size=len(places)))
+            states = self._states()
+            infos |= self._infos(np.where(over, 0.0, paid))
+        return states, reward * self.reward_scale, terminated, truncated, infos
+
+    def _begin(self, places: Any, bars: NDArray[np.int64]) -> None:
+        settings = self.table.settings
+        self._bar[places] = bars
+        self._end[places] = np.minimum(bars + settings.episode_bars, len(self.table) - 1)
+        self._position[places] = 0
+        self._equity[places] = self.table.close[bars]
+        self._floor[places] = settings.equity_floor * self.table.close[bars]
+
+    def _states(self) -> Observation:
+        states = self._rows.take(self._bar, axis=0)
+        states[:, -2] = self._position
+        return states
+
+    def _infos(self, paid: NDArray[np.float64]) -> Info:
+        values = {
+            "position": self._position,
+            "equity": self._equity.copy(),
+            "cost": paid,
+            "price": self.table.close[self._bar],
+        }
+        everywhere = np.ones(self.num_envs, np.bool_)
+        return values | {f"_{name}": everywhere for name in values}
+
+
+def _rows(table: MarketTable) -> Observation:
+    """The state of every bar, flat."""
+    bars = np.arange(len(table))
+    return table.states(bars, np.zeros(len(table), np.int64))
+
+
+def _bounds(table: MarketTable) -> gymnasium.spaces.Box:
+    """What states of this table lie in: the features' own extremes, [-1, 1], and [0, 1] for the bias."""
+    low, high = table.features.min(axis=0), table.features.max(axis=0)
+    low, high = np.where(low < high, low, low - 1), np.where(low < high, high, high + 1)
+    return gymnasium.spaces.Box(
+        np.append(low, [-1, 0]).astype(np.float32), np.append(high, [1, 1]).astype(np.float32)
+    )
+
+
+def market_table(
+    bars: str | Path | Bars = "btcusd_30m",
+    settings: MarketSettings | Mapping[str, Any] | None = None,
+    features: FeaturePipeline | FeatureSettings | Sequence[str] | None = None,
+) -> MarketTable:
+    """A market from what a caller has at hand.
+
+    Args:
+        bars: as `--bars` takes them, or bars.
+        settings: costs, fills and ends; `episode_bars` is cut to what the bars allow.
+        features: fitted ones; or which to fit on these very bars, as is right for training alone.
+
+    Raises:
+        BarsError: the bars are bad or too few.
+        ValidationError: a setting is unknown or out of range.
+    """
+    bars = bars if isinstance(bars, Bars) else bars_from(bars)
+    if not isinstance(settings, MarketSettings):
+        settings = MarketSettings.model_validate(dict(settings or {}))
+    if not isinstance(features, FeaturePipeline):
+        if not isinstance(features, FeatureSettings):
+            names = {"names": tuple(features)} if features else {}
+            features = FeatureSettings.model_validate(names)
+        features = FeaturePipeline.fit(bars, features)
+    return MarketTable.of(bars, features, settings)
+
+
+def _make(render_mode: str | None = None, reward_scale: float = 1.0, **market: Any) -> MarketEnv:
+    return MarketEnv(market_table(**market), reward_scale, render_mode)
+
+
+def _make_vec(num_envs: int, reward_scale: float = 1.0, **market: Any) -> MarketVectorEnv:
+    return MarketVectorEnv(market_table(**market), num_envs, reward_scale)
+
+
+gymnasium.register(ID, entry_point=cast(Any, _make), vector_entry_point=cast(Any, _make_vec))

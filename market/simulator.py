@@ -138,7 +138,4 @@ class Simulator:
         held = next_position(position, action - 1, self.settings.scheme)
         previous, taken = tf.cast(position, tf.float32), tf.cast(held, tf.float32)
         net = earned(terms, previous, taken) - cost(terms, previous, taken)
-        penalty = tf.zeros_like(net)
-        if self.settings.risk_aversion > 0:
-            penalty = risk_penalty(terms, previous, taken, self.settings.risk_aversion)
-        return held, net, penalty
+        return held, net, risk_penalty(terms, previous, taken, self.settings)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from market.accounting import MarketSettings, Terms, bar_terms
 from market.bars import Bars, BarsError
-from market.features import Features
+from market.features import FeaturePipeline
 
 MAX_BARS = 2**31 // 18  # times 3 positions, 3 actions and 2 endings: what 31 bits can count
 POSITIONS = (-1, 0, 1)  # short, flat, long; also the actions, whose index is action + 1
@@ -32,22 +32,27 @@ class MarketTable:
     terms: Terms
 
     @classmethod
-    def of(cls, bars: Bars, features: Features, settings: MarketSettings) -> "MarketTable":
-        """Tabulates bars, leaving out the rows that a feature has no past for.
+    def of(cls, bars: Bars, features: FeaturePipeline, settings: MarketSettings) -> "MarketTable":
+        """Tabulates bars, leaving out the first rows, without a past for features or a quote for costs.
 
         Raises:
             BarsError: fewer than two bars would be left.
         """
-        start = features.WARMUP
-        if len(bars) < start + 2:
+        values, start = features.transform(bars)
+        half = None
+        if settings.half_spread is None and "bid" in bars.table.columns:
+            half = (bars.column("ask") - bars.column("bid")) / 2
+            quoted = int(np.argmax(np.isfinite(half)))
+            values, start = values[max(quoted - start, 0) :], max(quoted, start)
+        if len(values) < 2:
             raise BarsError(f"{bars.name}: {len(bars)} bars; at least {start + 2} are needed")
-        open, close = (bars.table[name].to_numpy()[start:] for name in ("open", "close"))
+        open, close = (bars.column(name)[start:] for name in ("open", "close"))
         return cls(
             name=bars.name,
             settings=settings,
             time=bars.table["time"].dt.replace_time_zone(None).to_numpy()[start:],
-            features=features.transform(bars)[start:],
-            terms=bar_terms(open, close, settings),
+            features=values,
+            terms=bar_terms(open, close, settings, None if half is None else half[start:]),
         )
 
     def __len__(self) -> int:

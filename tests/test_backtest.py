@@ -11,7 +11,7 @@ from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure
 from market.accounting import MarketSettings
 from market.bars import Bars
-from market.features import Features, FeatureSettings
+from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.synthetic import random_walk
 from market.table import MarketTable
@@ -20,7 +20,7 @@ from tests.conftest import bars_of
 
 def table_of(bars: Bars, **market: object) -> MarketTable:
     settings = MarketSettings(**market)
-    return MarketTable.of(bars, Features.fit(bars, FeatureSettings()), settings)
+    return MarketTable.of(bars, FeaturePipeline.fit(bars, FeatureSettings()), settings)
 
 
 def test_account_by_hand() -> None:
@@ -87,7 +87,7 @@ def test_agrees_with_an_episode_of_the_environment(walk: Bars, scheme: str, fill
 @given(st.integers(2, 196), st.floats(0.2, 5))
 def test_positions_do_not_see_the_bars_after(t: int, factor: float) -> None:
     bars = random_walk(200, seed=11)
-    features = Features.fit(bars, FeatureSettings(names=("price_change", "log_price")))
+    features = FeaturePipeline.fit(bars, FeatureSettings(names=("price_change", "log_price")))
     weights = np.random.default_rng(1).normal(size=(4, 3))
     open, close = (bars.table[name].to_numpy().copy() for name in ("open", "close"))
     open[t + 1 :] *= factor

@@ -7,7 +7,7 @@ import pytest
 from evaluation.backtest import Backtest, backtest, follow, greedy_choice
 from market.accounting import MarketSettings
 from market.bars import Bars
-from market.features import Features, FeatureSettings
+from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import MeanReverting, random_walk
 from market.table import MarketTable
 from training.learner import Learner
@@ -18,7 +18,7 @@ UPDATES = 20_000
 
 
 def tables(parts: list[Bars], features: FeatureSettings, fee_rate: float) -> list[MarketTable]:
-    fitted = Features.fit(parts[0], features)
+    fitted = FeaturePipeline.fit(parts[0], features)
     return [MarketTable.of(part, fitted, MarketSettings(fee_rate=fee_rate)) for part in parts]
 
 

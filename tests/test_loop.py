@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from market.accounting import MarketSettings
 from market.bars import Bars
-from market.features import Features, FeatureSettings
+from market.features import FeaturePipeline, FeatureSettings
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
 from tests.conftest import bars_of
@@ -26,7 +26,7 @@ SMALL = LearnerSettings(batch=16, target_every=37)
 def loop_of(
     bars: Bars, learner: LearnerSettings = SMALL, seed: int = 1, **market: Any
 ) -> TrainingLoop:
-    features = Features.fit(bars, FeatureSettings())
+    features = FeaturePipeline.fit(bars, FeatureSettings())
     table = MarketTable.of(bars, features, MarketSettings(episode_bars=200, **market))
     online = two_layer_q_network(table.state_size, (16, 16), seed)
     return TrainingLoop(table, online, learner, QUICK, EpsilonSettings(), seed, reward_scale=1.0)
@@ -144,7 +144,7 @@ def test_ring_holds_the_newest_transitions(walk: Bars) -> None:
 
 
 def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
-    features = Features.fit(walk, FeatureSettings())
+    features = FeaturePipeline.fit(walk, FeatureSettings())
     table = MarketTable.of(walk, features, MarketSettings(episode_bars=200))
     online = linear_q_network(3, seed=1)
     online.set_weights(
@@ -165,7 +165,7 @@ def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
 def rising(price: NDArray[np.float64], **market: Any) -> MarketTable:
     """A market with nothing to see: the feature is zero."""
     bars = bars_of(price, price)
-    features = Features(("price_change",), (0.0,), (1.0,))
+    features = FeaturePipeline(("price_change",), (0.0,), (1.0,))
     table = MarketTable.of(bars, features, MarketSettings(**market))
     return replace(table, features=np.zeros_like(table.features))
 
@@ -220,7 +220,7 @@ def test_a_run_can_be_stopped_between_chunks(walk: Bars) -> None:
 
 def test_window_reports_in_price_units(walk: Bars) -> None:
     """The same run with another reward scale reports the same reward: only learning is scaled."""
-    features = Features.fit(walk, FeatureSettings())
+    features = FeaturePipeline.fit(walk, FeatureSettings())
     table = MarketTable.of(walk, features, MarketSettings(episode_bars=200, fee_rate=0.001))
     rewards = []
     for scale in (0.5, 2.0):

@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 from market.accounting import Fill, MarketSettings
 from market.bars import Bars, BarsError
-from market.features import Features, FeatureSettings
+from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.simulator import Simulator
 from market.synthetic import random_walk
@@ -27,7 +27,7 @@ SETTINGS = {
 
 def table_of(bars: Bars, settings: MarketSettings) -> MarketTable:
     names = FeatureSettings(names=("price_change", "log_price"))
-    return MarketTable.of(bars, Features.fit(bars, names), settings)
+    return MarketTable.of(bars, FeaturePipeline.fit(bars, names), settings)
 
 
 def test_state_layout_is_features_position_bias(walk: Bars) -> None:

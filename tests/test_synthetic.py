@@ -5,7 +5,7 @@ import pytest
 
 from evaluation.backtest import backtest, follow
 from market.accounting import MarketSettings
-from market.features import Features, FeatureSettings
+from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import MeanReverting, random_walk
 from market.table import MarketTable
 
@@ -35,7 +35,7 @@ def test_without_cost_the_best_policy_is_the_sign_of_the_drift() -> None:
 def test_with_cost_the_best_policy_waits_and_beats_every_threshold() -> None:
     market, fee_rate = MeanReverting(), 0.01
     bars = market.bars(50_000, seed=5)
-    features = Features.fit(bars, FeatureSettings(names=("log_price",)))
+    features = FeaturePipeline.fit(bars, FeatureSettings(names=("log_price",)))
     table = MarketTable.of(bars, features, MarketSettings(fee_rate=fee_rate))
     close = table.terms.price
     best = market.best_choice(close, fee_rate, gamma=0.99)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from market.accounting import Fill
 from market.bars import Bars, BarsError, Split, load_bars
-from market.features import Features
+from market.features import FeaturePipeline
 from market.table import MarketTable
 from training.settings import TrainSettings
 
@@ -27,7 +27,7 @@ class TrainingData:
 
     bars: Bars
     split: Split
-    features: Features
+    features: FeaturePipeline
     train: MarketTable
     validation: dict[Fill, MarketTable]
     reward_scale: float
@@ -41,7 +41,7 @@ class TrainingData:
         """
         bars = load_bars(settings.bars)
         split = bars.split(**settings.split.model_dump())
-        features = Features.fit(split.train, settings.features)
+        features = FeaturePipeline.fit(split.train, settings.features)
         train = MarketTable.of(split.train, features, settings.market)
         train.require_episode()
         deviation = float((train.terms.carry + train.terms.gain).std())

@@ -66,6 +66,17 @@ class MarketSettings(BaseModel):
     )
 
 
+    @property
+    def penalised(self) -> bool:
+        """Whether any risk penalty is set."""
+        return bool(
+            self.risk_aversion
+            or self.drawdown_penalty
+            or self.inventory_penalty
+            or self.turnover_penalty
+        )
+
+
 class Terms(NamedTuple):
     """What one unit of position earns and pays over (t, t+1], row t, all in price units."""
 

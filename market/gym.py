@@ -6,8 +6,8 @@
     env = gymnasium.make("qdesk/Market-v0", bars="btcusd_30m", settings={"fee_rate": 0.001})
     envs = gymnasium.make_vec("qdesk/Market-v0", num_envs=256, bars="btcusd_30m")
 
-Observations are states `[features..., position, 1.0]`; `Discrete(3)` counts action + 1; rewards are net of
-costs and risk penalties, in price units times `reward_scale`. Episodes start at a random bar, flat.
+Observations are states `[features..., position, 1.0]`; `Discrete(3)` counts action + 1; rewards are net
+of costs and risk penalties, in price units times `reward_scale`. Episodes start at a random bar, flat.
 Running out of an episode's bars truncates; equity at or below the floor terminates, and the position
 is then liquidated at the close. `info` has position, equity, cost (of the step) and price (the close).
 """
@@ -65,7 +65,11 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         # read one number at a time, memory views are several times quicker than arrays
         self._terms = tuple(memoryview(np.ascontiguousarray(column)) for column in table.terms)
         self._close = memoryview(table.close)
-        self.history: list[tuple[int, float]] = []  # position and equity after each step, for render
+        self._settings = table.settings
+        self._penalised = table.settings.penalised
+        self.history: list[
+            tuple[int, float]
+        ] = []  # position and equity after each step, for render
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -74,7 +78,7 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         super().reset(seed=seed)
         settings = self.table.settings
         starts = len(self.table) - settings.episode_bars
-        self.bar = int(options["bar"] if options else self.np_random.integers(starts))
+        self.bar = int((options or {}).get("bar", self.np_random.integers(starts)))
         self.start = self.bar
         self.end = min(self.bar + settings.episode_bars, len(self.table) - 1)
         self.position = 0
@@ -85,13 +89,15 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
         """Holds the new position until the next close."""
-        bar, settings = self.bar, self.table.settings
-        terms = Terms._make([column[bar] for column in self._terms])
+        bar, settings = self.bar, self._settings
+        terms = Terms(*[column[bar] for column in self._terms])
         previous = self.position
         position = next_position(previous, int(action) - 1, settings.scheme)
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = net - risk_penalty(terms, previous, position, settings)
+        reward = net
+        if self._penalised:
+            reward = net - risk_penalty(terms, previous, position, settings)
         terminated = self.equity + net <= self.floor
         if terminated:
             closing = liquidation_cost(terms, position)
@@ -104,7 +110,7 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         truncated = not terminated and self.bar == self.end
         return self._state(), reward * self.reward_scale, terminated, truncated, self._info(paid)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> Any:
         """Price, position and equity of the episode so far, shape (height, width, 3)."""
         if self.render_mode is None:
             return None
@@ -149,6 +155,8 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         self._rows = _rows(table)
         self._terms = np.stack(table.terms, axis=1)
         self._starts = len(table) - table.settings.episode_bars
+        self._penalised = table.settings.penalised
+        self._everywhere = np.ones(num_envs, np.bool_)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -164,7 +172,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         self._equity = np.zeros(count)
         self._floor = np.zeros(count)
         drawn = self.np_random.integers(self._starts, size=count)
-        self._begin(slice(None), np.asarray(options["bar"]) if options else drawn)
+        self._begin(slice(None), np.asarray((options or {}).get("bar", drawn)))
         return self._states(), self._infos(np.zeros(count))
 
     def step(
@@ -172,24 +180,30 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
     ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
         """Holds the new positions until the next close."""
         settings = self.table.settings
-        terms = Terms._make(self._terms.take(self._bar, axis=0).T)
+        terms = Terms(*self._terms.take(self._bar, axis=0).T)
         previous = self._position
         position = next_position(previous, np.asarray(actions, np.int64) - 1, settings.scheme)
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = net - risk_penalty(terms, previous, position, settings)
-        equity = self._equity + net
-        terminated = equity <= self._floor
+        reward = net
+        if self._penalised:
+            reward = net - risk_penalty(terms, previous, position, settings)
+        terminated = self._equity + net <= self._floor
         if terminated.any():
             closing = liquidation_cost(terms, position) * terminated
-            paid, equity, reward = paid + closing, equity - closing, reward - closing
-        self._equity, self._position = equity, position
+            paid, net, reward = paid + closing, net - closing, reward - closing
+        self._equity, self._position = self._equity + net, position
         self._bar = self._bar + 1
         truncated = (self._bar == self._end) & ~terminated
         over = terminated | truncated
         states, infos = self._states(), self._infos(paid)
         if over.any():
-            infos |= {"final_obs": states, "_final_obs": over, "final_info": dict(infos), "_final_info": over}
+            infos |= {
+                "final_obs": states,
+                "_final_obs": over,
+                "final_info": dict(infos),
+                "_final_info": over,
+            }
             places = np.flatnonzero(over)
             self._position = position.copy()
             self._begin(places, self.np_random.integers(self._starts, size=len(places)))
@@ -217,8 +231,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
             "cost": paid,
             "price": self.table.close[self._bar],
         }
-        everywhere = np.ones(self.num_envs, np.bool_)
-        return values | {f"_{name}": everywhere for name in values}
+        return values | {f"_{name}": self._everywhere for name in values}
 
 
 def _rows(table: MarketTable) -> Observation:
@@ -227,13 +240,14 @@ def _rows(table: MarketTable) -> Observation:
     return table.states(bars, np.zeros(len(table), np.int64))
 
 
-def _bounds(table: MarketTable) -> gymnasium.spaces.Box:
+def _bounds(table: MarketTable) -> gymnasium.spaces.Space[Observation]:
     """What states of this table lie in: the features' own extremes, [-1, 1], and [0, 1] for the bias."""
     low, high = table.features.min(axis=0), table.features.max(axis=0)
     low, high = np.where(low < high, low, low - 1), np.where(low < high, high, high + 1)
-    return gymnasium.spaces.Box(
+    box = gymnasium.spaces.Box(
         np.append(low, [-1, 0]).astype(np.float32), np.append(high, [1, 1]).astype(np.float32)
     )
+    return cast(gymnasium.spaces.Space[Observation], box)
 
 
 def market_table(

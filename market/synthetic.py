@@ -1,101 +1,259 @@
-"""Markets with a known best policy, for judging whether learning finds it."""
+"""Markets with a known best policy, for judging whether learning finds it.
 
-from dataclasses import dataclass
+Each is a law of one-minute log returns with `bars` (a path) and `best_choice` (the best policy, by value
+iteration). They are named in `--bars` as `synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=20000`.
+"""
+
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar, Protocol
+from urllib.parse import parse_qsl
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from market.bars import Bars
+from market.bars import Bars, BarsError
 
+Numbers = NDArray[np.float64]
 START = datetime(2020, 1, 1, tzinfo=UTC)
 LEVEL = 100.0  # the price that log prices are measured from
+COUNT = 20_000  # bars where `--bars` does not say how many
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()  # of expectations over a standard normal
+POSITIONS = np.arange(-1, 2)
+CHANGES = abs(POSITIONS[None, :] - POSITIONS[:, None])  # (position coming in, position taken)
 
 
-def random_walk(bars: int, seed: int, noise: float = 0.01) -> Bars:
-    """A market without drift, in which no policy earns anything before costs.
-
-    Changes of the log price are N(-noise^2 / 2, noise^2), so that the price is a martingale.
-    """
-    steps = np.random.default_rng(seed).normal(-(noise**2) / 2, noise, bars)
-    return _from_log_prices(f"random_walk_s{seed}", np.cumsum(steps))
-
-
-@dataclass(frozen=True)
-class MeanReverting:
-    """log price x: x' = (1 - pull) * x + noise * N(0, 1), around the log of `LEVEL`.
-
-    The best policy trades only when x has strayed far enough to pay for the change of position;
-    `best_choice` computes it by value iteration.
-    """
-
-    pull: float = 0.05
-    noise: float = 0.01
+class Market(Protocol):
+    """What every law of this module offers."""
 
     def bars(self, count: int, seed: int) -> Bars:
-        """A path of `count` bars, started from the stationary distribution."""
-        shocks = np.random.default_rng(seed).normal(0, self.noise, count)
-        x = np.empty(count)
-        x[0] = shocks[0] / np.sqrt(1 - (1 - self.pull) ** 2)
-        for t in range(1, count):
-            x[t] = (1 - self.pull) * x[t - 1] + shocks[t]
-        return _from_log_prices(f"mean_reverting_s{seed}", x)
+        """A path of `count` bars."""
 
-    def best_choice(
-        self, close: NDArray[np.float64], fee_rate: float, gamma: float, points: int = 601
-    ) -> NDArray[np.int8]:
+    def best_choice(self, close: Numbers, fee_rate: float, gamma: float) -> NDArray[np.int8]:
         """The position that maximises expected discounted net reward (fills at the close).
 
-        Value iteration on a grid of x times the three positions; the expectation over the next x is
-        Gauss-Hermite quadrature with linear interpolation between grid points.
-
         Args:
-            close: prices at which to decide, shape (n,).
+            close: prices at which to decide, from the start of a path, shape (n,).
             fee_rate: cost per unit traded, as a share of the price.
             gamma: discount per bar.
-            points: size of the grid, over six stationary standard deviations to either side.
 
         Returns:
             Positions in {-1, 0, 1}, shape (n, 3); column p is for position p - 1 coming in.
         """
-        spread = self.noise / np.sqrt(1 - (1 - self.pull) ** 2)
+
+
+@dataclass(frozen=True)
+class OrnsteinUhlenbeck:
+    """log price x: x' = (1 - theta) * x + sigma * N(0, 1), around the log of `LEVEL`.
+
+    The Euler scheme of the mean-reverting process, a bar a step. The best policy trades only when x
+    has strayed far enough to pay for the change of position.
+    """
+
+    theta: float = 0.05
+    sigma: float = 0.01
+
+    name: ClassVar[str] = "ou"
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {"theta": (1e-6, 1.0), "sigma": (1e-9, 1.0)}
+
+    def bars(self, count: int, seed: int) -> Bars:
+        """A path of `count` bars, started from the stationary distribution."""
+        shocks = np.random.default_rng(seed).normal(0, self.sigma, count)
+        x = np.empty(count)
+        x[0] = shocks[0] / np.sqrt(1 - (1 - self.theta) ** 2)
+        for t in range(1, count):
+            x[t] = (1 - self.theta) * x[t - 1] + shocks[t]
+        return _from_log_prices(f"{self.name}_s{seed}", x)
+
+    def best_choice(
+        self, close: Numbers, fee_rate: float, gamma: float, points: int = 601
+    ) -> NDArray[np.int8]:
+        """As `Market` has it: value iteration over a grid of x, six stationary deviations wide."""
+        spread = self.sigma / np.sqrt(1 - (1 - self.theta) ** 2)
         grid = np.linspace(-6 * spread, 6 * spread, points)
-        step = grid[1] - grid[0]
-        nodes, weights = np.polynomial.hermite_e.hermegauss(21)
-        transition = np.zeros((points, points))
-        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-            place = ((1 - self.pull) * grid + self.noise * node - grid[0]) / step
-            left = np.clip(place.astype(int), 0, points - 2)
-            right_share = np.clip(place - left, 0, 1)
-            np.add.at(transition, (np.arange(points), left), weight * (1 - right_share))
-            np.add.at(transition, (np.arange(points), left + 1), weight * right_share)
-
+        places = (1 - self.theta) * grid[:, None] + self.sigma * NODES
+        transition = _transition(grid, places, np.broadcast_to(WEIGHTS, places.shape))
         price = LEVEL * np.exp(grid)
-        drift = LEVEL * np.exp((1 - self.pull) * grid + self.noise**2 / 2) - price
-        positions = np.arange(-1, 2)
-        changes = abs(
-            positions[None, :] - positions[:, None]
-        )  # (position coming in, position taken)
-        rewards = (
-            drift[:, None, None] * positions - fee_rate * price[:, None, None] * changes
-        )  # (grid, position coming in, position taken)
-        values = np.zeros((points, 3))
-        while True:
-            q_values = rewards + gamma * (transition @ values)[:, None, :]
-            updated = q_values.max(axis=2)
-            if abs(updated - values).max() < 1e-9 * LEVEL:
-                break
-            values = updated
-        x = np.log(close / LEVEL)
-        at_x = np.empty((len(x), 3, 3))
-        for coming_in in range(3):
-            for taken in range(3):
-                at_x[:, coming_in, taken] = np.interp(x, grid, q_values[:, coming_in, taken])
-        return (at_x.argmax(axis=2) - 1).astype(np.int8)
+        drift = LEVEL * np.exp((1 - self.theta) * grid + self.sigma**2 / 2) - price
+        rewards = drift[:, None, None] * POSITIONS - fee_rate * price[:, None, None] * CHANGES
+        return _best(grid, _solve(rewards, gamma * transition), np.log(close / LEVEL))
 
 
-def _from_log_prices(name: str, x: NDArray[np.float64]) -> Bars:
+@dataclass(frozen=True)
+class RandomWalk:
+    """Log returns are N(drift - sigma^2 / 2, sigma^2): the price grows by exp(drift) a bar on average.
+
+    Without drift the price is a martingale, and no policy earns anything before costs.
+    """
+
+    drift: float = 0.0
+    sigma: float = 0.01
+
+    name: ClassVar[str] = "walk"
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {"drift": (-0.1, 0.1), "sigma": (1e-9, 1.0)}
+
+    def bars(self, count: int, seed: int) -> Bars:
+        """A path of `count` bars."""
+        returns = np.random.default_rng(seed).normal(
+            self.drift - self.sigma**2 / 2, self.sigma, count
+        )
+        return _from_log_prices(f"{self.name}_s{seed}", np.cumsum(returns))
+
+    def best_choice(self, close: Numbers, fee_rate: float, gamma: float) -> NDArray[np.int8]:
+        """As `Market` has it; the same at every price, since rewards are in proportion to it."""
+        growth = np.exp(self.drift)
+        rewards = (growth - 1) * POSITIONS - fee_rate * CHANGES
+        q_values = _solve(rewards[None], np.array([[_finite(gamma * growth)]]))
+        choice = (q_values[0].argmax(axis=1) - 1).astype(np.int8)
+        return np.broadcast_to(choice, (len(close), 3)).copy()
+
+
+@dataclass(frozen=True)
+class RegimeSwitching:
+    """A random walk whose drift is +drift or -drift, and changes sign with probability `switch` a bar.
+
+    The regime is hidden. What the past tells of it is one number, the probability that the next return
+    is of the rising regime (Hamilton 1989, "A New Approach to the Economic Analysis of Nonstationary Time
+    Series"), so that the best policy is one of that belief and the position.
+    """
+
+    drift: float = 0.004
+    switch: float = 0.01
+    sigma: float = 0.01
+
+    name: ClassVar[str] = "regime"
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {
+        "drift": (0.0, 0.1),
+        "switch": (1e-6, 0.5),
+        "sigma": (1e-6, 1.0),
+    }
+
+    def bars(self, count: int, seed: int) -> Bars:
+        """A path of `count` bars; either regime is as likely at the start."""
+        rng = np.random.default_rng(seed)
+        changes = rng.random(count) < np.append(0.5, np.full(count - 1, self.switch))
+        rising = np.cumsum(changes) % 2
+        means = np.where(rising, self.drift, -self.drift) - self.sigma**2 / 2
+        return _from_log_prices(f"{self.name}_s{seed}", np.cumsum(rng.normal(means, self.sigma)))
+
+    def beliefs(self, close: Numbers) -> Numbers:
+        """Probability, at each close, that the next return is of the rising regime; shape (n,)."""
+        belief, beliefs = 0.5, [0.5]
+        for log_return in np.diff(np.log(close)).tolist():
+            belief = float(self._updated(belief, log_return))
+            beliefs.append(belief)
+        return np.array(beliefs)
+
+    def best_choice(
+        self, close: Numbers, fee_rate: float, gamma: float, points: int = 401
+    ) -> NDArray[np.int8]:
+        """As `Market` has it: value iteration over a grid of beliefs, in units of the price."""
+        grid = np.linspace(0, 1, points)
+        shares, places = [], []
+        for sign, probability in ((1, grid), (-1, 1 - grid)):
+            returns = sign * self.drift - self.sigma**2 / 2 + self.sigma * NODES
+            places.append(self._updated(grid[:, None], returns))
+            shares.append(probability[:, None] * WEIGHTS * np.exp(returns))  # the price grows too
+        transition = _transition(grid, np.hstack(places), np.hstack(shares))
+        drift = transition.sum(axis=1) - 1
+        _finite(gamma * np.exp(self.drift))
+        rewards = drift[:, None, None] * POSITIONS - fee_rate * CHANGES
+        return _best(grid, _solve(rewards, gamma * transition), self.beliefs(close))
+
+    def _updated(self, belief: Numbers | float, log_return: Numbers | float) -> Numbers:
+        # the log of how much likelier the return is in the rising regime than in the falling one
+        evidence = 2 * self.drift * (np.asarray(log_return) + self.sigma**2 / 2) / self.sigma**2
+        odds = np.exp(np.clip(evidence, -500, 500))
+        rising = belief * odds / (belief * odds + 1 - belief)
+        return np.asarray(rising * (1 - self.switch) + (1 - rising) * self.switch)
+
+
+MARKETS: dict[str, type[OrnsteinUhlenbeck | RandomWalk | RegimeSwitching]] = {
+    law.name: law for law in (OrnsteinUhlenbeck, RandomWalk, RegimeSwitching)
+}
+
+
+def synthetic_bars(specification: str) -> Bars:
+    """Bars of `ou?theta=0.05&sigma=0.01&seed=3&bars=20000`; everything but the law may be left out.
+
+    Raises:
+        BarsError: the law, a parameter's name or its value is none.
+    """
+    written = f"bars synthetic:{specification}"
+    name, _, query = specification.partition("?")
+    if name not in MARKETS:
+        raise BarsError(
+            f"{written}: {name or 'nothing'} is no market; there are {', '.join(MARKETS)}"
+        )
+    law = MARKETS[name]
+    known = [field.name for field in fields(law)]
+    numbers: dict[str, float] = {"seed": 1, "bars": COUNT}
+    limits = law.bounds | {"seed": (0, 2**31 - 1), "bars": (2, 10**8)}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in limits:
+            raise BarsError(f"{written}: {key} is no parameter; there are {', '.join(limits)}")
+        low, high = limits[key]
+        try:
+            value = int(text) if key in {"seed", "bars"} else float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise BarsError(f"{written}: {key} is {text!r}; it must be from {low:g} to {high:g}")
+        numbers[key] = value
+    count, seed = int(numbers.pop("bars")), int(numbers.pop("seed"))
+    bars = law(**{key: numbers[key] for key in known if key in numbers}).bars(count, seed)
+    return Bars(f"synthetic_{bars.name}", bars.table)
+
+
+def _finite(growth: float) -> float:
+    """Refuses a discount that growth outruns: sums of rewards would have no limit."""
+    if growth >= 1:
+        raise ValueError(f"gamma times the growth of the price is {growth:g}; it must be below 1")
+    return growth
+
+
+def _transition(grid: Numbers, places: Numbers, shares: Numbers) -> Numbers:
+    """From each grid point (row) to its places, in shares, by linear interpolation; (points, points)."""
+    points = len(grid)
+    place = (places - grid[0]) / (grid[1] - grid[0])
+    left = np.clip(place.astype(int), 0, points - 2)
+    right_share = np.clip(place - left, 0, 1)
+    rows = np.broadcast_to(np.arange(points)[:, None], place.shape)
+    transition = np.zeros((points, points))
+    np.add.at(transition, (rows, left), shares * (1 - right_share))
+    np.add.at(transition, (rows, left + 1), shares * right_share)
+    return transition
+
+
+def _solve(rewards: Numbers, discounted: Numbers) -> Numbers:
+    """Q-values of shape (states, position coming in, position taken), by value iteration.
+
+    Args:
+        rewards: of the same shape.
+        discounted: transition probabilities times the discount, (states, states).
+    """
+    values = np.zeros(rewards.shape[:2])
+    scale = max(abs(rewards).max(), 1e-300)
+    while True:
+        q_values: Numbers = rewards + (discounted @ values)[:, None, :]
+        updated = q_values.max(axis=2)
+        if abs(updated - values).max() < 1e-9 * scale:
+            return q_values
+        values = updated
+
+
+def _best(grid: Numbers, q_values: Numbers, at: Numbers) -> NDArray[np.int8]:
+    """The best positions at points between those of the grid, shape (n, 3)."""
+    there = np.empty((len(at), 3, 3))
+    for coming_in in range(3):
+        for taken in range(3):
+            there[:, coming_in, taken] = np.interp(at, grid, q_values[:, coming_in, taken])
+    return (there.argmax(axis=2) - 1).astype(np.int8)
+
+
+def _from_log_prices(name: str, x: Numbers) -> Bars:
     """One-minute bars that open where the one before closed and never leave [open, close]."""
     close = LEVEL * np.exp(x)
     open = np.concatenate([close[:1], close[:-1]])

@@ -21,6 +21,7 @@ class MarketTable:
         name: the bars it was made from.
         settings: costs, fills and ends that `terms` were computed with.
         time: close of each bar, UTC, shape (bars,).
+        close: prices, shape (bars,), float64.
         features: shape (bars, features), float32.
         terms: earnings and costs of each step in price units, each of shape (bars - 1,), float64.
     """
@@ -28,6 +29,7 @@ class MarketTable:
     name: str
     settings: MarketSettings
     time: NDArray[np.datetime64]
+    close: NDArray[np.float64]
     features: NDArray[np.float32]
     terms: Terms
 
@@ -51,6 +53,7 @@ class MarketTable:
             name=bars.name,
             settings=settings,
             time=bars.table["time"].dt.replace_time_zone(None).to_numpy()[start:],
+            close=close,
             features=values,
             terms=bar_terms(open, close, settings, None if half is None else half[start:]),
         )

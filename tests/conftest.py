@@ -16,7 +16,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from numpy.typing import NDArray
 
 from market.bars import Bars
-from market.synthetic import random_walk
+from market.synthetic import RandomWalk
 
 _hypothesis_home = tempfile.TemporaryDirectory()  # tests leave nothing in the repository
 set_hypothesis_home_dir(_hypothesis_home.name)
@@ -44,4 +44,4 @@ def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "
 @pytest.fixture(scope="session")
 def walk() -> Bars:
     """3,000 bars without anything to learn."""
-    return random_walk(3000, seed=7)
+    return RandomWalk().bars(3000, seed=7)

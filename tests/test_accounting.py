@@ -43,12 +43,55 @@ def test_reward_of_one_step_filled_at_the_next_open() -> None:
     assert cost(terms, -1, 1) == [2 * 0.01 * 101]
 
 
-def test_risk_penalty_is_quadratic_in_what_was_earned() -> None:
-    terms = bar_terms(np.array([100.0, 100.0]), np.array([100.0, 104.0]), MarketSettings())
-    # risk_aversion / 2 * 4^2 / 100
-    assert risk_penalty(terms, 0, 1, 0.5) == [0.04]
-    assert risk_penalty(terms, 0, -1, 0.5) == [0.04]
-    assert risk_penalty(terms, 1, 0, 0.5) == [0.0]
+def penalty(previous: int, position: int, **of: float) -> float:
+    """From a close of 100 to one of 104, at a fee of 1%."""
+    settings = MarketSettings(fee_rate=0.01, **of)
+    terms = bar_terms(np.array([100.0, 100.0]), np.array([100.0, 104.0]), settings)
+    return float(risk_penalty(terms, previous, position, settings)[0])
+
+
+def test_penalties_by_their_formulas() -> None:
+    assert penalty(0, 1, risk_aversion=0.5) == 0.5 / 2 * 4**2 / 100
+    assert penalty(0, -1, risk_aversion=0.5) == 0.04
+    assert penalty(1, 0, risk_aversion=0.5) == 0.0
+    assert penalty(1, 1, drawdown_penalty=2) == 0.0  # it earned 4
+    assert penalty(-1, -1, drawdown_penalty=2) == 2 * 4  # it lost 4
+    assert penalty(0, -1, drawdown_penalty=2) == 2 * (4 + 1)  # and paid 1
+    assert penalty(0, -1, inventory_penalty=0.001) == pytest.approx(0.001 * 100)
+    assert penalty(1, 0, inventory_penalty=0.001) == 0.0
+    assert penalty(-1, 1, turnover_penalty=0.001) == pytest.approx(2 * 0.001 * 100)
+    together = penalty(
+        0, -1, risk_aversion=0.5, drawdown_penalty=2, inventory_penalty=1, turnover_penalty=1
+    )
+    assert together == pytest.approx(0.04 + 10 + 100 + 100)
+    assert penalty(0, -1) == 0.0
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=60))
+def test_rises_of_the_drawdown_need_no_memory_of_the_peak(nets: list[float]) -> None:
+    """The docstring's claim: max(0, rise) is max(0, -net), and they add up to the largest drawdown."""
+    equity = np.cumsum([1000.0, *nets])
+    drawdown = np.maximum.accumulate(equity) - equity
+    rises = np.maximum(np.diff(drawdown), 0)
+    np.testing.assert_allclose(rises, np.maximum(0, -np.array(nets)), atol=1e-9)
+    assert rises.sum() >= drawdown.max() - 1e-9
+
+
+def test_a_short_pays_to_borrow_for_every_bar() -> None:
+    settings = MarketSettings(borrow_rate=0.001)
+    terms = bar_terms(np.array([100.0, 104.0]), np.array([100.0, 104.0]), settings)
+    assert cost(terms, -1, -1) == [0.1]
+    assert cost(terms, 0, -1) == [0.1]
+    assert cost(terms, -1, 0) == cost(terms, 1, 1) == [0.0]
+
+
+def test_the_half_spread_of_the_bars() -> None:
+    """At the fill, the last one known; at liquidation, that of the bar that has closed."""
+    close, half = np.array([100.0, 101.0, 102.0]), np.array([0.1, 0.2, 0.3])
+    for fill in ("close", "next_open"):
+        terms = bar_terms(close, close, MarketSettings(fill=fill, slippage=1.0), half)
+        assert terms.entry_cost.tolist() == [1.1, 1.2]
+        assert terms.exit_cost.tolist() == [1.2, 1.3]
 
 
 @pytest.mark.parametrize("position", [-1, 0, 1])
@@ -70,12 +113,13 @@ def account(
 
     def trade(wanted: int, price: float) -> None:
         nonlocal cash, units
-        each = settings.fee_rate * price + settings.half_spread + settings.slippage
+        each = settings.fee_rate * price + (settings.half_spread or 0) + settings.slippage
         cash -= (wanted - units) * price + abs(wanted - units) * each
         units = wanted
 
     for t, position in enumerate(held):
         trade(int(position), close[t] if settings.fill == "close" else open[t + 1])
+        cash -= settings.borrow_rate * close[t] * (units < 0)
     last = close[len(held)]
     if liquidate:
         trade(0, last)
@@ -94,7 +138,10 @@ def test_rewards_add_up_to_the_change_of_equity(
         data.draw(st.lists(st.floats(0.5, 1e4), min_size=steps + 1, max_size=steps + 1))
     )
     held = data.draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=steps, max_size=steps))
-    settings = MarketSettings(fill=fill, fee_rate=fee_rate, half_spread=half_spread)
+    borrow_rate = data.draw(st.sampled_from([0.0, 0.01]))
+    settings = MarketSettings(
+        fill=fill, fee_rate=fee_rate, half_spread=half_spread, borrow_rate=borrow_rate
+    )
     terms = bar_terms(open, close, settings)
     positions = np.array(held)
     previous = np.concatenate([[0], positions[:-1]])
@@ -111,7 +158,7 @@ def test_terms_up_to_a_bar_do_not_see_the_bars_after(close: NDArray[np.float64],
     changed = close.copy()
     changed[t + 1 :] *= 1.5
     for fill in ("close", "next_open"):
-        settings = MarketSettings(fill=fill, fee_rate=0.01)
+        settings = MarketSettings(fill=fill, fee_rate=0.01, borrow_rate=0.01)
         before, after = bar_terms(close, close, settings), bar_terms(changed, changed, settings)
         for column, other in zip(before, after, strict=True):
             np.testing.assert_array_equal(column[:t], other[:t])
@@ -127,6 +174,9 @@ def test_numpy_and_tensorflow_agree(scheme: str) -> None:
     tensor = next_position(tf.constant(previous), tf.constant(action), scheme)  # type: ignore[arg-type]
     np.testing.assert_array_equal(tensor.numpy(), position)
     p, q = tf.cast(previous, tf.float64), tf.cast(tensor, tf.float64)
-    for function in (earned, cost, partial(risk_penalty, risk_aversion=0.3)):
+    settings = MarketSettings(
+        risk_aversion=0.3, drawdown_penalty=0.2, inventory_penalty=0.1, turnover_penalty=0.4
+    )
+    for function in (earned, cost, partial(risk_penalty, settings=settings)):
         ours = function(Terms(*arrays64), previous, position)
         np.testing.assert_allclose(function(terms, p, q).numpy(), ours, rtol=1e-12)

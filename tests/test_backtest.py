@@ -13,7 +13,7 @@ from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
-from market.synthetic import random_walk
+from market.synthetic import RandomWalk
 from market.table import MarketTable
 from tests.conftest import bars_of
 
@@ -86,7 +86,7 @@ def test_agrees_with_an_episode_of_the_environment(walk: Bars, scheme: str, fill
 
 @given(st.integers(2, 196), st.floats(0.2, 5))
 def test_positions_do_not_see_the_bars_after(t: int, factor: float) -> None:
-    bars = random_walk(200, seed=11)
+    bars = RandomWalk().bars(200, seed=11)
     features = FeaturePipeline.fit(bars, FeatureSettings(names=("price_change", "log_price")))
     weights = np.random.default_rng(1).normal(size=(4, 3))
     open, close = (bars.table[name].to_numpy().copy() for name in ("open", "close"))

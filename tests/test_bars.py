@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.bars import COLUMNS, Bars, BarsError, SplitSettings, load_bars, sample_names
-from market.synthetic import random_walk
+from market.synthetic import RandomWalk
 
 HEADER = "time,open,high,low,close,volume\n"
 ROW = "2020-01-01T00:{:02d}:00Z,10,12,9,11,5\n"
@@ -169,7 +169,7 @@ def test_content_hash_sees_every_value(walk: Bars) -> None:
 def test_split_keeps_order_and_purges_the_gap(
     count: int, train: float, validation: float, gap: int
 ) -> None:
-    bars = random_walk(count, seed=1)
+    bars = RandomWalk().bars(count, seed=1)
     try:
         parts = bars.split(train, validation, 1 - train - validation, gap)
     except BarsError as error:

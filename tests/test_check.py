@@ -10,7 +10,7 @@ import pytest
 
 from market.bars import BarsError
 from market.check import Report, check
-from market.synthetic import random_walk
+from market.synthetic import RandomWalk
 from market.synthetic_events import FAULTS, START_NS, write_event_log
 
 
@@ -27,8 +27,10 @@ def test_good_bars(tmp_path: Path) -> None:
 
 
 def test_every_oddity_of_bars_is_counted(tmp_path: Path) -> None:
-    table = random_walk(500, seed=1).table.with_columns(
-        bid=pl.col("low") - 0.01, ask=pl.col("high")
+    table = (
+        RandomWalk()
+        .bars(500, seed=1)
+        .table.with_columns(bid=pl.col("low") - 0.01, ask=pl.col("high"))
     )
     rows = table.with_row_index("n")
     n = pl.col("n")
@@ -68,8 +70,10 @@ def test_outliers_are_robust(tmp_path: Path) -> None:
     """Against a z-score by hand: the outlier itself hardly moves median and deviation."""
     close = np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.01, 1000)) / 10)
     close[500:] *= 1.1
-    table = random_walk(1000, seed=1).table.with_columns(
-        open=close, high=close, low=close, close=close
+    table = (
+        RandomWalk()
+        .bars(1000, seed=1)
+        .table.with_columns(open=close, high=close, low=close, close=close)
     )
     table.write_csv(tmp_path / "bars.csv")
     (outliers,) = [f for f in check(str(tmp_path / "bars.csv")).findings if f.name == "outliers"]

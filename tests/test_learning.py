@@ -8,7 +8,7 @@ from evaluation.backtest import Backtest, backtest, follow, greedy_choice
 from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
-from market.synthetic import MeanReverting, random_walk
+from market.synthetic import OrnsteinUhlenbeck, RandomWalk
 from market.table import MarketTable
 from training.learner import Learner
 from training.settings import TrainSettings, load_settings
@@ -45,7 +45,7 @@ def settings_of(seed: int) -> TrainSettings:
 
 def shares_of_the_best(seeds: range) -> list[float]:
     """What agents earn on a fresh mean-reverting path, as shares of what dynamic programming earns."""
-    market, fee_rate = MeanReverting(), 0.01
+    market, fee_rate = OrnsteinUhlenbeck(), 0.01
     parts = [market.bars(20_000, 100), market.bars(50_000, 101), market.bars(50_000, 102)]
     train, validation, fresh = tables(parts, FeatureSettings(names=("log_price",)), fee_rate)
     best = market.best_choice(fresh.terms.price, fee_rate, gamma=0.99)
@@ -77,7 +77,7 @@ def test_random_walk_with_a_cost_is_left_alone(seed: int) -> None:
     The cost is half a bar's standard deviation. The last network is judged, not a chosen one.
     """
     noise = 0.01
-    parts = [random_walk(20_000, 100), random_walk(50_000, 102)]
+    parts = [RandomWalk().bars(20_000, 100), RandomWalk().bars(50_000, 102)]
     train, fresh = tables(parts, FeatureSettings(), fee_rate=noise / 2)
     settings = settings_of(seed)
     loop = build_loop(settings, train, 1 / float(train.terms.gain.std()))

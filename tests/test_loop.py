@@ -63,9 +63,9 @@ def test_trip_counts_do_not_matter(walk: Bars, learner: LearnerSettings) -> None
 
 def test_a_fresh_process_gives_the_same_weights(walk: Bars) -> None:
     code = (
-        "from market.synthetic import random_walk\n"
+        "from market.synthetic import RandomWalk\n"
         "from tests.test_loop import digest, loop_of\n"
-        "loop = loop_of(random_walk(3000, seed=7))\n"
+        "loop = loop_of(RandomWalk().bars(3000, seed=7))\n"
         "loop.run(400)\n"
         "print(digest(loop))\n"
     )

@@ -1,28 +1,73 @@
 """Table, Gymnasium environment and compiled simulator: one market in three forms."""
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
+import polars as pl
 import pytest
 import tensorflow as tf
 from gymnasium.utils.env_checker import check_env
+from pydantic import ValidationError
 
+from market import gym
 from market.accounting import Fill, MarketSettings
 from market.bars import Bars, BarsError
 from market.features import FeaturePipeline, FeatureSettings
-from market.gym import MarketEnv
+from market.gym import MarketEnv, MarketVectorEnv
 from market.simulator import Simulator
-from market.synthetic import random_walk
+from market.synthetic import RandomWalk
 from market.table import MarketTable
+from tests.conftest import bars_of
 from tests.test_accounting import account
 
 SETTINGS = {
     "plain": MarketSettings(episode_bars=20),
     "costly": MarketSettings(episode_bars=20, fee_rate=0.002, half_spread=0.01, slippage=0.02),
-    "next open": MarketSettings(episode_bars=20, fill="next_open", fee_rate=0.002),
-    "orders": MarketSettings(episode_bars=20, scheme="order", fee_rate=0.001),
-    "risk": MarketSettings(episode_bars=20, risk_aversion=3.0),
     "ruin": MarketSettings(episode_bars=20, fee_rate=0.01, equity_floor=0.97, risk_aversion=1.0),
 }
+COSTS: dict[str, dict[str, float]] = {
+    "free": {"half_spread": 0.0},
+    "fee and slippage": {"fee_rate": 0.002, "half_spread": 0.01, "slippage": 0.02},
+    "as quoted": {"fee_rate": 0.001},
+    "borrowed": {"borrow_rate": 0.0005, "fee_rate": 0.02, "equity_floor": 0.9},
+}
+PENALTIES = {
+    "none": {},
+    "variance": {"risk_aversion": 3.0},
+    "drawdown": {"drawdown_penalty": 0.5},
+    "inventory": {"inventory_penalty": 0.001},
+    "turnover": {"turnover_penalty": 0.002},
+}
+EVERY = [
+    pytest.param(
+        MarketSettings.model_validate(
+            {"episode_bars": 9, "fill": fill, "scheme": scheme} | cost | penalty
+        ),
+        id=f"{fill}-{scheme}-{cost_name}-{penalty_name}",
+    )
+    for fill in ("close", "next_open")
+    for scheme in ("target", "order")
+    for cost_name, cost in COSTS.items()
+    for penalty_name, penalty in PENALTIES.items()
+]
+
+
+@pytest.fixture(scope="module")
+def quotes(walk: Bars) -> Bars:
+    """Bars that open away from the last close, and know a bid and an ask from the third on."""
+    rng = np.random.default_rng(9)
+    close = walk.table["close"].to_numpy()
+    open = np.append(close[:1], close[:-1]) * (1 + rng.normal(0, 0.002, len(close)))
+    table = (
+        bars_of(open, close)
+        .table.with_row_index("n")
+        .with_columns(
+            bid=pl.when(pl.col("n") > 1).then(pl.col("close") - pl.Series(rng.random(len(close)))),
+            ask=pl.when(pl.col("n") > 1).then(pl.col("close") + pl.Series(rng.random(len(close)))),
+        )
+    )
+    return Bars.of("quotes", table)
 
 
 def table_of(bars: Bars, settings: MarketSettings) -> MarketTable:
@@ -40,7 +85,7 @@ def test_state_layout_is_features_position_bias(walk: Bars) -> None:
 
 
 def test_too_few_bars_for_an_episode_are_refused() -> None:
-    table = table_of(random_walk(100, seed=1), MarketSettings(episode_bars=99))
+    table = table_of(RandomWalk().bars(100, seed=1), MarketSettings(episode_bars=99))
     message = "99 usable bars, but an episode needs 100; .* market.episode_bars to at most 98"
     with pytest.raises(BarsError, match=message):
         table.require_episode()
@@ -48,18 +93,18 @@ def test_too_few_bars_for_an_episode_are_refused() -> None:
         MarketEnv(table)
 
 
-@pytest.mark.filterwarnings("ignore:.*A Box observation space")  # a price change has no bounds
-def test_gymnasium_accepts_the_environment(walk: Bars) -> None:
-    env = MarketEnv(table_of(walk, SETTINGS["costly"]))
-    check_env(env, skip_render_check=True)
+def test_gymnasium_accepts_the_environments(walk: Bars) -> None:
+    """Without a warning: those are errors here."""
+    check_env(gymnasium.make(gym.ID, bars=walk, render_mode="rgb_array").unwrapped)
+    check_env(MarketEnv(table_of(walk, SETTINGS["costly"])), skip_render_check=True)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_simulator_and_environment_agree(walk: Bars, settings: MarketSettings) -> None:
+@pytest.mark.parametrize("settings", [*EVERY, SETTINGS["ruin"]])
+def test_simulator_and_environment_agree(quotes: Bars, settings: MarketSettings) -> None:
     """Every stream against an environment of its own, over several episodes; and the transitions that
     the codes stand for against what the environment showed.
     """
-    table, streams, scale = table_of(walk, settings), 4, 0.5
+    table, streams, scale = table_of(quotes, settings), 4, 0.5
     simulator = Simulator(table, streams, seed=1, reward_scale=scale)
     variables = simulator.variables
     starts = variables["stream/bar"].numpy()
@@ -67,7 +112,7 @@ def test_simulator_and_environment_agree(walk: Bars, settings: MarketSettings) -
     seen = [env.reset(options={"bar": bar})[0] for env, bar in zip(envs, starts, strict=True)]
     rng = np.random.default_rng(2)
     endings = {"terminated": 0, "truncated": 0}
-    for _ in range(60):
+    for _ in range(60 if settings is SETTINGS["ruin"] else 20):
         observed = simulator.observe().numpy()
         np.testing.assert_array_equal(observed, np.stack(seen))
         action = rng.integers(0, 3, streams).astype(np.int32)
@@ -89,8 +134,44 @@ def test_simulator_and_environment_agree(walk: Bars, settings: MarketSettings) -
                 assert variables["stream/position"].numpy()[i] == 0
                 after, _ = env.reset(options={"bar": bar})
             seen[i] = after
-    assert endings["truncated"] > 0 or settings is SETTINGS["ruin"]
-    assert (endings["terminated"] > 0) == (settings is SETTINGS["ruin"])
+    assert endings["truncated"] > 0 or settings.equity_floor > 0
+    assert (
+        endings["terminated"] > 0 or settings.equity_floor == 0 or settings is not SETTINGS["ruin"]
+    )
+
+
+@pytest.mark.parametrize("settings", [*EVERY, SETTINGS["ruin"]])
+def test_vector_and_scalar_environments_agree(quotes: Bars, settings: MarketSettings) -> None:
+    """Bit for bit, through the ends of episodes."""
+    table, count = table_of(quotes, settings), 8
+    vector = MarketVectorEnv(table, count, reward_scale=0.5)
+    envs = [MarketEnv(table, 0.5) for _ in range(count)]
+    starts = np.random.default_rng(4).integers(0, 2000, count)
+    seen, infos = vector.reset(seed=3, options={"bar": starts})
+    for i, env in enumerate(envs):
+        first, info = env.reset(options={"bar": starts[i]})
+        np.testing.assert_array_equal(seen[i], first)
+        assert {name: infos[name][i] for name in info} == info
+    rng, over = np.random.default_rng(5), 0
+    for _ in range(60):
+        actions = rng.integers(0, 3, count)
+        seen, rewards, terminations, truncations, infos = vector.step(actions)
+        for i, env in enumerate(envs):
+            after, reward, terminated, truncated, info = env.step(actions[i])
+            assert (rewards[i], terminations[i], truncations[i]) == (reward, terminated, truncated)
+            if terminated or truncated:
+                over += 1
+                assert infos["_final_obs"][i]
+                assert infos["_final_info"][i]
+                np.testing.assert_array_equal(infos["final_obs"][i], after)
+                assert {name: infos["final_info"][name][i] for name in info} == info
+                at = int(np.flatnonzero(table.close == infos["price"][i])[0])
+                after, info = env.reset(options={"bar": at})
+            elif "_final_obs" in infos:
+                assert not infos["_final_obs"][i]
+            np.testing.assert_array_equal(seen[i], after)
+            assert {name: infos[name][i] for name in info} == info
+    assert over > 8
 
 
 @pytest.mark.parametrize("fill", ["close", "next_open"])
@@ -100,7 +181,12 @@ def test_rewards_of_an_episode_add_up_to_an_account_of_cash(
 ) -> None:
     """Rewards before the risk penalty, against cash and units that know nothing of rewards."""
     settings = MarketSettings(
-        episode_bars=40, fill=fill, fee_rate=0.003, half_spread=0.02, equity_floor=floor
+        episode_bars=40,
+        fill=fill,
+        fee_rate=0.003,
+        half_spread=0.02,
+        borrow_rate=0.0002,
+        equity_floor=floor,
     )
     table = table_of(walk, settings)
     env = MarketEnv(table)
@@ -124,7 +210,7 @@ def test_rewards_of_an_episode_add_up_to_an_account_of_cash(
 
 
 def test_starts_leave_room_for_a_whole_episode() -> None:
-    table = table_of(random_walk(60, seed=1), MarketSettings(episode_bars=50))
+    table = table_of(RandomWalk().bars(60, seed=1), MarketSettings(episode_bars=50))
     simulator = Simulator(table, 64, seed=1, reward_scale=1.0)
     rng = np.random.default_rng(0)
     starts = set(simulator.variables["stream/bar"].numpy())
@@ -137,8 +223,69 @@ def test_starts_leave_room_for_a_whole_episode() -> None:
     )  # every start is drawn, and none that would run out
 
 
-def test_environment_is_typed_as_gymnasium_expects(walk: Bars) -> None:
-    env = MarketEnv(table_of(walk, SETTINGS["plain"]))
-    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-    observation, _ = env.reset(seed=1)
-    assert env.observation_space.contains(observation)
+def test_made_by_name(walk: Bars, tmp_path: Path) -> None:
+    walk.table.write_parquet(tmp_path / "bars.parquet")
+    made = [
+        gymnasium.make(
+            gym.ID, bars=source, settings={"episode_bars": 50}, features=["rsi_14", "log_price"]
+        )
+        for source in (walk, tmp_path / "bars.parquet", str(tmp_path / "bars.parquet"))
+    ]
+    first = [env.reset(seed=5)[0] for env in made]
+    for env, observation in zip(made, first, strict=True):
+        assert observation.shape == (4,)
+        np.testing.assert_array_equal(observation, first[0])
+        assert env.unwrapped.table.settings.episode_bars == 50  # type: ignore[attr-defined]
+    envs = gymnasium.make_vec(
+        gym.ID, num_envs=3, bars="synthetic:ou?bars=2000", settings={"fee_rate": 0.01}
+    )
+    observations, _ = envs.reset(seed=1)
+    assert observations.shape == (3, 3)
+    assert isinstance(envs.unwrapped, MarketVectorEnv)
+    with pytest.raises(ValidationError, match="fee_rat"):
+        gymnasium.make(gym.ID, bars=walk, settings={"fee_rat": 1})
+    with pytest.raises(BarsError, match="no such file"):
+        gymnasium.make(gym.ID, bars="nowhere.csv")
+
+
+def test_bounds_hold_every_state_and_are_reached(quotes: Bars) -> None:
+    pipeline = FeaturePipeline.fit(
+        quotes, FeatureSettings(names=("zscore_20", "spread", "price_change"))
+    )
+    table = MarketTable.of(quotes, pipeline, MarketSettings())
+    env = MarketEnv(table)
+    space = env.observation_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    np.testing.assert_array_equal(space.low, [*table.features.min(axis=0), -1, 0])
+    np.testing.assert_array_equal(space.high, [*table.features.max(axis=0), 1, 1])
+    for position in (-1, 0, 1):
+        states = table.states(np.arange(len(table)), np.full(len(table), position))
+        assert ((states >= space.low) & (states <= space.high)).all()
+    assert env.action_space == gymnasium.spaces.Discrete(3)
+
+
+def test_costs_are_those_quoted_from_the_first_quote_on(quotes: Bars) -> None:
+    quoted, priced = (table_of(quotes, MarketSettings(half_spread=half)) for half in (None, 0.5))
+    assert len(quoted) == len(quotes) - 2  # no quote in the first two bars
+    assert len(priced) == len(quotes) - 1  # no price change in the first
+    half = ((quotes.column("ask") - quotes.column("bid")) / 2)[2:]
+    np.testing.assert_array_equal(quoted.terms.entry_cost, half[:-1])
+    np.testing.assert_array_equal(quoted.terms.exit_cost, half[1:])
+    assert set(priced.terms.entry_cost) == {0.5}
+    np.testing.assert_array_equal(quoted.features, priced.features[1:])
+
+
+def test_render_draws_what_was_held(walk: Bars) -> None:
+    env = gymnasium.make(gym.ID, bars=walk, render_mode="rgb_array", settings={"episode_bars": 30})
+    env.reset(seed=1)
+    first = env.render()
+    images = []
+    for action in (2, 2, 0, 1):
+        env.step(action)
+        images.append(env.render())
+    for image in (first, *images):
+        assert isinstance(image, np.ndarray)
+        assert image.shape == (480, 800, 3)
+        assert image.dtype == np.uint8
+    assert len({image.tobytes() for image in (first, *images)}) == 5  # type: ignore[union-attr]
+    assert MarketEnv(table_of(walk, SETTINGS["plain"])).render() is None

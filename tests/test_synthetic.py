@@ -6,34 +6,34 @@ import pytest
 from evaluation.backtest import backtest, follow
 from market.accounting import MarketSettings
 from market.features import FeaturePipeline, FeatureSettings
-from market.synthetic import MeanReverting, random_walk
+from market.synthetic import OrnsteinUhlenbeck, RandomWalk
 from market.table import MarketTable
 
 
 def test_random_walk_is_a_martingale_and_repeats_by_seed() -> None:
-    bars = random_walk(200_000, seed=1, noise=0.01)
+    bars = RandomWalk(sigma=0.01).bars(200_000, seed=1)
     close = bars.table["close"].to_numpy()
     change = close[1:] / close[:-1] - 1
     assert abs(change.mean()) < 3 * 0.01 / np.sqrt(len(change))
     assert change.std() == pytest.approx(0.01, rel=0.02)
-    assert random_walk(50, 1).content_hash == random_walk(50, 1).content_hash
-    assert random_walk(50, 1).content_hash != random_walk(50, 2).content_hash
+    assert RandomWalk().bars(50, 1).content_hash == RandomWalk().bars(50, 1).content_hash
+    assert RandomWalk().bars(50, 1).content_hash != RandomWalk().bars(50, 2).content_hash
 
 
 def test_mean_reverting_has_the_stationary_law_it_claims() -> None:
-    x = np.log(MeanReverting().bars(200_000, seed=1).table["close"].to_numpy() / 100)
+    x = np.log(OrnsteinUhlenbeck().bars(200_000, seed=1).table["close"].to_numpy() / 100)
     assert x.std() == pytest.approx(0.01 / np.sqrt(1 - 0.95**2), rel=0.05)
     assert np.corrcoef(x[1:], x[:-1])[0, 1] == pytest.approx(0.95, abs=0.01)
 
 
 def test_without_cost_the_best_policy_is_the_sign_of_the_drift() -> None:
     close = 100 * np.exp(np.array([-0.05, -0.01, 0.01, 0.05]))
-    choice = MeanReverting().best_choice(close, fee_rate=0.0, gamma=0.99)
+    choice = OrnsteinUhlenbeck().best_choice(close, fee_rate=0.0, gamma=0.99)
     np.testing.assert_array_equal(choice, [[1, 1, 1], [1, 1, 1], [-1, -1, -1], [-1, -1, -1]])
 
 
 def test_with_cost_the_best_policy_waits_and_beats_every_threshold() -> None:
-    market, fee_rate = MeanReverting(), 0.01
+    market, fee_rate = OrnsteinUhlenbeck(), 0.01
     bars = market.bars(50_000, seed=5)
     features = FeaturePipeline.fit(bars, FeatureSettings(names=("log_price",)))
     table = MarketTable.of(bars, features, MarketSettings(fee_rate=fee_rate))

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from market.accounting import Fill
-from market.bars import Bars, BarsError, Split, load_bars
+from market.bars import Bars, BarsError, Split
 from market.features import FeaturePipeline
+from market.source import bars_from
 from market.table import MarketTable
 from training.settings import TrainSettings
 
@@ -39,7 +40,7 @@ class TrainingData:
         Raises:
             BarsError: the bars are bad, or too few, or their price never changes.
         """
-        bars = load_bars(settings.bars)
+        bars = bars_from(settings.bars)
         split = bars.split(**settings.split.model_dump())
         features = FeaturePipeline.fit(split.train, settings.features)
         train = MarketTable.of(split.train, features, settings.market)

@@ -142,7 +142,11 @@ class TrainSettings(BaseSettings):
     preset: str = Field(
         "two_layer", description="committed settings to start from, or a TOML file; a,b trains both"
     )
-    bars: str = Field("btcusd_30m", description="a sample's name, or a Parquet or CSV file")
+    bars: str = Field(
+        "btcusd_30m",
+        description="a sample's name, a Parquet or CSV file, or synthetic:ou?theta=0.05&sigma=0.01"
+        "&seed=3&bars=20000 (ou, walk, regime)",
+    )
     steps: int = Field(
         100_000, ge=1, le=10**9, description="iterations: each steps every stream, one update"
     )

@@ -14,7 +14,6 @@ from rich.console import Console
 from evaluation.backtest import Backtest, backtest, follow, greedy_choice
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure
-from market.accounting import MarketSettings
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
 from models.registry import model_id_of, propose, register
@@ -273,13 +272,20 @@ def _judged_on(settings: TrainSettings, data: TrainingData) -> str:
 
 def _title(settings: TrainSettings, data: TrainingData) -> str:
     first, last = data.split.validation.table["time"].dt.date()[[0, -1]]
-    return f"Validation on {data.bars.name}, {first} to {last}, net of costs\n{_costs(settings.market)}"
-
-
-def _costs(market: MarketSettings) -> str:
     return (
-        f"fills at {market.fill}, fee {market.fee_rate:g} of notional, half spread "
-        f"{market.half_spread:g}, slippage {market.slippage:g}"
+        f"Validation on {data.bars.name}, {first} to {last}, net of costs\n{_costs(settings, data)}"
+    )
+
+
+def _costs(settings: TrainSettings, data: TrainingData) -> str:
+    market = settings.market
+    half = f"{market.half_spread or 0:g}"
+    if market.half_spread is None and "bid" in data.bars.table.columns:
+        half = "as quoted"
+    borrow = f", borrowing {market.borrow_rate:g} a bar" if market.borrow_rate else ""
+    return (
+        f"fills at {market.fill}, fee {market.fee_rate:g} of notional, half spread {half}, "
+        f"slippage {market.slippage:g}{borrow}"
     )
 
 
@@ -288,6 +294,6 @@ def _description(settings: TrainSettings, data: TrainingData, command: str) -> s
     first, last = (data.bars.table["time"][row] for row in (0, -1))
     return (
         f"{settings.network.kind} Q-network on {data.bars.name} ({first:%Y-%m-%d} to {last:%Y-%m-%d}), "
-        f"{settings.steps:,} iterations, seed {settings.seed}; {_costs(settings.market)}."
+        f"{settings.steps:,} iterations, seed {settings.seed}; {_costs(settings, data)}."
         f"\n\n    {command}"
     )

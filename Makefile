@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-events ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-events bench-environments peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -49,6 +49,12 @@ bench: $(READY) $(PEERS) ## measure throughput against Stable-Baselines3 on one 
 
 bench-events: $(READY) ## measure how fast an event log becomes bars
 	@$(PYTHON) -m benchmarks.events $(ARGS)
+
+bench-environments: $(READY) ## measure the Gymnasium environments
+	@$(PYTHON) -m benchmarks.environments $(ARGS)
+
+peers: $(PEERS) ## train the peers' agents on the Gymnasium environment
+	@PYTHONPATH=. .venv-peers/bin/python docs/examples/train_with_sb3.py $(ARGS)
 
 ui: $(READY) ## open the MLflow UI on loopback
 	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"

@@ -65,7 +65,6 @@ class MarketSettings(BaseModel):
         description="ruin, in shares of the price at the start, which is the equity then",
     )
 
-
     @property
     def penalised(self) -> bool:
         """Whether any risk penalty is set."""

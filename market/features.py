@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from market.bars import NUMBERS, PRICES, QUOTES, Bars, BarsError
 from market.feature_kinds import Column, Columns, Feature, feature_names, log_return
@@ -44,6 +44,12 @@ class FeatureSettings(BaseModel):
         True,
         description="divide by the training split's standard deviation; levels are centred too",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_alone(cls, value: object) -> object:
+        """Lets a preset say `features = ["price_change", "volatility_20"]`."""
+        return {"names": value} if isinstance(value, str | list | tuple) else value
 
     @field_validator("names")
     @classmethod

@@ -105,7 +105,7 @@ class RandomWalk:
         """As `Market` has it; the same at every price, since rewards are in proportion to it."""
         growth = np.exp(self.drift)
         rewards = (growth - 1) * POSITIONS - fee_rate * CHANGES
-        q_values = _solve(rewards[None], np.array([[_finite(gamma * growth)]]))
+        q_values = _solve(rewards[None], np.array([[gamma * growth]]))
         choice = (q_values[0].argmax(axis=1) - 1).astype(np.int8)
         return np.broadcast_to(choice, (len(close), 3)).copy()
 
@@ -158,7 +158,6 @@ class RegimeSwitching:
             shares.append(probability[:, None] * WEIGHTS * np.exp(returns))  # the price grows too
         transition = _transition(grid, np.hstack(places), np.hstack(shares))
         drift = transition.sum(axis=1) - 1
-        _finite(gamma * np.exp(self.drift))
         rewards = drift[:, None, None] * POSITIONS - fee_rate * CHANGES
         return _best(grid, _solve(rewards, gamma * transition), self.beliefs(close))
 
@@ -207,13 +206,6 @@ def synthetic_bars(specification: str) -> Bars:
     return Bars(f"synthetic_{bars.name}", bars.table)
 
 
-def _finite(growth: float) -> float:
-    """Refuses a discount that growth outruns: sums of rewards would have no limit."""
-    if growth >= 1:
-        raise ValueError(f"gamma times the growth of the price is {growth:g}; it must be below 1")
-    return growth
-
-
 def _transition(grid: Numbers, places: Numbers, shares: Numbers) -> Numbers:
     """From each grid point (row) to its places, in shares, by linear interpolation; (points, points)."""
     points = len(grid)
@@ -232,8 +224,17 @@ def _solve(rewards: Numbers, discounted: Numbers) -> Numbers:
 
     Args:
         rewards: of the same shape.
-        discounted: transition probabilities times the discount, (states, states).
+        discounted: transition probabilities times discount and growth of the price, (states, states).
+
+    Raises:
+        ValueError: growth outruns the discount, so that sums of rewards have no limit.
     """
+    if discounted.sum(axis=1).max() >= 1:
+        growth = abs(np.linalg.eigvals(discounted)).max()
+        if growth >= 1:
+            raise ValueError(
+                f"discounted, the price still grows by a factor of {growth:.4g} a bar; it must be below 1"
+            )
     values = np.zeros(rewards.shape[:2])
     scale = max(abs(rewards).max(), 1e-300)
     while True:

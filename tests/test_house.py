@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import events, throughput
+from benchmarks import environments, events, throughput
 from benchmarks.record import mark
 from training.settings import load_settings
 
@@ -27,6 +27,7 @@ ROOMS = {
 }
 LIGHT = [
     *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),
+    *("market.check", "market.console", "market.convert", "market.source"),
     *("market.table", "evaluation.backtest", "evaluation.baselines", "training.settings"),
     *("training.data", "training.replay"),
 ]
@@ -96,7 +97,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
     assert lock.count("--hash=sha256:") > len(pinned)
 
 
-@pytest.mark.parametrize("benchmark", [throughput, events])
+@pytest.mark.parametrize("benchmark", [throughput, events, environments])
 def test_readme_shows_the_committed_benchmark(benchmark: ModuleType) -> None:
     name = benchmark.__name__.removeprefix("benchmarks.")
     result = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())

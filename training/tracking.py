@@ -156,7 +156,7 @@ class Tracker:
         """Records bars as an input of the run."""
         times = bars.table["time"]
         columns = [{"name": "time", "type": "datetime"}]
-        columns += [{"name": name, "type": "double"} for name in NUMBERS]
+        columns += [{"name": name, "type": "double"} for name in bars.table.columns[1:]]
         profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
         dataset = Dataset(
             name=bars.name,

@@ -1,6 +1,6 @@
 """Steps a second of the Gymnasium environments.
 
-    make bench-environments          or, with what to vary:  make bench-environments ARGS="--rounds 9 --save"
+    make bench-environments          or:  make bench-environments ARGS="--rounds 9 --save"
 
 Random actions on real bars with a fee and one risk penalty, resets included; the scalar environment as a
 library sees it after `.unwrapped`, the vector environment with 256 markets. Rounds alternate. Prints a

@@ -7,8 +7,9 @@ good never depends on its neighbours: any division of a file into blocks gives t
 import gzip
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,9 @@ from market.event_forms import NEEDED, Csv, JsonLines, typed
 from market.events import NUMBERS, SCHEMA, EventsError, checked, faults, unit_of
 
 BLOCK_BYTES = 16 * 2**20  # larger ones are given back to the system, and cost page faults each time
+AHEAD = (
+    2  # blocks that are parsed at once, since one parser alone leaves processors idle now and then
+)
 CACHED = 2**18  # bytes that the processor keeps close while they are counted
 BLOCK_ROWS = 250_000  # of a Parquet file
 LONGEST_LINE = 64 * 2**20
@@ -90,20 +94,24 @@ class Block:
 
 
 def event_blocks(paths: Iterable[Path], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Blocks of the files, in the order given; the next is read while the last is worked on.
+    """Blocks of the files, in the order given; some are parsed ahead while others are worked on.
 
     Raises:
         EventsError: a file is missing, damaged, or of no known form.
     """
-    blocks = (block for path in paths for block in _blocks_of(path, block_bytes))
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(next, blocks, None)
-        while (block := ahead.result()) is not None:
-            ahead = reader.submit(next, blocks, None)
-            yield block
+    ahead: deque[Future[Block]] = deque()
+    with ThreadPoolExecutor(AHEAD) as workers:
+        for path in paths:
+            for unparsed in _unparsed(path, block_bytes):
+                ahead.append(workers.submit(unparsed))
+                if len(ahead) > AHEAD:
+                    yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
-def _blocks_of(path: Path, block_bytes: int) -> Iterator[Block]:
+def _unparsed(path: Path, block_bytes: int) -> Iterator[Callable[[], Block]]:
+    """What makes each block of a file, once called."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in {".gz", ".zst"}]
     form = suffixes[-1] if suffixes else ""
     try:
@@ -155,21 +163,25 @@ def text_chunks(path: Path, file: IO[bytes], size: int) -> Iterator[bytes]:
 
 def _text_blocks(
     path: Path, form: "JsonLines | Csv", file: IO[bytes], block_bytes: int
-) -> Iterator[Block]:
+) -> Iterator[Callable[[], Block]]:
     first = form.header_lines + 1
     for chunk in text_chunks(path, file, block_bytes):
         text = chunk.removeprefix(b"\xef\xbb\xbf") if first == 1 else chunk
         count = _line_count(text)
-        block = Block(str(path), count, partial(_contents, text, first, count))
-        parsed = _parsed(form.parse_block, text, count)
-        if parsed is not None:
-            block.add(parsed, range(first, first + count))
-        else:
-            salvage = _Salvage(form, block)
-            salvage.text(text, first, count)
-            salvage.finish()
-        yield block
+        yield partial(_text_block, path, form, text, first, count)
         first += count
+
+
+def _text_block(path: Path, form: "JsonLines | Csv", text: bytes, first: int, count: int) -> Block:
+    block = Block(str(path), count, partial(_contents, text, first, count))
+    parsed = _parsed(form.parse_block, text, count)
+    if parsed is not None:
+        block.add(parsed, range(first, first + count))
+    else:
+        salvage = _Salvage(form, block)
+        salvage.text(text, first, count)
+        salvage.finish()
+    return block
 
 
 class _Salvage:
@@ -258,7 +270,7 @@ def _as_text(line: bytes) -> str:
     return line.decode(errors="backslashreplace").rstrip("\r")
 
 
-def _parquet_blocks(path: Path) -> Iterator[Block]:
+def _parquet_blocks(path: Path) -> Iterator[Callable[[], Block]]:
     try:
         table = pl.scan_parquet(path, glob=False)
         names = table.collect_schema().names()
@@ -269,14 +281,18 @@ def _parquet_blocks(path: Path) -> Iterator[Block]:
             )
         first = 1
         for rows in table.collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True):
-            block = Block(str(path), rows.height, partial(_row_contents, rows, first))
-            block.add(typed(rows), range(first, first + rows.height))
-            yield block
+            yield partial(_row_block, path, rows, first)
             first += rows.height
     except pl.exceptions.PolarsError as error:
         raise EventsError(
             f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _row_block(path: Path, rows: pl.DataFrame, first: int) -> Block:
+    block = Block(str(path), rows.height, partial(_row_contents, rows, first))
+    block.add(typed(rows), range(first, first + rows.height))
+    return block
 
 
 def _row_contents(rows: pl.DataFrame, first: int, numbers: list[int]) -> list[str]:

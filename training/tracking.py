@@ -34,7 +34,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from market.bars import NUMBERS, Bars
+from market.bars import Bars
 
 FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
 

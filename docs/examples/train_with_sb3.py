@@ -70,7 +70,9 @@ def main() -> None:
 
         before = fresh_return(greedy)
         model.learn(options.steps)
-        print(f"{algorithm.__name__:14} {fresh_return(greedy):+8.1%}   ({before:+.1%} before training)")
+        print(
+            f"{algorithm.__name__:14} {fresh_return(greedy):+8.1%}   ({before:+.1%} before training)"
+        )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 130 and 143 sto
 
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from importlib import import_module
@@ -72,10 +73,22 @@ def _data(arguments: list[str]) -> int:
     from market.console import data
     from market.events import EventsError
 
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    handler = signal.signal(signal.SIGTERM, stop)  # what is half written is taken away first
     try:
         return data(arguments, Console())
     except (BarsError, EventsError) as error:
         return _fail(str(error), 2)
+    except _Terminated:
+        return _fail("qdesk data: stopped by SIGTERM", 143)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
 
 
 def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) -> int:

@@ -282,6 +282,8 @@ def _quotes(source: str, raw: pl.DataFrame) -> list[pl.Series]:
     for name in QUOTES:
         if name not in raw.columns:
             continue
+        if raw[name].dtype not in (pl.String, pl.Null) and not raw[name].dtype.is_numeric():
+            raise BarsError(f"{source}: column {name} is {raw[name].dtype}; it must hold numbers")
         written = raw[name].str.strip_chars() if raw[name].dtype == pl.String else raw[name]
         numbers = written.cast(pl.Float64, strict=False)
         unread = written.is_not_null() & ~numbers.is_finite().fill_null(value=False)

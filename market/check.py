@@ -5,6 +5,7 @@ conversion; medians over them come from histograms, so that memory does not grow
 """
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,12 +78,21 @@ def check(source: str, block_bytes: int = BLOCK_BYTES) -> Report:
     """
     path = path_of(source)
     suffixes = {suffix for suffix in path.suffixes if suffix not in {".gz", ".zst"}}
-    if suffixes & {".jsonl", ".ndjson"} or path.suffix in {".gz", ".zst"}:
+    log = bool(suffixes & {".jsonl", ".ndjson"}) or path.suffix in {".gz", ".zst"}
+    if log or {"type", "instrument"} <= _columns(path):
         return _check_events(path, block_bytes)
-    table = read_table(path)
-    if {"type", "instrument"} <= set(table.columns):
-        return _check_events(path, block_bytes)
-    return _check_bars(source, table)
+    return _check_bars(source, read_table(path))
+
+
+def _columns(path: Path) -> set[str]:
+    """The names of a file's columns; none where they cannot be read, which is said when it is."""
+    try:
+        if path.suffix == ".parquet":
+            return set(pl.read_parquet_schema(path))
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return {name.strip('"\ufeff\r\n ') for name in file.readline(2**20).split(",")}
+    except (OSError, pl.exceptions.PolarsError):
+        return set()
 
 
 def _check_bars(source: str, table: pl.DataFrame) -> Report:
@@ -91,8 +101,10 @@ def _check_bars(source: str, table: pl.DataFrame) -> Report:
         Bars.of(source, table)
     except BarsError as error:
         report.refusal = str(error)
-    missing = [name for name in ("time", *NUMBERS) if name not in table.columns]
-    if missing or table.is_empty():
+    numeric = {
+        name for name, dtype in table.schema.items() if dtype.is_numeric() or dtype == pl.String
+    }
+    if not {*NUMBERS} <= numeric or "time" not in table.columns or table.is_empty():
         return report
     times = parsed_times(table["time"])
     stamps = times.dt.epoch("us")
@@ -121,10 +133,10 @@ def _check_bars(source: str, table: pl.DataFrame) -> Report:
         _gaps(known.to_numpy(), usual),
         _outliers(close),
     ]
-    if {"bid", "ask"} <= set(table.columns):
+    if {"bid", "ask"} <= numeric:
         bid, ask = (table[name].cast(pl.Float64, strict=False) for name in ("bid", "ask"))
         report.findings += [_rows("crossed quotes", bid > ask), _rows("locked quotes", bid == ask)]
-    if "carried" in table.columns:
+    if table.schema.get("carried") in (pl.Boolean, pl.String):
         carried = table["carried"].cast(pl.String) == "true"
         report.findings.append(_rows("carried bars", carried, "no trades; the price before"))
     return report
@@ -171,15 +183,19 @@ def _outliers(close: Numbers) -> Finding:
 
 
 class _Histogram:
-    """Counts of positive numbers by size, 32 bins to a doubling, so quantiles are within 2.2%."""
+    """Counts of positive numbers by size, 32 bins to a doubling, so quantiles are within 2.2%.
 
-    BINS, FROM = 32, -1074
+    From 2^-64 to 2^64; what is smaller or larger counts in the outermost bins.
+    """
+
+    BINS, FROM, DOUBLINGS = 32, -64, 128
 
     def __init__(self) -> None:
-        self.counts = np.zeros(self.BINS * 2200, np.int64)
+        self.counts = np.zeros(self.BINS * self.DOUBLINGS, np.int64)
 
     def add(self, values: Numbers) -> None:
         place = np.floor(np.log2(values) * self.BINS).astype(np.int64) - self.FROM * self.BINS
+        place = np.clip(place, 0, len(self.counts) - 1)
         self.counts += np.bincount(place, minlength=len(self.counts))
 
     def median(self) -> float:
@@ -235,47 +251,58 @@ class _Seen:
 def _check_events(path: Path, block_bytes: int) -> Report:
     report = Report(str(path), "events")
     order = EventOrder()
-    rejected: list[Rejected] = []
     kinds: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    examples: dict[str, list[Rejected]] = {}
     seen: dict[str, _Seen] = {}
     units: set[str] = set()
-    first: int | None = None
-    last = locked = blank = 0
+    times: list[int] = []  # the first and the last
+    locked = blank = 0
 
     def take(name: str, events: pl.DataFrame) -> None:
-        nonlocal first, last, locked
+        nonlocal locked, times
         if not events.height:
             return
         for kind, count in events["kind"].value_counts().iter_rows():
             kinds[KINDS[kind]] += count
-        first = min(events["ns"][0], events["ns"][0] if first is None else first)
-        last = max(events["ns"][-1], last)
+        times = [*times, events["ns"][0], events["ns"][-1]]
+        times = [min(times), max(times)]
         quoted = events.filter((pl.col("kind") <= BOOK) & (pl.col("kind") != TRADE))
         locked += int((quoted["bid"] == quoted["ask"]).sum())
         seen.setdefault(name, _Seen()).add(events)
 
-    for block in event_blocks([path], block_bytes):
-        report.rows += block.lines
-        blank += block.blank
-        units |= block.units
-        rejected += block.rejected
-        for name, events in order.next(block):
-            take(name, events)
+    def reject(lines: list[Rejected]) -> None:
+        for line in lines:
+            faults[line.fault] += 1
+            known = examples.setdefault(line.fault, [])
+            known.append(line)
+            known.sort(key=lambda line: line.line)
+            del known[EXAMPLES:]
+        lines.clear()
+
+    with closing(event_blocks([path], block_bytes)) as blocks:
+        for block in blocks:
+            report.rows += block.lines
+            blank += block.blank
+            units |= block.units
+            for name, events in order.next(block):
+                take(name, events)
+            reject(block.rejected)
+            reject(order.rejected)
     for name, events in order.end():
         take(name, events)
-    rejected = sorted(rejected + order.rejected, key=lambda line: line.line)
-    if first is not None:
-        report.period = f"{time_of(first)} to {time_of(last)}"
+    reject(order.rejected)
+    if times:
+        report.period = f"{time_of(times[0])} to {time_of(times[1])}"
     report.contents = {
         "times": spoken(units),
         **{f"{kind} events": f"{kinds[kind]:,}" for kind in KINDS if kinds[kind]},
         **({"blank lines": f"{blank:,}"} if blank else {}),
         **{f"instrument {name}": f"{one.events:,} events" for name, one in sorted(seen.items())},
     }
-    faults = Counter(line.fault for line in rejected)
     for fault in dict.fromkeys((*ALWAYS, *faults)):
-        examples = [f"line {line.line}: {line.reason}" for line in rejected if line.fault == fault]
-        report.findings.append(Finding(fault, faults[fault], "", examples[:EXAMPLES]))
+        shown = [f"line {line.line}: {line.reason}" for line in examples.get(fault, [])]
+        report.findings.append(Finding(fault, faults[fault], "", shown))
     report.findings.append(Finding("locked quotes", locked, "bid equals ask"))
     for name, one in sorted(seen.items()):
         report.findings += _of_instrument(f" of {name}" if len(seen) > 1 else "", one)

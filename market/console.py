@@ -20,21 +20,13 @@ def data(arguments: list[str], console: Console) -> int:
         BarsError, EventsError: bad input.
         SystemExit: bad arguments, or `--help`.
     """
-    parser = argparse.ArgumentParser(prog="qdesk data", description=__doc__)
-    parser.description = "Event logs, bars, and whether either can be trusted."
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _add_convert(commands.add_parser("convert", help="make an event log into bars"))
-    to_csv = commands.add_parser("event-log-to-csv", help="the same, into a CSV file")
-    _add_convert(to_csv, out_of_events=True)
-    checks = commands.add_parser("check", help="report gaps, duplicates, outliers, bad lines")
-    checks.add_argument("path", nargs="+", help="bars (a sample's name or a file) or an event log")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.command == "check":
         reports = [check(path) for path in options.path]
         for report in reports:
             _print_report(report, console)
         return 2 if any(report.refusal for report in reports) else 0
-    out = options.out or options.events[0].with_name(_stem(options.events[0]) + ".csv")
+    out = options.out or options.events[0].parent / f"{_stem(options.events[0])}.bars.csv"
     result = convert(
         options.events,
         options.every,
@@ -47,6 +39,20 @@ def data(arguments: list[str], console: Console) -> int:
     return 0
 
 
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk data`."""
+    whole = argparse.ArgumentParser(
+        prog="qdesk data", description="Event logs, bars, and whether either can be trusted."
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_convert(commands.add_parser("convert", help="make an event log into bars"))
+    to_csv = commands.add_parser("event-log-to-csv", help="the same, into a CSV file")
+    _add_convert(to_csv, out_of_events=True)
+    checks = commands.add_parser("check", help="report gaps, duplicates, outliers, bad lines")
+    checks.add_argument("path", nargs="+", help="bars (a sample's name or a file) or an event log")
+    return whole
+
+
 def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False) -> None:
     parser.add_argument(
         "events", nargs="+", type=Path, help="JSON Lines or CSV (plain, .gz, .zst), or Parquet"
@@ -57,7 +63,7 @@ def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False
         type=Path,
         required=not out_of_events,
         help=".parquet or .csv; {instrument} in it is the instrument's name"
-        + (" (default: beside the events)" if out_of_events else ""),
+        + (" (default: NAME.bars.csv beside the events)" if out_of_events else ""),
     )
     parser.add_argument(
         "--empty",
@@ -81,7 +87,7 @@ def _stem(path: Path) -> str:
     for suffix in reversed(path.suffixes):
         if suffix in {".gz", ".zst", ".jsonl", ".ndjson", ".csv", ".parquet"}:
             name = name.removesuffix(suffix)
-    return f"{name}.bars" if path.suffixes and ".csv" in path.suffixes else name
+    return name
 
 
 def _print_conversion(result: Conversion, console: Console) -> None:

@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from market.event_order import EventOrder
 from market.events import KINDS, UNIT_NAMES, EventsError
 
 PART_ROWS = 1_048_576  # bars a part holds, and a row group of a Parquet file
-HOPELESS_LINES = 10_000  # once so many were read and half of them rejected, no need to read on
-MOST_REJECTED = 1_000_000  # kept in memory until they are written
+FIRST_LINES = 10_000  # of which more than half are bad: this is no event log, no need to read on
+MOST_REJECTED = (
+    1_000_000  # bad lines wait in memory until they are written, so that there is an end
+)
 TEXT_TIME = "%Y-%m-%dT%H:%M:%S%.6fZ"
 
 
@@ -127,55 +130,72 @@ def convert(
         raise EventsError(f"--max-rejected is {max_rejected:g}; it must be a share from 0 to 1")
     if not out.parent.is_dir():
         raise EventsError(f"--out is {out}; there is no folder {out.parent}")
-    rejected_path = out.parent / f"{out.name.replace('{instrument}', 'all')}.rejected.jsonl"
     for path in paths:
-        if path.resolve() in {out.resolve(), rejected_path.resolve()}:
-            raise EventsError(f"--out is {out}, which would overwrite the events {path}")
-    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
-        run = _Run(rule, empty, instrument, Path(folder))
-        try:
-            run.read(paths, block_bytes, max_rejected)
-        finally:
-            result = run.result
-            result.rejected_path = _write_rejected(run.rejected, rejected_path, Path(folder))
-        run.refuse_too_many(max_rejected, rejected_path)
-        result.written = run.write(out)
-    return result
+        if not path.exists():
+            raise EventsError(f"{path}: no such file")
+        if path.is_dir():
+            raise EventsError(f"{path}: a folder; give the files in it")
+    rejected_path = out.parent / f"{out.name.replace('{instrument}', 'all')}.rejected.jsonl"
+    _refuse_overwriting(paths, [out, rejected_path])
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.stem[:100]}.", dir=out.parent) as folder:
+            run = _Run(rule, empty, instrument, paths, Path(folder))
+            run.read(block_bytes, max_rejected)
+            run.result.rejected_path = _write_rejected(run.rejected, rejected_path, Path(folder))
+            run.refuse_too_many(max_rejected, rejected_path)
+            run.result.written = run.write(out)
+    except OSError as error:
+        raise EventsError(f"--out is {out}: cannot be written ({error.strerror})") from error
+    return run.result
+
+
+def _refuse_overwriting(paths: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raises where what would be written is a folder, or one of the inputs."""
+    for output in outputs:
+        if output.is_dir():
+            raise EventsError(f"--out: {output} is a folder")
+        for path in paths:
+            if output.exists() and output.samefile(path):
+                raise EventsError(f"--out: {output} would overwrite the events {path}")
 
 
 class _Run:
     """One conversion under way."""
 
-    def __init__(self, every: Every, empty: Empty, only: str | None, folder: Path) -> None:
-        self.every, self.empty, self.only, self.folder = every, empty, only, folder
+    def __init__(
+        self, every: Every, empty: Empty, only: str | None, paths: Sequence[Path], folder: Path
+    ) -> None:
+        self.every, self.empty, self.only = every, empty, only
+        self.paths, self.folder = paths, folder
         self.result = Conversion()
         self.order = EventOrder()
         self.rejected: list[Rejected] = []
         self.builders: dict[str, tuple[BarBuilder, _Parts]] = {}
+        self.stopped = False  # before the end, since it is hopeless
 
-    def read(self, paths: Sequence[Path], block_bytes: int, max_rejected: float) -> None:
-        files = {str(path): place for place, path in enumerate(paths)}
-        result = self.result
-        try:
-            for block in event_blocks(paths, block_bytes):
+    def read(self, block_bytes: int, max_rejected: float) -> None:
+        """Reads everything, or so much that there is no hope for the rest."""
+        result, early = self.result, 0
+        with closing(event_blocks(self.paths, block_bytes)) as blocks:
+            for block in blocks:
+                first_lines = block.first + FIRST_LINES - result.lines
+                early += sum(line.line < first_lines for line in block.rejected)
                 result.lines += block.lines
                 result.blank += block.blank
                 result.units |= block.units
                 self.rejected += block.rejected
                 for name, events in self.order.next(block):
                     self._take(name, events)
-                bad = len(self.rejected) + len(self.order.rejected)
-                if result.lines >= HOPELESS_LINES and bad > max(max_rejected, 0.5) * result.lines:
+                many = len(self.rejected) + len(self.order.rejected) > MOST_REJECTED
+                if many or early > max(max_rejected, 0.5) * FIRST_LINES:
+                    self.stopped = True
                     break
-                if bad > MOST_REJECTED:
-                    break
-            else:
-                for name, events in self.order.end():
-                    self._take(name, events)
-        finally:
-            self.rejected += self.order.rejected
-            self.rejected.sort(key=lambda line: (files[line.file], line.line))
-            result.rejected = Counter(line.fault for line in self.rejected)
+        for name, events in self.order.end():
+            self._take(name, events)
+        files = {str(path): place for place, path in enumerate(self.paths)}
+        self.rejected += self.order.rejected
+        self.rejected.sort(key=lambda line: (files[line.file], line.line))
+        result.rejected = Counter(line.fault for line in self.rejected)
 
     def _take(self, name: str, events: pl.DataFrame) -> None:
         counts = events["kind"].value_counts()
@@ -187,15 +207,17 @@ class _Run:
             builder = BarBuilder(self.every, self.empty)
             self.builders[name] = builder, _Parts(self.folder / f"{len(self.builders):06d}")
         builder, parts = self.builders[name]
-        parts.add(builder.add(events))
+        for bars in builder.add(events):
+            parts.add(bars)
 
     def refuse_too_many(self, max_rejected: float, rejected_path: Path) -> None:
         """Raises where more than a share of the lines was rejected."""
         bad, lines = len(self.rejected), self.result.lines
-        if bad > max_rejected * lines:
+        if self.stopped or bad > min(max_rejected * lines, MOST_REJECTED):
             first = self.rejected[0]
+            where = ", where reading stopped" if self.stopped else ""
             raise EventsError(
-                f"{bad:,} of {lines:,} lines are bad ({bad / lines:.2%}, more than --max-rejected "
+                f"{bad:,} of {lines:,} lines are bad{where} ({bad / lines:.2%}; --max-rejected is "
                 f"{max_rejected:.2%}), the first being {first.file} line {first.line}: {first.reason}; "
                 f"all of them stand in {rejected_path}, and no bars were written"
             )
@@ -204,7 +226,8 @@ class _Run:
         """Writes every instrument's bars beside their final names, then gives them those names."""
         wholes = {}
         for name, (builder, parts) in self.builders.items():
-            parts.add(builder.end())
+            for bars in builder.end():
+                parts.add(bars)
             whole = parts.whole()
             if whole is not None:
                 wholes[name] = whole
@@ -223,6 +246,7 @@ class _Run:
             path = out.with_name(out.name.replace("{instrument}", plain))
             if path in [other.path for other in written]:
                 raise EventsError(f"two instruments, {name} among them, would be written to {path}")
+            _refuse_overwriting(self.paths, [path])
             written.append(self._write(name, whole, path, len(written)))
         for place, one in enumerate(written):
             _replace(self.folder / f"out-{place}", one.path)

@@ -9,6 +9,7 @@ divided changes no bit of any bar.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
@@ -16,12 +17,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from market.bars import TIME
 from market.events import BOOK, TRADE, EventsError, time_of
 
 Empty = Literal["carry", "skip"]
 Numbers = NDArray[np.float64]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST = 36_500 * 86_400
+SLICE = 2**17  # bars that are filled in at once, since gaps may make many of few
 MOST_EMPTY = 2_000_000  # bars carried over one gap: more is a fault of the clock, not a pause
 QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_bid", "depth_ask")
 TRADED = ("open", "high", "low", "close", "volume", "notional")
@@ -51,6 +53,8 @@ class Every:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]|trades|volume)\s*", text)
         amount = float(match[1]) if match else 0.0
         whole = match is not None and (match[2] == "volume" or amount.is_integer())
+        if match is not None and match[2] in SECONDS and amount * SECONDS[match[2]] > LONGEST:
+            raise EventsError(f"--every is {text!r}; a bar may last at most 36,500d")
         if match is None or amount <= 0 or not whole:
             raise EventsError(
                 f"--every is {text!r}; it must be a time such as 1s, 30m, 4h or 1d, a number such as "
@@ -93,21 +97,21 @@ class BarBuilder:
         self._quoted = np.full(len(QUOTED), np.nan)
         self._counted = (0, 0.0, 0)  # of bars by trades or volume: its id, how full, last stamp
 
-    def add(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Takes events in and returns the bars that they finished."""
+    def add(self, events: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """Takes events in and yields the bars that they finished."""
         events = events.select("ns", "kind", "price", "size", *QUOTED)
         if (events["kind"] > BOOK).any():
             events = events.filter(pl.col("kind") <= BOOK)
         rows = self._rows(events) if events.height else None
-        if rows is None:
-            return self._table(None)
-        self._open = rows.part(slice(-1, None))
-        return self._table(rows.part(slice(0, -1)))
+        if rows is not None:
+            self._open = rows.part(slice(-1, None))
+            yield from self._tables(rows.part(slice(0, -1)))
 
-    def end(self) -> pl.DataFrame:
-        """The last bar, which may not have been full."""
+    def end(self) -> Iterator[pl.DataFrame]:
+        """The last bar, which may not have been full, and empty ones before it."""
         rows, self._open = self._open, None
-        return self._table(rows)
+        if rows is not None:
+            yield from self._tables(rows)
 
     def _rows(self, events: pl.DataFrame) -> _Rows | None:
         """The open bar and those that the events belong to."""
@@ -178,41 +182,23 @@ class BarBuilder:
             return (ids + 1) * (int(self.every.amount) // 1000)
         return -(-ns // 1000)
 
-    def _table(self, rows: _Rows | None) -> pl.DataFrame:
-        """Finished rows as a table, empty bars put in or left out."""
-        if rows is not None and len(rows.id):
-            rows = self._carried(rows) if self.carries else rows.part(rows.trades > 0)
-        if rows is None or not len(rows.id):
-            return pl.DataFrame(schema=TABLE)
-        traded = dict(zip(TRADED, rows.traded.T, strict=True))
-        notional, volume = traded.pop("notional"), traded["volume"]
-        with np.errstate(invalid="ignore"):
-            mean = np.where(rows.trades > 0, notional / volume, traded["close"])
-        quoted = dict(zip(QUOTED, rows.quoted.T, strict=True))
-        table = pl.DataFrame(
-            {
-                "time": rows.stamp.astype("datetime64[us]"),
-                **traded,
-                "trades": rows.trades,
-                "vwap": np.clip(mean, traded["low"], traded["high"]),
-                **quoted,
-                "carried": rows.trades == 0,
-            }
-        )
-        return table.with_columns(
-            pl.col("time").dt.replace_time_zone("UTC"), pl.col(QUOTED).fill_nan(None)
-        )
-
-    def _carried(self, rows: _Rows) -> _Rows | None:
-        """Every bar from the last finished one on, those without trades at the price before."""
-        if self._last is None:  # bars begin with the first trade
-            rows = rows.part(slice(int(np.argmax(rows.trades > 0)), None))
-            if rows.trades[0] == 0:
-                return None
-            missing_from = int(rows.id[0])
+    def _tables(self, rows: _Rows) -> Iterator[pl.DataFrame]:
+        """Finished rows as tables, empty bars put in or left out."""
+        if self.carries:
+            yield from map(_table, self._carried(rows))
         else:
+            yield _table(rows.part(rows.trades > 0))
+
+    def _carried(self, rows: _Rows) -> Iterator[_Rows]:
+        """Every bar from the last finished one on, those without trades at the price before."""
+        if self._last is not None:
             missing_from = int(self._last.id[0]) + 1
             rows = rows.after(self._last)
+        elif (rows.trades > 0).any():  # bars begin with the first trade
+            rows = rows.part(slice(int(np.argmax(rows.trades > 0)), None))
+            missing_from = int(rows.id[0])
+        else:
+            return
         gaps = np.diff(rows.id)
         if len(gaps) and gaps.max() > MOST_EMPTY:
             before = int(np.argmax(gaps))
@@ -223,34 +209,42 @@ class BarBuilder:
                 "mend the times"
             )
         priced = np.maximum.accumulate(np.where(rows.trades > 0, np.arange(len(rows.id)), 0))
-        ids = np.arange(missing_from, rows.id[-1] + 1)
-        place = np.searchsorted(rows.id, ids, side="right") - 1
-        happened = (rows.id[place] == ids) & (rows.trades[place] > 0)
-        close = rows.traded[priced[place], TRADED.index("close"), None]
-        still = np.concatenate([np.repeat(close, 4, axis=1), np.zeros((len(ids), 2))], axis=1)
-        filled = _Rows(
-            id=ids,
-            stamp=self._stamps(ids, ids),
-            trades=np.where(happened, rows.trades[place], 0),
-            traded=np.where(happened[:, None], rows.traded[place], still),
-            quoted=rows.quoted[place],
-        )
-        if len(ids):
-            last = filled.part(slice(-1, None))
-            self._last = last._replace(trades=np.ones(1, np.int64))
-        return filled
+        for first in range(missing_from, int(rows.id[-1]) + 1, SLICE):
+            ids = np.arange(first, min(first + SLICE, int(rows.id[-1]) + 1))
+            place = np.searchsorted(rows.id, ids, side="right") - 1
+            happened = (rows.id[place] == ids) & (rows.trades[place] > 0)
+            close = rows.traded[priced[place], TRADED.index("close"), None]
+            still = np.concatenate([np.repeat(close, 4, axis=1), np.zeros((len(ids), 2))], axis=1)
+            filled = _Rows(
+                id=ids,
+                stamp=self._stamps(ids, ids),
+                trades=np.where(happened, rows.trades[place], 0),
+                traded=np.where(happened[:, None], rows.traded[place], still),
+                quoted=rows.quoted[place],
+            )
+            self._last = filled.part(slice(-1, None))._replace(trades=np.ones(1, np.int64))
+            yield filled
 
 
-TABLE = pl.Schema(
-    {
-        "time": TIME,
-        **dict.fromkeys(("open", "high", "low", "close", "volume"), pl.Float64()),
-        "trades": pl.Int64(),
-        "vwap": pl.Float64(),
-        **dict.fromkeys(QUOTED, pl.Float64()),
-        "carried": pl.Boolean(),
-    }
-)
+def _table(rows: _Rows) -> pl.DataFrame:
+    traded = dict(zip(TRADED, rows.traded.T, strict=True))
+    notional, volume = traded.pop("notional"), traded["volume"]
+    with np.errstate(invalid="ignore"):
+        mean = np.where(rows.trades > 0, notional / volume, traded["close"])
+    table = pl.DataFrame(
+        {
+            "time": rows.stamp.astype("datetime64[us]"),
+            **traded,
+            "trades": rows.trades,
+            "vwap": np.clip(mean, traded["low"], traded["high"]),
+            **dict(zip(QUOTED, rows.quoted.T, strict=True)),
+            "carried": rows.trades == 0,
+        },
+        schema_overrides={"time": pl.Datetime("us")},
+    )
+    return table.with_columns(
+        pl.col("time").dt.replace_time_zone("UTC"), pl.col(QUOTED).fill_nan(None)
+    )
 
 
 def _trade(rows: _Rows, row: NDArray[np.integer], price: Numbers, size: Numbers) -> None:

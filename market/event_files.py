@@ -8,7 +8,7 @@ import gzip
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from backports import zstd
 
-from market.event_forms import NEEDED, Csv, JsonLines, typed
+from market.event_forms import Csv, JsonLines, require_types, typed
 from market.events import NUMBERS, SCHEMA, EventsError, checked, faults, unit_of
 
 BLOCK_BYTES = 16 * 2**20  # larger ones are given back to the system, and cost page faults each time
@@ -61,6 +61,7 @@ class Block:
 
     Attributes:
         file: its name.
+        first: number of the first line.
         lines: how many there are.
         blank: how many of them hold nothing.
         events: the good ones: what `market.events.checked` leaves, less the text of time and type,
@@ -71,8 +72,9 @@ class Block:
     """
 
     file: str
+    first: int
     lines: int
-    contents: Callable[[list[int]], list[str]]
+    contents: Callable[[Iterable[int]], dict[int, str]]
     blank: int = 0
     events: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EVENTS))
     rejected: list[Rejected] = field(default_factory=list)
@@ -83,24 +85,25 @@ class Block:
         events = checked(parsed).with_columns(line=pl.Series(numbers, dtype=pl.Int64))
         if not events["good"].all():
             bad = events.filter(~pl.col("good"))
-            lines = bad["line"].to_list()
-            for line, content, fault in zip(
-                lines, self.contents(lines), faults(bad).rows(), strict=True
-            ):
-                self.rejected.append(Rejected(self.file, line, fault[0], fault[1], content))
+            contents = self.contents(bad["line"].to_list())
+            for line, fault in zip(bad["line"], faults(bad).rows(), strict=True):
+                self.rejected.append(Rejected(self.file, line, fault[0], fault[1], contents[line]))
             events = events.filter("good")
         self.units |= unit_of(events["time"])
         self.events.vstack(events.select(EVENTS.names()), in_place=True)
 
 
-def event_blocks(paths: Iterable[Path], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def event_blocks(
+    paths: Iterable[Path], block_bytes: int = BLOCK_BYTES
+) -> Generator[Block, None, None]:
     """Blocks of the files, in the order given; some are parsed ahead while others are worked on.
 
     Raises:
         EventsError: a file is missing, damaged, or of no known form.
     """
     ahead: deque[Future[Block]] = deque()
-    with ThreadPoolExecutor(AHEAD) as workers:
+    workers = ThreadPoolExecutor(AHEAD)
+    try:
         for path in paths:
             for unparsed in _unparsed(path, block_bytes):
                 ahead.append(workers.submit(unparsed))
@@ -108,6 +111,8 @@ def event_blocks(paths: Iterable[Path], block_bytes: int = BLOCK_BYTES) -> Itera
                     yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def _unparsed(path: Path, block_bytes: int) -> Iterator[Callable[[], Block]]:
@@ -122,7 +127,9 @@ def _unparsed(path: Path, block_bytes: int) -> Iterator[Callable[[], Block]]:
                 yield from _text_blocks(path, JsonLines(), file, block_bytes)
         elif form == ".csv":
             with _opened(path) as file:
-                yield from _text_blocks(path, Csv(path, file.readline()), file, block_bytes)
+                yield from _text_blocks(
+                    path, Csv(path, file.readline(LONGEST_LINE)), file, block_bytes
+                )
         else:
             raise EventsError(f"{path}: the name must end in {FORMATS}")
     except FileNotFoundError:
@@ -173,7 +180,7 @@ def _text_blocks(
 
 
 def _text_block(path: Path, form: "JsonLines | Csv", text: bytes, first: int, count: int) -> Block:
-    block = Block(str(path), count, partial(_contents, text, first, count))
+    block = Block(str(path), first, count, partial(_contents, text, first, count))
     parsed = _parsed(form.parse_block, text, count)
     if parsed is not None:
         block.add(parsed, range(first, first + count))
@@ -253,17 +260,18 @@ def _line_count(text: bytes) -> int:
     return int(ends) + (not text.endswith(b"\n"))
 
 
-def _contents(text: bytes, first: int, count: int, numbers: list[int]) -> list[str]:
-    """Lines by number, found from the end, where those lie that are asked for later."""
+def _contents(text: bytes, first: int, count: int, numbers: Iterable[int]) -> dict[int, str]:
+    """Lines by number, found from the end, where those lie that are asked for most."""
     found: dict[int, str] = {}
-    wanted, earliest = set(numbers), min(numbers, default=first + count)
+    wanted = set(numbers)
     end = len(text) - text.endswith(b"\n")
-    for number in range(first + count - 1, earliest - 1, -1):
+    number = first + count - 1
+    while len(found) < len(wanted):
         start = text.rfind(b"\n", 0, end) + 1
         if number in wanted:
             found[number] = _as_text(text[start:end])
-        end = start - 1
-    return [found[number] for number in numbers]
+        end, number = start - 1, number - 1
+    return found
 
 
 def _as_text(line: bytes) -> str:
@@ -273,12 +281,7 @@ def _as_text(line: bytes) -> str:
 def _parquet_blocks(path: Path) -> Iterator[Callable[[], Block]]:
     try:
         table = pl.scan_parquet(path, glob=False)
-        names = table.collect_schema().names()
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
-            raise EventsError(
-                f"{path}: column {', '.join(missing)} is missing; found {', '.join(names)}"
-            )
+        require_types(path, table.collect_schema())
         first = 1
         for rows in table.collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True):
             yield partial(_row_block, path, rows, first)
@@ -290,11 +293,14 @@ def _parquet_blocks(path: Path) -> Iterator[Callable[[], Block]]:
 
 
 def _row_block(path: Path, rows: pl.DataFrame, first: int) -> Block:
-    block = Block(str(path), rows.height, partial(_row_contents, rows, first))
+    block = Block(str(path), first, rows.height, partial(_row_contents, rows, first))
     block.add(typed(rows), range(first, first + rows.height))
     return block
 
 
-def _row_contents(rows: pl.DataFrame, first: int, numbers: list[int]) -> list[str]:
-    picked = rows[[number - first for number in numbers]]
-    return [json.dumps(row, default=str) for row in picked.iter_rows(named=True)]
+def _row_contents(rows: pl.DataFrame, first: int, numbers: Iterable[int]) -> dict[int, str]:
+    wanted = list(numbers)
+    picked = rows[[number - first for number in wanted]].iter_rows(named=True)
+    return {
+        number: json.dumps(row, default=str) for number, row in zip(wanted, picked, strict=True)
+    }

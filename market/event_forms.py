@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import polars as pl
 
-from market.events import NUMBERS, SCHEMA, EventsError
+from market.events import LEVELS_ARE, NUMBERS, SCHEMA, EventsError
 
 NEEDED = ("time", "type", "instrument")
 NUMBER_TYPES = {int, float, type(None)}
@@ -47,14 +48,31 @@ class JsonLines:
             return "malformed", f"not JSON: {error}"
         if not isinstance(event, dict):
             return "malformed", "not a JSON object"
-        for name in NUMBERS:
-            value = event.get(name)
-            if type(value) not in NUMBER_TYPES:
-                shown = value if isinstance(value, _Constant) else json.dumps(value)
-                return "bad value", f"{name} is {shown}; it must be a finite number"
-        if b"NaN" in line or b"Infinity" in line:
+        if (fault := _fault_of_fields(event)) is None and (b"NaN" in line or b"Infinity" in line):
             return "malformed", "not JSON, which has no NaN and no Infinity"
-        return None
+        return fault
+
+
+def _fault_of_fields(event: dict[str, object]) -> tuple[str, str] | None:
+    for name in NUMBERS:
+        value = event.get(name)
+        if value is None or (type(value) in NUMBER_TYPES and math.isfinite(value)):  # type: ignore[arg-type]
+            continue
+        shown = value if isinstance(value, _Constant) else json.dumps(value)
+        return "bad value", f"{name} is {shown}; it must be a finite number"
+    return None if _are_rows(event.get("levels")) else ("bad value", LEVELS_ARE)
+
+
+def _are_rows(levels: object) -> bool:
+    """Whether levels can be read; whether they are right is for the rules to say."""
+    if levels is None:
+        return True
+    if not isinstance(levels, list):
+        return False
+    return all(
+        row is None or (isinstance(row, list) and all(type(value) in NUMBER_TYPES for value in row))
+        for row in levels
+    )
 
 
 class _Constant(str):
@@ -70,8 +88,8 @@ class Csv:
         self.header = header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n") + b"\n"
         try:
             names = next(csv.reader([self.header.decode()]), [])
-        except UnicodeDecodeError:
-            names = []
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise EventsError(f"{path}: the header is not CSV in UTF-8 ({error})") from None
         self.fields = len(names)
         missing = [name for name in NEEDED if name not in names]
         if missing:
@@ -109,25 +127,75 @@ class Csv:
         return None
 
 
+def require_types(path: Path, schema: pl.Schema) -> None:
+    """Refuses a Parquet file whose columns cannot hold events.
+
+    Raises:
+        EventsError: names the column, its type and what it must be.
+    """
+    missing = [name for name in NEEDED if name not in schema]
+    if missing:
+        found = ", ".join(schema.names())
+        raise EventsError(f"{path}: column {', '.join(missing)} is missing; found {found}")
+    rows_of_numbers = (pl.List, pl.Array)
+    for name, dtype in schema.items():
+        text = dtype in (pl.String, pl.Null) or isinstance(dtype, pl.Categorical | pl.Enum)
+        if name == "time":
+            good = text or dtype.is_integer() or dtype in (pl.Datetime, pl.Date)
+            wanted = "timestamps, integers or ISO-8601 text"
+        elif name in NUMBERS:
+            good, wanted = text or dtype.is_numeric(), "numbers"
+        elif name == "levels":
+            inner = dtype.inner if isinstance(dtype, rows_of_numbers) else None
+            value = inner.inner if isinstance(inner, rows_of_numbers) else None
+            good = text or (value is not None and value.is_numeric())
+            wanted = "lists of lists of numbers, or JSON of them"
+        elif name in SCHEMA:
+            good, wanted = text or dtype.is_integer(), "text"
+        else:
+            continue
+        if not good:
+            raise EventsError(f"{path}: column {name} is {dtype}; it must hold {wanted}")
+
+
 def typed(rows: pl.DataFrame) -> pl.DataFrame:
     """Columns of any type as those of `SCHEMA`; `unread` says what could not be."""
     columns, lost = [], []
     for name, dtype in SCHEMA.items():
         if name not in rows.columns:
             columns.append(pl.lit(None, dtype).alias(name))
-        elif name == "time" and (rows[name].dtype == pl.Int64 or rows[name].dtype.is_temporal()):
-            columns.append(pl.col(name))
-        elif name == "levels" and rows[name].dtype == pl.String:
-            columns.append(pl.col(name).str.json_decode(dtype))
+            continue
+        column = rows[name]
+        if name == "time" and (column.dtype == pl.Int64 or column.dtype.is_temporal()):
+            columns.append(pl.lit(column))
+            continue
+        if name == "levels" and column.dtype == pl.String:
+            read = _decoded(column)
         else:
-            columns.append(pl.col(name).cast(dtype, strict=False))
-            if name in NUMBERS:
-                sentence = pl.format(
-                    f"{name} is {{}}; it must be a number", pl.col(name).cast(pl.String)
-                )
-                was_lost = (
-                    pl.col(name).is_not_null() & pl.col(name).cast(dtype, strict=False).is_null()
-                )
-                lost.append(pl.when(was_lost).then(sentence))
+            read = column.cast(dtype, strict=False)
+        columns.append(pl.lit(read))
+        if name in NUMBERS or name == "levels":
+            was_lost = column.is_not_null() & read.is_null()
+            shown = column.cast(pl.String) if name in NUMBERS else pl.lit("")
+            sentence = (
+                pl.format(f"{name} is {{}}; it must be a number", shown)
+                if name in NUMBERS
+                else pl.lit(LEVELS_ARE)
+            )
+            lost.append(pl.when(was_lost).then(sentence))
     unread = pl.coalesce(lost) if lost else pl.lit(None, pl.String)
     return rows.select(*columns, unread=unread)
+
+
+def _decoded(levels: pl.Series) -> pl.Series:
+    """Levels from JSON, null where it is none."""
+    try:
+        return levels.str.json_decode(SCHEMA["levels"])
+    except pl.exceptions.PolarsError:
+        good = []
+        for text in levels:
+            try:
+                good.append(text if text is not None and _are_rows(json.loads(text)) else None)
+            except (ValueError, RecursionError):
+                good.append(None)
+        return pl.Series(levels.name, good, pl.String).str.json_decode(SCHEMA["levels"])

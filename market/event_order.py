@@ -52,31 +52,35 @@ class EventOrder:
 
     def next(self, block: Block) -> Iterator[tuple[str, pl.DataFrame]]:
         """Instruments, and the events of each that are now known to be in order."""
+        passed = []
+        wanted: list[int] = []
+        decided = []
         for name, events in _by_instrument(block.events):
             instrument = self._instruments.setdefault(name, _Instrument())
-            held = instrument.held
-            known = held.height
-            waiting = pl.concat([held.select(EVENTS.names()), events])
+            known = instrument.held.height
+            waiting = pl.concat([instrument.held.select(EVENTS.names()), events])
             count = max(waiting.height - FOLLOWING, 0)
-            kept = waiting[count:]
-            fresh = kept[max(known - count, 0) :]
-            contents = block.contents(fresh["line"].to_list())
-            instrument.held = pl.concat(
-                [
-                    held[count:],
-                    fresh.with_columns(
-                        file=pl.lit(block.file), content=pl.Series(contents, dtype=pl.String)
-                    ),
-                ]
+            faulty, in_order = self._pass(instrument, waiting, count)
+            passed.append((name, in_order))
+            wanted += waiting["line"][max(count, known) :].to_list()  # to be held
+            lines = [waiting["line"][row] for row, *_ in faulty]
+            wanted += [line for (row, *_), line in zip(faulty, lines, strict=True) if row >= known]
+            decided.append((instrument, waiting, count, faulty, lines))
+        contents = block.contents(wanted)
+        for instrument, waiting, count, faulty, lines in decided:
+            held = instrument.held
+            for (row, fault, reason), line in zip(faulty, lines, strict=True):
+                known = row < held.height
+                file = held["file"][row] if known else block.file
+                content = held["content"][row] if known else contents[line]
+                self.rejected.append(Rejected(file, line, fault, reason, content))
+            fresh = waiting[max(count, held.height) :]
+            texts = [contents[line] for line in fresh["line"]]
+            fresh = fresh.with_columns(
+                file=pl.lit(block.file), content=pl.Series(texts, dtype=pl.String)
             )
-            faulty, passed = self._pass(instrument, waiting, count)
-            lines = waiting["line"]
-            texts = block.contents([lines[row] for row, *_ in faulty if row >= known])
-            for row, fault, reason in faulty:
-                file = held["file"][row] if row < known else block.file
-                content = held["content"][row] if row < known else texts.pop(0)
-                self.rejected.append(Rejected(file, lines[row], fault, reason, content))
-            yield name, passed
+            instrument.held = pl.concat([held[count:], fresh])
+        yield from passed
 
     def end(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """The events that were waiting for others to follow."""

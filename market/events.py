@@ -34,12 +34,17 @@ DEPTH = {
     "levels_good": pl.Boolean(),
     "levels_hash": pl.UInt64(),
 }
+LEVELS_ARE = (
+    "levels must be rows of [bid, bid_size, ask, ask_size], best first, prices finite and above zero, "
+    "sizes finite and not negative; only below the first row may a side be null"
+)
 # From 1973 to 2262 the three units of an integer time never overlap: each has its own magnitude.
 UNITS = {
     "ms": (10**11, 10**14, 10**6),
     "us": (10**14, 10**17, 10**3),
     "ns": (10**17, 2**63 - 1, 1),
 }
+YEARS = (1973, 2262)
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
@@ -88,8 +93,8 @@ RULES = [
         "bad value",
         pl.col("ns").is_null(),
         pl.format(
-            "time is {}; it must be ISO-8601 text or integer milli-, micro- or nanoseconds "
-            "since 1970 (from 1973 to 2262)",
+            "time is {}; it must be ISO-8601 text, or integer milli-, micro- or nanoseconds since 1970, "
+            "and between March 1973 and April 2262",
             _shown("time"),
         ),
     ),
@@ -112,10 +117,7 @@ RULES = [
     Fault(
         "bad value",
         pl.col("levels_good").not_(),
-        pl.lit(
-            "levels must be rows of [bid, bid_size, ask, ask_size], best first, prices finite and "
-            "above zero, sizes finite and not negative; only below the first row may a side be null"
-        ),
+        pl.lit(LEVELS_ARE),
     ),
     *_number_rules(),
     Fault(
@@ -191,7 +193,8 @@ def time_of(ns: int) -> str:
 
 def _nanoseconds(time: pl.Series) -> pl.Series:
     if time.dtype.is_temporal():
-        return time.cast(pl.Datetime("ns")).dt.epoch("ns").alias("ns")
+        near = time.dt.year().is_between(*YEARS)
+        return _late_enough(time.set(~near, None).cast(pl.Datetime("ns")).dt.epoch("ns"))
     count = time if time.dtype == pl.Int64 else time.cast(pl.Int64, strict=False)
     low, high, _ = UNITS["ns"]
     if count.null_count() == 0 and count.is_between(low, high).all():
@@ -212,6 +215,8 @@ def _nanoseconds(time: pl.Series) -> pl.Series:
 
 def _from_text(text: pl.Series) -> pl.Series:
     """ISO-8601, complete at first, since that is quicker, then as short as the standard lets it be."""
+    near = text.str.strip_chars().str.slice(0, 4).cast(pl.Int32, strict=False).is_between(*YEARS)
+    text = text.set(~near.fill_null(value=False), None)
     times = text.str.to_datetime("%+", time_zone="UTC", time_unit="ns", strict=False)
     if times.null_count() > text.null_count():
         completed = text.str.strip_chars()
@@ -221,7 +226,12 @@ def _from_text(text: pl.Series) -> pl.Series:
             times.is_not_null(),
             completed.str.to_datetime("%+", time_zone="UTC", time_unit="ns", strict=False),
         )
-    return times.dt.epoch("ns")
+    return _late_enough(times.dt.epoch("ns"))
+
+
+def _late_enough(ns: pl.Series) -> pl.Series:
+    """Null before the first time that an integer can tell, and where 64 bits overflowed."""
+    return ns.set(ns < UNITS["ns"][0], None).alias("ns")
 
 
 def _with_depth(events: pl.DataFrame) -> pl.DataFrame:

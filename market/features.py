@@ -227,7 +227,20 @@ class FeatureStream:
             good = low <= value < np.inf and not (value == 0 and name in (*PRICES, "bid", "ask"))
             if not good and not unknown:
                 raise BarsError(f"bar of {bar['time']}: {name} is {value}, which no good bar has")
-        if time <= last[0]:
+        values = dict(zip(self._columns[1:], row, strict=True))
+        if not (
+            values["low"] <= min(values["open"], values["close"])
+            and max(values["open"], values["close"]) <= values["high"]
+        ):
+            raise BarsError(f"bar of {bar['time']}: open and close must lie from low to high")
+        if (
+            values.get("ask", 0.0) < values.get("bid", 0.0)
+            or values.get("depth_imbalance", 0.0) > 1
+        ):
+            raise BarsError(
+                f"bar of {bar['time']}: a bid above the ask, or a depth_imbalance above 1"
+            )
+        if not (np.isnan(last[0]) or time > last[0]):
             raise BarsError(f"bar of {bar['time']}: it must be later than the bar before it")
         return [float(time), *row]
 

@@ -202,7 +202,13 @@ def synthetic_bars(specification: str) -> Bars:
             raise BarsError(f"{written}: {key} is {text!r}; it must be from {low:g} to {high:g}")
         numbers[key] = value
     count, seed = int(numbers.pop("bars")), int(numbers.pop("seed"))
-    bars = law(**{key: numbers[key] for key in known if key in numbers}).bars(count, seed)
+    try:
+        with np.errstate(over="ignore"):
+            bars = law(**{key: numbers[key] for key in known if key in numbers}).bars(count, seed)
+    except BarsError as error:
+        raise BarsError(
+            f"{written}: its prices outgrow numbers ({error}); ask for fewer bars"
+        ) from None
     return Bars(f"synthetic_{bars.name}", bars.table)
 
 

@@ -45,6 +45,11 @@ class MarketTable:
         if settings.half_spread is None and "bid" in bars.table.columns:
             half = (bars.column("ask") - bars.column("bid")) / 2
             quoted = int(np.argmax(np.isfinite(half)))
+            if not np.isfinite(half[quoted]):
+                raise BarsError(
+                    f"{bars.name}: no bid and ask are known in these bars, but are in others of the same "
+                    "source; set market.half_spread, or begin the bars later"
+                )
             values, start = values[max(quoted - start, 0) :], max(quoted, start)
         if len(values) < 2:
             raise BarsError(f"{bars.name}: {len(bars)} bars; at least {start + 2} are needed")

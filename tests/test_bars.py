@@ -184,7 +184,7 @@ def test_split_keeps_order_and_purges_the_gap(
 
 
 def test_split_refuses_too_few_bars_and_wrong_shares(walk: Bars) -> None:
-    with pytest.raises(BarsError, match=r"random_walk_s7/validation: .* leave 0"):
+    with pytest.raises(BarsError, match=r"walk_s7/validation: .* leave 0"):
         walk.split(gap=600)
     with pytest.raises(ValueError, match=r"train \+ validation \+ test is 0.9 and must be 1"):
         SplitSettings(train=0.5)

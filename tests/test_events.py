@@ -503,7 +503,7 @@ def test_one_percent_of_each_fault(tmp_path: Path) -> None:
     assert result.events.total() == 20_000
     assert result.lines == 20_000 + result.rejected.total() == 20_000 + len(faults)
     with pytest.raises(
-        EventsError, match=r"of 2\d,\d{3} lines are bad \(8\.\d\d%, more than --max-rejected"
+        EventsError, match=r"of 2\d,\d{3} lines are bad \(8\.\d\d%; --max-rejected is"
     ):
         convert([faulty], "1s", tmp_path / "faulty.parquet")
     assert (tmp_path / "faulty.parquet").read_bytes() == (tmp_path / "clean.parquet").read_bytes()
@@ -534,7 +534,7 @@ def test_what_cannot_be_converted_leaves_everything_as_it_was(tmp_path: Path) ->
         (
             tmp_path / "hopeless.jsonl",
             b"no\n" * 20_000,
-            r"20,000 of 20,000 lines are bad \(100.00%",
+            r"20,000 of 20,000 lines are bad, where reading stopped \(100.00%",
         ),
     ]
     for path, content, message in cases:

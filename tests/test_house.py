@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from benchmarks import environments, events, throughput
 from benchmarks.record import mark
+from market.console import parser
 from training.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +84,11 @@ def test_readme_commands_exist() -> None:
     assert commands
     for arguments in commands:
         load_settings([argument for argument in arguments.split() if argument != "--help"])
+    data = re.findall(r"^(?:\.venv/bin/)?qdesk data (.*?)(?:#.*)?$", blocks, re.MULTILINE)
+    assert {command.split()[0] for command in data} == {"convert", "check", "event-log-to-csv"}
+    for command in data:
+        arguments = [argument for argument in shlex.split(command) if argument != "--help"]
+        parser().parse_args(arguments if len(arguments) > 1 else [*arguments, "x", "--out", "y"])
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / path).exists(), f"README links to {path}"
 

@@ -107,7 +107,7 @@ REFUSED = {
     ),
     "unknown feature": (
         ["--features.names", "moon"],
-        "features.names is 'moon' .* 'price_change' or",
+        "features.names: moon is no feature; there are price_change",
     ),
     "preset left out": (["--preset"], "--preset needs a name: linear, two_layer, or a TOML file"),
     "preset half left out": (["--preset", "linear,"], "--preset needs a name"),

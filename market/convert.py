@@ -136,8 +136,8 @@ def convert(
         if path.is_dir():
             raise EventsError(f"{path}: a folder; give the files in it")
     rejected_path = out.parent / f"{out.name.replace('{instrument}', 'all')}.rejected.jsonl"
-    _refuse_overwriting(paths, [out, rejected_path])
     try:
+        _refuse_overwriting(paths, [out, rejected_path])
         with tempfile.TemporaryDirectory(prefix=f".{out.stem[:100]}.", dir=out.parent) as folder:
             run = _Run(rule, empty, instrument, paths, Path(folder))
             run.read(block_bytes, max_rejected)

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,9 @@ BAD = {
     "seconds": (json.dumps(trade(1) | {"time": 1577836800}), "bad value", "time is 1577836800; it must"),
     "a word for a time": (json.dumps(trade(1) | {"time": "noon"}), "bad value", "time is noon"),
     "a fractional time": (json.dumps(trade(1) | {"time": 1577836800000.5}), "bad value", "time is"),
+    "too early": (json.dumps(trade(1) | {"time": "1000-01-01T00:00Z"}), "bad value", "time is 1000"),
+    "too late": (json.dumps(trade(1) | {"time": "9999-12-31"}), "bad value", "9999-12-31; .* 2262"),
+    "beyond floats": (json.dumps(trade(1)).replace("100.0", "1e400"), "bad value", "price is Infinity"),
     "a far time": (json.dumps(trade(1) | {"time": 10**13}), "bad value", "time is 10000000000000"),
     "no type": (json.dumps(trade(1) | {"type": None}), "missing field", "type is missing"),
     "unknown type": (json.dumps(trade(1) | {"type": "tick"}), "unknown type", "type is tick; it must"),
@@ -421,6 +425,7 @@ BAD = {
     "no levels": (json.dumps(trade(1) | {"type": "book"}), "missing field", "a book needs levels"),
 }  # fmt: skip
 LEVELS = {
+    "text": "9", "words": [["9", 1, 11, 1]],
     "none": [], "null": [None], "three wide": [[9, 1, 11]], "flat": [9, 1, 11, 1],
     "no best": [[None, None, 11, 1]], "price without size": [[9, 1, 11, 1], [8, None, None, None]],
     "negative": [[9, -1, 11, 1]], "zero": [[0, 1, 11, 1]],
@@ -537,6 +542,7 @@ def test_what_cannot_be_converted_leaves_everything_as_it_was(tmp_path: Path) ->
             r"20,000 of 20,000 lines are bad, where reading stopped \(100.00%",
         ),
     ]
+    (tmp_path / "folder.csv").mkdir()
     for path, content, message in cases:
         path.write_bytes(content)
         with pytest.raises(EventsError, match=message):
@@ -545,8 +551,13 @@ def test_what_cannot_be_converted_leaves_everything_as_it_was(tmp_path: Path) ->
         ({"paths": [tmp_path / "none.jsonl"]}, "no such file"),
         ({"out": tmp_path / "out.xlsx"}, "the name must end in .parquet or .csv"),
         ({"out": tmp_path / "none" / "out.csv"}, "there is no folder"),
+        ({"out": tmp_path / "folder.csv"}, "folder.csv is a folder"),
+        ({"out": Path("/proc/out.csv")}, "cannot be written"),
+        ({"out": tmp_path / f"{'x' * 300}.csv"}, "cannot be written|File name too long"),
+        ({"paths": [tmp_path]}, "a folder; give the files in it"),
+        ({"every": "200000d"}, "a bar may last at most 36,500d"),
         ({"max_rejected": 1.5}, "it must be a share from 0 to 1"),
-        ({"paths": [out], "out": out}, "which would overwrite the events"),
+        ({"paths": [out], "out": out}, "would overwrite the events"),
     ]
     for wrong, message in wrongs:
         usual: dict[str, Any] = {"paths": [log], "every": "1s", "out": out}
@@ -559,6 +570,7 @@ def test_what_cannot_be_converted_leaves_everything_as_it_was(tmp_path: Path) ->
         convert([far], "1s", out)
     assert out.read_bytes() == before
     made = {path for path, *_ in cases} | {out, log, far, tmp_path / "out.parquet.rejected.jsonl"}
+    made |= {tmp_path / "folder.csv"}
     assert set(tmp_path.iterdir()) <= made
 
 
@@ -593,3 +605,104 @@ def test_blocks_count_every_line(tmp_path: Path) -> None:
     assert sum(block.lines for block in blocks) == 100
     assert pl.concat(block.events for block in blocks)["line"].to_list() == list(range(1, 101))
     assert set(KINDS) == {"trade", "quote", "book", "order", "fill", "decision"}
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def test_gaps_are_filled_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [trade(n * n * SECOND, 10 + n) for n in range(12)] + [quote(200 * SECOND, 9, 11)]
+    whole = run(tmp_path, events)
+    monkeypatch.setattr("market.event_bars.SLICE", 3)
+    assert_frame_equal(run(tmp_path, events), whole, check_exact=True)
+    assert len(whole) == 201
+
+
+def test_too_many_bad_lines_end_the_reading_and_never_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("market.convert.MOST_REJECTED", 50)
+    log = tmp_path / "log.jsonl"
+    write_event_log(log, 5000, seed=1, faults={"unknown type": 0.02})
+    for size in (10_000, WHOLE):
+        with pytest.raises(
+            EventsError, match=r"lines are bad.* \(\d\.\d\d%; --max-rejected is 50.00%\)"
+        ):
+            convert([log], "1s", tmp_path / "out.csv", max_rejected=0.5, block_bytes=size)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_no_event_log_is_known_by_its_first_lines_however_it_is_divided(tmp_path: Path) -> None:
+    good = [json.dumps(trade(n)) for n in range(30_000)]
+    for bad, hopeless in ((4900, False), (5100, True)):
+        log = tmp_path / "log.jsonl"
+        log.write_text("\n".join(["no"] * bad + good))
+        for size in (100_000, WHOLE):
+            if hopeless:
+                with pytest.raises(EventsError, match="lines are bad, where reading stopped"):
+                    convert([log], "1s", tmp_path / "out.csv", max_rejected=0.3, block_bytes=size)
+            else:
+                convert([log], "1s", tmp_path / "out.csv", max_rejected=0.3, block_bytes=size)
+
+
+def test_inputs_are_never_overwritten_and_an_old_quarantine_outlives_a_failure(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "X.csv"
+    log.write_text(
+        f"time,type,instrument,price,size\n{START_NS},trade,X,1,1\n{START_NS},trade,X,no,1\n"
+    )
+    before = log.read_bytes()
+    with pytest.raises(EventsError, match=r"X\.csv would overwrite the events"):
+        convert([log], "1s", tmp_path / "{instrument}.csv", max_rejected=1)
+    assert log.read_bytes() == before
+    convert([log], "1s", tmp_path / "out.csv", max_rejected=1)
+    quarantine = (tmp_path / "out.csv.rejected.jsonl").read_bytes()
+    broken = tmp_path / "broken.jsonl.gz"
+    broken.write_bytes(b"no gzip")
+    for paths in ([tmp_path / "none.jsonl"], [log, tmp_path / "none.jsonl"], [broken]):
+        with pytest.raises(EventsError, match=r"no such file|cannot be read to its end"):
+            convert(paths, "1s", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv.rejected.jsonl").read_bytes() == quarantine
+
+
+@pytest.mark.parametrize(
+    "column, wanted",
+    [
+        (pl.Series("price", [[1.0]]), r"price is List\(Float64\); it must hold numbers"),
+        (pl.Series("size", [True]), "size is Boolean; it must hold numbers"),
+        (pl.Series("instrument", [["X"]]), r"instrument is List\(String\); it must hold text"),
+        (pl.Series("side", [b"x"]), "side is Binary; it must hold text"),
+        (
+            pl.Series("time", [timedelta(1)]),
+            r"time is Duration.*; it must hold timestamps, integers",
+        ),
+        (
+            pl.Series("levels", [[{"bid": 1.0}]]),
+            "levels is List.*; it must hold lists of lists of numbers",
+        ),
+    ],
+)
+def test_parquet_columns_that_cannot_hold_events(
+    tmp_path: Path, column: pl.Series, wanted: str
+) -> None:
+    rows = pl.DataFrame([trade(0)]).with_columns(column)
+    rows.write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(EventsError, match=f"log.parquet: column {wanted}"):
+        convert([tmp_path / "log.parquet"], "1s", tmp_path / "out.csv")
+
+
+def test_rows_of_parquet_are_named(tmp_path: Path) -> None:
+    times = [
+        datetime(2020, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, tzinfo=UTC),
+        datetime(2020, 1, 2, tzinfo=UTC),
+    ]
+    rows = pl.DataFrame(
+        {"time": times, "type": "trade", "instrument": "X", "price": [1.0, 2.0, 3.0], "size": 1}
+    )
+    rows = rows.with_columns(levels=pl.Series([None, None, "[[1,"]))
+    rows.write_parquet(tmp_path / "log.parquet")
+    convert([tmp_path / "log.parquet"], "1d", tmp_path / "out.csv", max_rejected=1)
+    assert rejected(tmp_path / "out.csv.rejected.jsonl") == [(2, "bad value"), (3, "bad value")]
+    assert load_bars(tmp_path / "out.csv").table["close"].to_list() == [1.0]

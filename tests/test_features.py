@@ -297,6 +297,8 @@ def test_a_bar_that_does_not_follow_leaves_the_stream_as_it_was() -> None:
         ({"volume": -1.0}, "volume is -1.0"),
         ({"high": math.inf}, "high is inf"),
         ({"bid": None}, "bid is nan"),  # it was known before
+        ({"high": rows[20]["low"] / 2}, "open and close must lie from low to high"),
+        ({"bid": rows[20]["ask"] * 2}, "a bid above the ask"),
     ]:
         with pytest.raises(BarsError, match=reason):
             stream.update(rows[20] | change)

@@ -1,5 +1,7 @@
 """Table, Gymnasium environment and compiled simulator: one market in three forms."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import gymnasium
@@ -289,3 +291,35 @@ def test_render_draws_what_was_held(walk: Bars) -> None:
         assert image.dtype == np.uint8
     assert len({image.tobytes() for image in (first, *images)}) == 5  # type: ignore[union-attr]
     assert MarketEnv(table_of(walk, SETTINGS["plain"])).render() is None
+
+
+def test_starts_that_are_none(walk: Bars) -> None:
+    table = table_of(walk, SETTINGS["plain"])
+    last = len(table) - 21
+    for bar in (-1, last + 1, 10**6):
+        message = f"an episode cannot start at bar {bar}; it must be from 0 to {last}"
+        with pytest.raises(ValueError, match=message):
+            MarketEnv(table).reset(options={"bar": bar})
+        with pytest.raises(ValueError, match=message):
+            MarketVectorEnv(table, 2).reset(options={"bar": [0, bar]})
+    MarketEnv(table).reset(options={"bar": last})
+
+
+def test_environments_can_be_copied_and_pickled(walk: Bars) -> None:
+    env = MarketEnv(table_of(walk, SETTINGS["costly"]))
+    env.reset(seed=1)
+    copies = [copy.deepcopy(env), pickle.loads(pickle.dumps(env))]
+    after = env.step(np.int64(2))
+    for other in copies:
+        state, *rest = other.step(np.int64(2))
+        np.testing.assert_array_equal(state, after[0])
+        assert tuple(rest) == after[1:]
+
+
+def test_a_part_without_any_quote_is_refused(quotes: Bars) -> None:
+    part = quotes.between(0, 2, "head")
+    pipeline = FeaturePipeline(("log_price",), (0.0,), (1.0,))
+    with pytest.raises(
+        BarsError, match=r"quotes/head: no bid and ask are known .* set market.half_spread"
+    ):
+        MarketTable.of(part, pipeline, MarketSettings())

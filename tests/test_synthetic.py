@@ -164,6 +164,7 @@ def test_specifications() -> None:
         ("ou?sigma=nan", "sigma is 'nan'; it must be from"),
         ("walk?seed=1.5", "seed is '1.5'; it must be from"),
         ("walk?bars=1", "bars is '1'; it must be from 2"),
+        ("walk?drift=0.1", "its prices outgrow numbers (walk_s1 row"),
         ("regime?switch=", "switch is ''; it must be from"),
     ],
 )

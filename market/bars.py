@@ -175,7 +175,9 @@ def _require_content(path: Path) -> None:
         status = path.stat()
     except FileNotFoundError:
         samples = ", ".join(sample_names())
-        raise BarsError(f"bars {path}: no such file, nor one of the samples ({samples})") from None
+        raise BarsError(
+            f"bars {path}: no such file, nor one of the samples ({samples}), nor synthetic:ou?…"
+        ) from None
     except OSError as error:
         raise BarsError(f"bars {path}: cannot be opened ({error.strerror})") from error
     if not stat.S_ISREG(status.st_mode):

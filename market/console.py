@@ -1,14 +1,18 @@
 """What `qdesk data` says in the terminal."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from market.check import Report, check
+from market.bars import BarsError
+from market.check import check
 from market.convert import Conversion, convert, spoken
+from market.events import EventsError
+from market.findings import Report
 
 EVERY = "1s, 30m, 4h, 1d, or '500 trades', or '12.5 volume'"
 
@@ -22,10 +26,7 @@ def data(arguments: list[str], console: Console) -> int:
     """
     options = parser().parse_args(arguments)
     if options.command == "check":
-        reports = [check(path) for path in options.path]
-        for report in reports:
-            _print_report(report, console)
-        return 2 if any(report.refusal for report in reports) else 0
+        return max(_check(path, console) for path in options.path)
     out = options.out or options.events[0].parent / f"{_stem(options.events[0])}.bars.csv"
     result = convert(
         options.events,
@@ -39,6 +40,17 @@ def data(arguments: list[str], console: Console) -> int:
     return 0
 
 
+def _check(path: str, console: Console) -> int:
+    """Reports on one file, so that a bad one does not hide the others."""
+    try:
+        report = check(path)
+    except (BarsError, EventsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the sentence that the door would print
+        return 2
+    _print_report(report, console)
+    return 2 if report.refusal else 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of `qdesk data`."""
     whole = argparse.ArgumentParser(
@@ -49,7 +61,10 @@ def parser() -> argparse.ArgumentParser:
     to_csv = commands.add_parser("event-log-to-csv", help="the same, into a CSV file")
     _add_convert(to_csv, out_of_events=True)
     checks = commands.add_parser("check", help="report gaps, duplicates, outliers, bad lines")
-    checks.add_argument("path", nargs="+", help="bars (a sample's name or a file) or an event log")
+    checks.add_argument(
+        "path", nargs="+", help="bars, as `qdesk train --bars` names them, or an event log"
+    )
+    checks.epilog = "Exit code 2 where one cannot be used as it is."
     return whole
 
 
@@ -99,7 +114,7 @@ def _print_conversion(result: Conversion, console: Console) -> None:
     for fault, count in result.rejected.most_common():
         lines.add_row(f"  rejected: {fault}", f"{count:,}")
     if result.blank:
-        lines.add_row("  blank", f"{result.blank:,}")
+        lines.add_row("  blank", f"{result.blank:,}", "not rejected")
     lines.add_row("times in", spoken(result.units))
     console.print(lines)
     for written in result.written:

@@ -216,10 +216,11 @@ class _Run:
         if self.stopped or bad > min(max_rejected * lines, MOST_REJECTED):
             first = self.rejected[0]
             where = ", where reading stopped" if self.stopped else ""
+            faults = ", ".join(f"{name} {n:,}" for name, n in self.result.rejected.most_common())
             raise EventsError(
                 f"{bad:,} of {lines:,} lines are bad{where} ({bad / lines:.2%}; --max-rejected is "
-                f"{max_rejected:.2%}), the first being {first.file} line {first.line}: {first.reason}; "
-                f"all of them stand in {rejected_path}, and no bars were written"
+                f"{max_rejected:.2%}): {faults}; the first is {first.file} line {first.line}: "
+                f"{first.reason}; all of them stand in {rejected_path}, and no bars were written"
             )
 
     def write(self, out: Path) -> list[Written]:
@@ -277,8 +278,8 @@ class _Run:
         summary = whole.select(
             bars=pl.len(),
             carried=pl.col("carried").sum(),
-            first=pl.col("time").first().dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            last=pl.col("time").last().dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            first=pl.col("time").first().dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ"),
+            last=pl.col("time").last().dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ"),
         )
         return Written(name, path, **summary.collect().row(0, named=True), columns=columns)
 

@@ -57,6 +57,8 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         self, table: MarketTable, reward_scale: float = 1.0, render_mode: str | None = None
     ) -> None:
         table.require_episode()
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be None or 'rgb_array'")
         self.table = table
         self.reward_scale = reward_scale
         self.render_mode = render_mode
@@ -273,14 +275,15 @@ def _bounds(table: MarketTable) -> gymnasium.spaces.Space[Observation]:
 def market_table(
     bars: str | Path | Bars = "btcusd_30m",
     settings: MarketSettings | Mapping[str, Any] | None = None,
-    features: FeaturePipeline | FeatureSettings | Sequence[str] | None = None,
+    features: FeaturePipeline | FeatureSettings | Sequence[str] | str | None = None,
 ) -> MarketTable:
     """A market from what a caller has at hand.
 
     Args:
         bars: as `--bars` takes them, or bars.
         settings: costs, fills and ends; with `episode_bars` fewer than the bars.
-        features: fitted ones; or which to fit on these very bars, as is right for training alone.
+        features: fitted ones; or which to fit, as a list or `a,b`, on these very bars, as is right for
+            training alone.
 
     Raises:
         BarsError: the bars are bad or too few.
@@ -291,7 +294,7 @@ def market_table(
         settings = MarketSettings.model_validate(dict(settings or {}))
     if not isinstance(features, FeaturePipeline):
         if not isinstance(features, FeatureSettings):
-            names = {"names": tuple(features)} if features else {}
+            names = {"names": features} if features else {}
             features = FeatureSettings.model_validate(names)
         features = FeaturePipeline.fit(bars, features)
     return MarketTable.of(bars, features, settings)

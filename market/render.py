@@ -31,9 +31,10 @@ def episode_image(
     equity = np.array([price[0], *(worth for _, worth in history)])
     upper.plot(bars, price, color="#333333", linewidth=1)
     for position, (colour, label) in HELD.items():
-        upper.fill_between(
-            bars, 0, 1, where=np.append(held, held[-1:] if len(held) else [0]) == position,
-            step="post", color=colour, alpha=0.2, linewidth=0, label=label,
+        edges = np.flatnonzero(np.diff((held == position).astype(int), prepend=0, append=0))
+        spans = [(start, stop - start) for start, stop in edges.reshape(-1, 2).tolist()]
+        upper.broken_barh(
+            spans, (0, 1), color=colour, alpha=0.2, linewidth=0, label=label,
             transform=upper.get_xaxis_transform(),
         )  # fmt: skip
     now = {1: "long", 0: "flat", -1: "short"}[int(held[-1]) if len(held) else 0]

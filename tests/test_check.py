@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 
 from market.bars import BarsError
-from market.check import Report, check
+from market.check import check
+from market.convert import convert
+from market.findings import Report
 from market.synthetic import RandomWalk
 from market.synthetic_events import FAULTS, START_NS, write_event_log
 
@@ -21,7 +23,7 @@ def found(report: Report) -> dict[str, int]:
 def test_good_bars(tmp_path: Path) -> None:
     report = check("eurusd_1h")
     assert (report.kind, report.refusal) == ("bars", "")
-    assert report.contents["interval"] == "3600 s (median)"
+    assert report.contents["interval"] == "3600 s"
     assert found(report)["duplicate times"] == found(report)["out of order"] == 0
     assert found(report)["gaps"] > 50  # the weekends of a year
 
@@ -62,7 +64,7 @@ def test_every_oddity_of_bars_is_counted(tmp_path: Path) -> None:
         "locked quotes": 1,
     }
     gaps = next(finding for finding in report.findings if finding.name == "gaps")
-    assert gaps.note == "40 bars missing"
+    assert gaps.note == "bars missing: 40"
     assert gaps.examples[0].startswith("row 402: 31 min after 2020-01-01T06:39:00Z")
 
 
@@ -123,3 +125,23 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         check(str(tmp_path / "none.csv"))
     (tmp_path / "bars.csv").write_text("time,open\n1,2\n")
     assert "column high, low, close, volume is missing" in check(str(tmp_path / "bars.csv")).refusal
+
+
+def test_what_is_not_by_time_has_no_gaps(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    write_event_log(log, 4000, seed=1)
+    convert([log], "20 trades", tmp_path / "bars.parquet")
+    report = check(str(tmp_path / "bars.parquet"))
+    assert report.contents["interval"] == "none is usual"
+    assert found(report)["gaps"] == 0
+    assert check("synthetic:walk?bars=50").rows == 50
+
+
+def test_a_log_that_a_conversion_would_not_take_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    good = [f"{START_NS + n},trade,X,{1 + n % 3},1" for n in range(500)]
+    log.write_text("\n".join(["time,type,instrument,price,size", *good, 'a"b']))
+    report = check(str(log))
+    assert report.kind == "events"
+    assert report.refusal == "1 of 501 lines are bad, 0.20%"
+    assert found(report)["malformed"] == 1

@@ -68,15 +68,18 @@ def test_check_reports_and_says_by_its_code_whether_data_can_be_used(
     assert run("check", "btcusd_30m", "eurusd_1h") == 0
     said = capsys.readouterr().out
     assert "35,019" in said
-    assert re.search(r"^gaps +9 +22 bars missing", said, re.MULTILINE)
+    assert re.search(r"^gaps +9 +bars missing: 22", said, re.MULTILINE)
     table = load_bars("eurusd_1h").table
     table.vstack(table[:1]).write_csv(tmp_path / "twice.csv")
     assert run("check", tmp_path / "twice.csv") == 2
     said = " ".join(capsys.readouterr().out.split())
     assert "duplicate times 1 row 6226" in said
     assert "cannot be used: " in said
-    assert run("check", tmp_path / "none.csv") == 2
-    assert "no such file" in capsys.readouterr().err
+    assert run("check", tmp_path / "none.csv", "eurusd_1h") == 2  # and still reports on the other
+    said, error = capsys.readouterr()
+    assert "no such file" in error
+    assert error.count("\n") == 1
+    assert "6,225" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["convert"], ["convert", "x.jsonl"], ["fly"]])

@@ -17,6 +17,7 @@ from market.accounting import Fill, MarketSettings
 from market.bars import Bars, BarsError
 from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv, MarketVectorEnv
+from market.render import episode_image
 from market.simulator import Simulator
 from market.synthetic import RandomWalk
 from market.table import MarketTable
@@ -231,7 +232,11 @@ def test_made_by_name(walk: Bars, tmp_path: Path) -> None:
         gymnasium.make(
             gym.ID, bars=source, settings={"episode_bars": 50}, features=["rsi_14", "log_price"]
         )
-        for source in (walk, tmp_path / "bars.parquet", str(tmp_path / "bars.parquet"))
+        for source, features in (
+            (walk, ["rsi_14", "log_price"]),
+            (tmp_path / "bars.parquet", "rsi_14,log_price"),
+            (str(tmp_path / "bars.parquet"), FeatureSettings(names=("rsi_14", "log_price"))),
+        )
     ]
     first = [env.reset(seed=5)[0] for env in made]
     for env, observation in zip(made, first, strict=True):
@@ -291,6 +296,17 @@ def test_render_draws_what_was_held(walk: Bars) -> None:
         assert image.dtype == np.uint8
     assert len({image.tobytes() for image in (first, *images)}) == 5  # type: ignore[union-attr]
     assert MarketEnv(table_of(walk, SETTINGS["plain"])).render() is None
+    with pytest.raises(ValueError, match="render_mode is 'ansi'; it must be None or 'rgb_array'"):
+        MarketEnv(table_of(walk, SETTINGS["plain"]), render_mode="ansi")
+
+
+def test_a_position_of_a_single_bar_is_drawn() -> None:
+    price = np.full(21, 100.0)
+    held = [(place % 2, 100.0) for place in range(20)]  # flat, long, flat, long ...
+    image = episode_image("x", price, held).astype(int)
+    green = (image[..., 1] > image[..., 0] + 15) & (image[..., 1] > image[..., 2] + 5)
+    changes = np.diff(green[200].astype(int))
+    assert (changes == 1).sum() == 10
 
 
 def test_starts_that_are_none(walk: Bars) -> None:

@@ -1,0 +1,58 @@
+"""What a check of data reports: findings, and how they are written."""
+
+from dataclasses import dataclass, field
+
+# A return is an outlier past so many robust standard deviations (1.4826 x the median absolute
+# deviation). Iglewicz and Hoaglin (1993) flag from 3.5 on; returns have heavier tails than what
+# that is meant for, and 10 leaves errors of the feed rather than news.
+OUTLIER = 10.0
+ROBUST = 1.4826
+EXAMPLES = 3
+
+
+@dataclass
+class Finding:
+    """One kind of thing that was looked for.
+
+    Attributes:
+        name: what.
+        count: how many.
+        note: the rule or the sum of it.
+        examples: the first few, or the largest.
+    """
+
+    name: str
+    count: int = 0
+    note: str = ""
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What a file holds and what is odd about it.
+
+    Attributes:
+        source: the file.
+        kind: bars or events.
+        rows: of bars, or lines of a log.
+        period: first and last time.
+        contents: what there is of each kind or instrument.
+        findings: what was looked for.
+        refusal: why it cannot be used as it is; empty where it can.
+    """
+
+    source: str
+    kind: str
+    rows: int = 0
+    period: str = "none"
+    contents: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    refusal: str = ""
+
+
+def length(seconds: float) -> str:
+    """A stretch of time as a report writes it."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"

@@ -45,7 +45,8 @@ class JsonLines:
         except UnicodeDecodeError as error:
             return "wrong encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}"
         except (ValueError, RecursionError) as error:
-            return "malformed", f"not JSON: {error}"
+            at = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+            return "malformed", f"not JSON: {getattr(error, 'msg', error)}{at}"
         if not isinstance(event, dict):
             return "malformed", "not a JSON object"
         if (fault := _fault_of_fields(event)) is None and (b"NaN" in line or b"Infinity" in line):

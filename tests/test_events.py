@@ -396,7 +396,7 @@ def test_integer_times_by_magnitude(tmp_path: Path) -> None:
 # --- what is refused -------------------------------------------------------------------------
 
 BAD = {
-    "not JSON": ('{"time":1', "malformed", "not JSON"),
+    "not JSON": ('{"time":1', "malformed", "not JSON: Expecting ',' delimiter at character 10"),
     "two objects": (json.dumps(trade(1)) * 2, "malformed", "not JSON"),
     "a list": ("[1]", "malformed", "not a JSON object"),
     "no time": (json.dumps(trade(1) | {"time": None}), "missing field", "time is missing"),

@@ -65,16 +65,6 @@ class MarketSettings(BaseModel):
         description="ruin, in shares of the price at the start, which is the equity then",
     )
 
-    @property
-    def penalised(self) -> bool:
-        """Whether any risk penalty is set."""
-        return bool(
-            self.risk_aversion
-            or self.drawdown_penalty
-            or self.inventory_penalty
-            or self.turnover_penalty
-        )
-
 
 class Terms(NamedTuple):
     """What one unit of position earns and pays over (t, t+1], row t, all in price units."""
@@ -164,7 +154,7 @@ def risk_penalty(terms: Terms, previous: Array, position: Array, settings: Marke
 
     turnover: turnover_penalty * price * |position - previous|, a cost that only learning sees.
     """
-    total: Array = 0 * terms.price
+    total: Array = 0.0
     if settings.risk_aversion > 0:
         change = earned(terms, previous, position)
         total = total + change * change * (settings.risk_aversion / 2) / terms.price

@@ -13,14 +13,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from market.convert import spoken
+from market.convert import MAX_REJECTED, spoken
 from market.event_files import Rejected, event_blocks
 from market.event_order import EventOrder
 from market.events import BOOK, KINDS, TRADE, time_of
 from market.findings import EXAMPLES, OUTLIER, ROBUST, Finding, Report, length
 
 LONG_PAUSE = 1000.0  # times the median pause between events
-MOST_BAD = 0.001  # share of the lines, as a conversion takes it by default
 ALWAYS = ("malformed", "duplicate", "out of order", "clock jump", "crossed quote", "zero price")
 Numbers = NDArray[np.float64]
 
@@ -137,7 +136,7 @@ def check_events(path: Path, block_bytes: int) -> Report:
         take(name, events)
     reject(order.rejected)
     bad = faults.total()
-    if bad > MOST_BAD * report.rows:
+    if bad > MAX_REJECTED * report.rows:
         report.refusal = f"{bad:,} of {report.rows:,} lines are bad, {bad / report.rows:.2%}"
     elif not times:
         report.refusal = "it holds no event"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from market.bars import BarsError
 from market.check import check
-from market.convert import Conversion, convert, spoken
+from market.convert import MAX_REJECTED, Conversion, convert, spoken
 from market.events import EventsError
 from market.findings import Report
 
@@ -91,9 +91,9 @@ def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False
     parser.add_argument(
         "--max-rejected",
         type=float,
-        default=0.001,
+        default=MAX_REJECTED,
         metavar="SHARE",
-        help="share of bad lines above which no bars are written (default: 0.001)",
+        help=f"share of bad lines above which no bars are written (default: {MAX_REJECTED:g})",
     )
 
 

@@ -24,9 +24,9 @@ from market.events import KINDS, UNIT_NAMES, EventsError
 
 PART_ROWS = 1_048_576  # bars a part holds, and a row group of a Parquet file
 FIRST_LINES = 10_000  # of which more than half are bad: this is no event log, no need to read on
-MOST_REJECTED = (
-    1_000_000  # bad lines wait in memory until they are written, so that there is an end
-)
+MAX_REJECTED = 0.001  # share of the lines, where nothing else is asked for
+# Bad lines wait in memory until they are written, so that there is an end to them.
+MOST_REJECTED = 1_000_000
 TEXT_TIME = "%Y-%m-%dT%H:%M:%S%.6fZ"
 
 
@@ -105,7 +105,7 @@ def convert(
     *,
     empty: Empty = "carry",
     instrument: str | None = None,
-    max_rejected: float = 0.001,
+    max_rejected: float = MAX_REJECTED,
     block_bytes: int = BLOCK_BYTES,
 ) -> Conversion:
     """Reads event logs as one, in the order given, and writes the bars of each instrument.

@@ -23,9 +23,7 @@ from market.event_forms import Csv, JsonLines, require_types, typed
 from market.events import NUMBERS, SCHEMA, EventsError, checked, faults, unit_of
 
 BLOCK_BYTES = 16 * 2**20  # larger ones are given back to the system, and cost page faults each time
-AHEAD = (
-    2  # blocks that are parsed at once, since one parser alone leaves processors idle now and then
-)
+AHEAD = 2  # blocks parsed at once: one parser alone leaves a processor idle now and then
 CACHED = 2**18  # bytes that the processor keeps close while they are counted
 BLOCK_ROWS = 250_000  # of a Parquet file
 LONGEST_LINE = 64 * 2**20
@@ -186,7 +184,7 @@ def _text_block(path: Path, form: "JsonLines | Csv", text: bytes, first: int, co
         block.add(parsed, range(first, first + count))
     else:
         salvage = _Salvage(form, block)
-        salvage.text(text, first, count)
+        salvage.parts(text, first, count)
         salvage.finish()
     return block
 
@@ -203,7 +201,12 @@ class _Salvage:
         parsed = _parsed(self.form.parse, text, count)
         if parsed is not None:
             self.parsed.append((parsed, range(first, first + count)))
-        elif count <= FEW_LINES:
+        else:
+            self.parts(text, first, count)
+
+    def parts(self, text: bytes, first: int, count: int) -> None:
+        """Takes lines that are known not to let themselves together."""
+        if count <= FEW_LINES:
             self.lines(text.removesuffix(b"\n").split(b"\n"), first)
         else:
             ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1

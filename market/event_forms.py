@@ -177,12 +177,10 @@ def typed(rows: pl.DataFrame) -> pl.DataFrame:
         columns.append(pl.lit(read))
         if name in NUMBERS or name == "levels":
             was_lost = column.is_not_null() & read.is_null()
-            shown = column.cast(pl.String) if name in NUMBERS else pl.lit("")
-            sentence = (
-                pl.format(f"{name} is {{}}; it must be a number", shown)
-                if name in NUMBERS
-                else pl.lit(LEVELS_ARE)
-            )
+            sentence = pl.lit(LEVELS_ARE)
+            if name in NUMBERS:
+                shown = column.cast(pl.String)
+                sentence = pl.format(f"{name} is {{}}; it must be a number", shown)
             lost.append(pl.when(was_lost).then(sentence))
     unread = pl.coalesce(lost) if lost else pl.lit(None, pl.String)
     return rows.select(*columns, unread=unread)

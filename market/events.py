@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from market.bars import ISO_8601
+from market.bars import iso_times
 
 KINDS = ("trade", "quote", "book", "order", "fill", "decision")
 TRADE, QUOTE, BOOK = range(3)  # the kinds that bars are made of
@@ -114,11 +114,7 @@ RULES = [
     _missing(QUOTE, "bid"),
     _missing(QUOTE, "ask"),
     _missing(BOOK, "levels", "levels_good"),
-    Fault(
-        "bad value",
-        pl.col("levels_good").not_(),
-        pl.lit(LEVELS_ARE),
-    ),
+    Fault("bad value", ~pl.col("levels_good"), pl.lit(LEVELS_ARE)),
     *_number_rules(),
     Fault(
         "bad value",
@@ -214,19 +210,9 @@ def _nanoseconds(time: pl.Series) -> pl.Series:
 
 
 def _from_text(text: pl.Series) -> pl.Series:
-    """ISO-8601, complete at first, since that is quicker, then as short as the standard lets it be."""
     near = text.str.strip_chars().str.slice(0, 4).cast(pl.Int32, strict=False).is_between(*YEARS)
     text = text.set(~near.fill_null(value=False), None)
-    times = text.str.to_datetime("%+", time_zone="UTC", time_unit="ns", strict=False)
-    if times.null_count() > text.null_count():
-        completed = text.str.strip_chars()
-        for pattern, replacement in ISO_8601:
-            completed = completed.str.replace(pattern, replacement)
-        times = times.zip_with(
-            times.is_not_null(),
-            completed.str.to_datetime("%+", time_zone="UTC", time_unit="ns", strict=False),
-        )
-    return _late_enough(times.dt.epoch("ns"))
+    return _late_enough(iso_times(text, "ns").dt.epoch("ns"))
 
 
 def _late_enough(ns: pl.Series) -> pl.Series:

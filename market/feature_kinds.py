@@ -103,9 +103,8 @@ def _spread(columns: Columns) -> Column:
 
 def _clock(function: Callable[[Column], Column], days: int) -> Callable[[Columns], Column]:
     def of(columns: Columns) -> Column:
-        since = (columns["time"] + 3 * DAY) % (
-            days * DAY
-        )  # 1970 began on a Thursday; weeks on Monday
+        monday = 3 * DAY  # 1970 began on a Thursday
+        since = (columns["time"] + monday) % (days * DAY)
         return function(2 * np.pi * since / (days * DAY))
 
     return of

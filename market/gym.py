@@ -65,14 +65,12 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         self.observation_space = _bounds(table)
         self.action_space = gymnasium.spaces.Discrete(3)
         self._rows = _rows(table)
-        # read one number at a time, these are several times quicker than NumPy's arrays
+        # arrays of Python's own: a step reads one number of each, at which NumPy's are slow
         self._terms = tuple(array("d", column) for column in table.terms)
         self._close = array("d", table.close)
         self._settings = table.settings
-        self._penalised = table.settings.penalised
-        self.history: list[
-            tuple[int, float]
-        ] = []  # position and equity after each step, for render
+        # position and equity after each step, for render
+        self.history: list[tuple[int, float]] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -103,9 +101,7 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         position = next_position(previous, int(action) - 1, settings.scheme)
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = net
-        if self._penalised:
-            reward = net - risk_penalty(terms, previous, position, settings)
+        reward = net - risk_penalty(terms, previous, position, settings)
         terminated = self.equity + net <= self.floor
         if terminated:
             closing = liquidation_cost(terms, position)
@@ -163,7 +159,6 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         self._rows = _rows(table)
         self._terms = np.stack(table.terms, axis=1)
         self._starts = len(table) - table.settings.episode_bars
-        self._penalised = table.settings.penalised
         self._everywhere = np.ones(num_envs, np.bool_)
 
     def reset(
@@ -199,9 +194,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         position = next_position(previous, np.asarray(actions, np.int64) - 1, settings.scheme)
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = net
-        if self._penalised:
-            reward = net - risk_penalty(terms, previous, position, settings)
+        reward = net - risk_penalty(terms, previous, position, settings)
         terminated = self._equity + net <= self._floor
         if terminated.any():
             closing = liquidation_cost(terms, position) * terminated

@@ -47,7 +47,7 @@ def penalty(previous: int, position: int, **of: float) -> float:
     """From a close of 100 to one of 104, at a fee of 1%."""
     settings = MarketSettings(fee_rate=0.01, **of)
     terms = bar_terms(np.array([100.0, 100.0]), np.array([100.0, 104.0]), settings)
-    return float(risk_penalty(terms, previous, position, settings)[0])
+    return float(np.ravel(risk_penalty(terms, previous, position, settings))[0])
 
 
 def test_penalties_by_their_formulas() -> None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 USAGE = """usage: qdesk COMMAND [OPTIONS]
 
 commands:
-  train    train Q-networks on bars, track them, register their checkpoints
+  train    train Q-networks or tables on bars, track them, register their checkpoints
   data     make event logs into bars; check either
 
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
 
-NEEDED = ("tensorflow", "keras", "mlflow")
+NEEDED, NEEDED_BY_NETWORKS = ("mlflow", "tensorboard"), ("tensorflow", "keras")
 # TensorFlow's C++ says these before any of its log levels can be set.
 CHATTER = ("WARNING: All log messages before absl", "I0000 ", "To enable the following")
 
@@ -51,11 +51,13 @@ def main() -> int:
 def _train(arguments: list[str]) -> int:
     from market.bars import BarsError
     from training.data import TrainingData
-    from training.settings import BadSettings, load_settings
+    from training.sources import BadSettings, load_settings
 
     try:  # bad input is refused before TensorFlow is loaded or anything written
         trees = load_settings(arguments)
-        missing = " ".join(package for package in NEEDED if find_spec(package) is None)
+        networks = any(settings.network.kind != "tabular" for settings in trees)
+        needed = NEEDED + (NEEDED_BY_NETWORKS if networks else ())
+        missing = " ".join(package for package in needed if find_spec(package) is None)
         if missing:
             return _fail(
                 f"qdesk train needs {missing}, not installed here: pip install {missing}", 3
@@ -63,7 +65,7 @@ def _train(arguments: list[str]) -> int:
         runs = [(settings, TrainingData.of(settings)) for settings in trees]
     except (BadSettings, BarsError) as error:
         return _fail(str(error), 2)
-    return _train_on(runs, shlex.join(["qdesk", "train", *arguments]))
+    return _train_on(runs, networks, shlex.join(["qdesk", "train", *arguments]))
 
 
 def _data(arguments: list[str]) -> int:
@@ -91,12 +93,16 @@ class _Terminated(BaseException):
     """SIGTERM came."""
 
 
-def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) -> int:
+def _train_on(
+    runs: "list[tuple[TrainSettings, TrainingData]]", networks: bool, command: str
+) -> int:
     from rich.console import Console
 
     console = Console()
-    with console.status("loading TensorFlow and MLflow"):
-        _import_tensorflow_quietly()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
+        if networks:
+            _import_tensorflow_quietly()
         from training.tracking import TrackingError
         from training.train import train
 
@@ -115,7 +121,6 @@ def _train_on(runs: "list[tuple[TrainSettings, TrainingData]]", command: str) ->
 def _import_tensorflow_quietly() -> None:
     """Imports TensorFlow, passing on what it writes to stderr but for notices about hardware."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:

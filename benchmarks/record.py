@@ -1,4 +1,4 @@
-"""What every benchmark writes down: the machine, a JSON file, and its table in the README."""
+"""What every benchmark writes down: the machine, a JSON file, and its table in a document."""
 
 import json
 import platform
@@ -8,6 +8,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+ALGORITHMS = HERE.parent / "docs/algorithms.md"
 
 
 def machine(load_before: float) -> dict[str, Any]:
@@ -21,21 +22,22 @@ def machine(load_before: float) -> dict[str, Any]:
 
 
 def mark(name: str) -> str:
-    """What stands before and after a benchmark's table in the README."""
+    """What stands before and after a benchmark's table in a document."""
     return f"<!-- {name} -->"
 
 
-def save(name: str, result: dict[str, Any], table: str) -> None:
-    """Writes `results/<name>.json`, and the table between its marks in README.md."""
+def save(name: str, result: dict[str, Any], table: str, document: Path = README) -> None:
+    """Writes `results/<name>.json`, and the table between its marks in a document."""
     path = HERE / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    before, start, rest = README.read_text().partition(mark(name))
+    before, start, rest = document.read_text().partition(mark(name))
     _, end, after = rest.partition(mark(name))
+    shown = document.relative_to(HERE.parent)
     if not end:
-        raise SystemExit(f"README.md has no two marks {mark(name)} for the table to stand between")
-    README.write_text(f"{before}{start}\n{table}\n{end}{after}")
-    print(f"written to {path.relative_to(HERE.parent)} and README.md")
+        raise SystemExit(f"{shown} has no two marks {mark(name)} for the table to stand between")
+    document.write_text(f"{before}{start}\n{table}\n{end}{after}")
+    print(f"written to {path.relative_to(HERE.parent)} and {shown}")
 
 
 def _cpu() -> str:

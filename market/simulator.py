@@ -1,10 +1,13 @@
 """The batched market inside the compiled loop: many streams over one table, in TensorFlow.
 
-A transition is one int32: bar, position, action and whether the episode ended in ruin. Everything
-else about it (states, reward) is looked up or computed again from the table when it is sampled, so
-that the replay ring costs four bytes a transition whatever the number of features.
+A transition is one int32: bar, position, action and how its episode went on. Everything else about it
+(states, reward) is looked up or computed again from the table when it is sampled, so that the replay
+ring costs four bytes a transition whatever the number of features.
+
+Streams have a leading axis of seeds: each seed is an experiment of its own over the same table.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,15 +23,19 @@ from market.accounting import (
 )
 from market.table import MarketTable
 
+GOES_ON, TRUNCATED, RUINED = range(3)  # what a code says of the episode after its transition
 
-class Transition(NamedTuple):
-    """A batch of transitions; rewards in learning units (price units times the reward scale)."""
 
-    state: tf.Tensor  # (batch, state_size) float32
-    action: tf.Tensor  # (batch,) int32, index in {0, 1, 2}
-    reward: tf.Tensor  # (batch,) float32
-    discount: tf.Tensor  # (batch,) float32: gamma * (1 - terminated)
-    next_state: tf.Tensor  # (batch, state_size) float32
+class Recalled(NamedTuple):
+    """What codes stand for; every field has the codes' shape."""
+
+    bar: tf.Tensor  # int32
+    position: tf.Tensor  # int32, coming in
+    action: tf.Tensor  # int32, index in {0, 1, 2}
+    held: tf.Tensor  # int32, the position that the action led to
+    reward: tf.Tensor  # float32, learning units
+    ruined: tf.Tensor  # float32: 1 where the episode terminated, else 0
+    goes_on: tf.Tensor  # float32: 1 where the episode was neither terminated nor truncated, else 0
 
 
 class Simulator:
@@ -36,15 +43,17 @@ class Simulator:
 
     Args:
         table: the market.
-        streams: how many episodes run side by side.
-        seed: draws the first starts; later ones come from the `bits` given to `step`.
+        streams: how many episodes run side by side for each seed.
+        seeds: each draws its streams' first starts; later ones come from the `bits` given to `step`.
         reward_scale: what a price unit counts in rewards.
 
     Attributes:
-        variables: the whole state of the streams, by name.
+        variables: the whole state of the streams, by name, each of shape (seeds, streams).
     """
 
-    def __init__(self, table: MarketTable, streams: int, seed: int, reward_scale: float) -> None:
+    def __init__(
+        self, table: MarketTable, streams: int, seeds: Sequence[int], reward_scale: float
+    ) -> None:
         table.require_episode()
         self.settings = table.settings
         self.feature_count = table.features.shape[1]
@@ -56,12 +65,13 @@ class Simulator:
             trainable=False,
             name="market_rows",
         )
-        start = np.random.default_rng(seed).integers(self.starts, size=streams).astype(np.int32)
+        drawn = [np.random.default_rng(seed).integers(self.starts, size=streams) for seed in seeds]
+        start = np.stack(drawn).astype(np.int32)
         price = terms[start, Terms._fields.index("price")]
         initial = {
             "bar": start,
             "end": start + np.int32(table.settings.episode_bars),
-            "position": np.zeros(streams, np.int32),
+            "position": np.zeros_like(start),
             "cushion": (price * (1 - table.settings.equity_floor)).astype(np.float32),
         }
         self.variables = {
@@ -70,19 +80,24 @@ class Simulator:
         }
 
     def observe(self) -> tf.Tensor:
-        """States of all streams, shape (streams, state_size)."""
-        bar, position = self.variables["stream/bar"], self.variables["stream/position"]
-        return self._states(tf.gather(self.rows, bar), position)
+        """States of all streams, shape (seeds, streams, state_size)."""
+        return self.states(self.variables["stream/bar"], self.variables["stream/position"])
+
+    def states(self, bar: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        """States `[features..., position, 1.0]` of shape (..., state_size) for arguments of (...)."""
+        features = tf.gather(self.rows, bar)[..., : self.feature_count]
+        position = tf.cast(position, tf.float32)[..., None]
+        return tf.concat([features, position, tf.ones_like(position)], axis=-1)
 
     def step(self, action: tf.Tensor, bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Steps every stream and restarts those whose episode ended.
 
         Args:
-            action: action indices in {0, 1, 2}, shape (streams,).
-            bits: random uint32 for the starts of new episodes, shape (streams,).
+            action: action indices in {0, 1, 2}, shape (seeds, streams).
+            bits: random uint32 for the starts of new episodes, shape (seeds, streams).
 
         Returns:
-            The transitions' codes (int32) and rewards in learning units, both of shape (streams,).
+            The transitions' codes (int32) and rewards in learning units, both of that shape.
         """
         bar, end, position, cushion = (
             variable.read_value() for variable in self.variables.values()
@@ -91,9 +106,10 @@ class Simulator:
         held, net, penalty = self._hold(terms, position, action)
         ruined = cushion + net <= 0
         net -= tf.cast(ruined, tf.float32) * liquidation_cost(terms, tf.cast(held, tf.float32))
-        code = ((bar * 3 + position + 1) * 3 + action) * 2 + tf.cast(ruined, tf.int32)
-
         over = ruined | (bar + 1 >= end)
+        ending = tf.where(ruined, RUINED, tf.where(over, TRUNCATED, GOES_ON))
+        code = ((bar * 3 + position + 1) * 3 + action) * 3 + ending
+
         start = tf.cast(bits % tf.constant(self.starts, tf.uint32), tf.int32)
         price = self._terms(tf.gather(self.rows, start)).price
         fresh = (
@@ -107,29 +123,40 @@ class Simulator:
             variable.assign(tf.where(over, new, old))
         return code, net - penalty
 
-    def transitions(self, code: tf.Tensor, gamma: float) -> Transition:
-        """Looks up what codes (shape (batch,)) stand for."""
-        ruined, rest = tf.cast(code % 2, tf.float32), code // 2
+    def recall(self, code: tf.Tensor) -> Recalled:
+        """Looks up what codes of any shape stand for."""
+        ending, rest = code % 3, code // 3
         action, rest = rest % 3, rest // 3
         position, bar = rest % 3 - 1, rest // 3
-        row = tf.gather(self.rows, bar)
-        terms = self._terms(row)
+        ruined = tf.cast(tf.equal(ending, RUINED), tf.float32)
+        terms = self._terms(tf.gather(self.rows, bar))
         held, net, penalty = self._hold(terms, position, action)
         net -= ruined * liquidation_cost(terms, tf.cast(held, tf.float32))
-        return Transition(
-            state=self._states(row, position),
-            action=action,
-            reward=net - penalty,
-            discount=gamma * (1 - ruined),
-            next_state=self._states(tf.gather(self.rows, bar + 1), held),
-        )
+        goes_on = tf.cast(tf.equal(ending, GOES_ON), tf.float32)
+        return Recalled(bar, position, action, held, net - penalty, ruined, goes_on)
 
-    def _states(self, row: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        position = tf.cast(position, tf.float32)[:, None]
-        return tf.concat([row[:, : self.feature_count], position, tf.ones_like(position)], axis=1)
+    def rewards_of_all(self, bar: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What each of the three actions would earn, out of a position, at a bar.
+
+        The price-taker assumption stands here: that bars are what they are whatever we hold, so that
+        the reward and the next state of actions not taken are known. It is the assumption of the
+        whole simulator, which replays recorded bars; here learning leans on it too. Ruin depends on
+        the equity that a path has led to and is left out: no action terminates.
+
+        Args:
+            bar: shape (...).
+            position: coming in, shape (...).
+
+        Returns:
+            Rewards in learning units, and the positions that the actions lead to, both (..., 3).
+        """
+        terms = Terms(*(term[..., None] for term in self._terms(tf.gather(self.rows, bar))))
+        held, net, penalty = self._hold(terms, position[..., None], tf.range(3))
+        held = tf.broadcast_to(held, net.shape)
+        return net - penalty, held
 
     def _terms(self, row: tf.Tensor) -> Terms:
-        return Terms(*tf.unstack(row[:, self.feature_count :], axis=1))
+        return Terms(*tf.unstack(row[..., self.feature_count :], axis=-1))
 
     def _hold(
         self, terms: Terms, position: tf.Tensor, action: tf.Tensor

@@ -1,16 +1,33 @@
 """Bars as arrays: the one table that simulator, Gymnasium environment and backtest walk along."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from market.accounting import MarketSettings, Terms, bar_terms
+from market.accounting import (
+    MarketSettings,
+    Terms,
+    bar_terms,
+    cost,
+    earned,
+    next_position,
+    risk_penalty,
+)
 from market.bars import Bars, BarsError
 from market.features import FeaturePipeline
 
-MAX_BARS = 2**31 // 18  # times 3 positions, 3 actions and 2 endings: what 31 bits can count
+MAX_BARS = 2**31 // 27  # times 3 positions, 3 actions, 3 endings: what 31 bits can count
 POSITIONS = (-1, 0, 1)  # short, flat, long; also the actions, whose index is action + 1
+
+
+class Outcomes(NamedTuple):
+    """What every action does out of every position: shape (bars - 1, position + 1, action index)."""
+
+    held: NDArray[np.int8]  # the position that the action leads to
+    net: NDArray[np.float64]  # earned less costs, price units
+    penalty: NDArray[np.float64]  # risk penalty, price units
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,19 @@ class MarketTable:
         """States `[features..., position, 1.0]` of shape (n, state_size) for n bars and positions."""
         columns = (self.features[bar], position[:, None], np.ones((len(bar), 1)))
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def outcomes(self) -> Outcomes:
+        """The outcome of every action out of every position at every step."""
+        terms = Terms(*(term[:, None, None] for term in self.terms))
+        previous, action = np.array(POSITIONS)[:, None], np.array(POSITIONS)
+        held = next_position(previous, action + 0 * previous, self.settings.scheme)
+        net = earned(terms, previous, held) - cost(terms, previous, held)
+        penalty = risk_penalty(terms, previous, held, self.settings)
+        return Outcomes(
+            np.broadcast_to(held, net.shape).astype(np.int8),
+            net,
+            np.broadcast_to(penalty, net.shape),
+        )
 
     def require_episode(self) -> None:
         """Refuses bars too few for one episode, or too many for a simulated transition's code.

@@ -1,13 +1,16 @@
-"""Q-networks: state in, one Q-value for each of short, flat and long out.
+"""Q-networks: state in, for each of short, flat and long a Q-value (or its quantiles) out.
 
 Plain functional Keras models with fixed names: they save and load under Keras's safe mode, and
 TensorBoard and MLflow show the same layers in every run.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
+from numpy.typing import NDArray
 
 ACTIONS = 3
 
@@ -23,12 +26,19 @@ def linear_q_network(state_size: int, seed: int = 0) -> keras.Model:
         A model from (batch, state_size) to (batch, 3), named `linear`.
     """
     inputs = keras.Input((state_size,), name="state")
-    q_values = _dense(ACTIONS, None, _seed_of(seed, 0), "q_values", use_bias=False)(inputs)
+    q_values = _dense(ACTIONS, _seed_of(seed, 0), "q_values", use_bias=False)(inputs)
     return keras.Model(inputs, q_values, name="linear")
 
 
 def two_layer_q_network(
-    state_size: int, hidden: Sequence[int] = (64, 64), seed: int = 0
+    state_size: int,
+    hidden: Sequence[int] = (64, 64),
+    seed: int = 0,
+    *,
+    dueling: bool = False,
+    quantiles: int | None = None,
+    noisy: bool = False,
+    layer_norm: bool = False,
 ) -> keras.Model:
     """Two hidden layers of rectified linear units, then a linear layer of Q-values.
 
@@ -36,22 +46,132 @@ def two_layer_q_network(
         state_size: length of a state.
         hidden: units of the hidden layers.
         seed: of the initial weights; each layer draws its own.
+        dueling: two heads on the last hidden layer, Q = V(s) + A(s, a) - mean_a A(s, a): Wang et al.
+            (2016), "Dueling Network Architectures for Deep Reinforcement Learning", equation 9.
+        quantiles: outputs per action, the value's quantiles at (i + 1/2) / N: Dabney et al. (2018),
+            "Distributional Reinforcement Learning with Quantile Regression".
+        noisy: every dense layer is a `NoisyDense`.
+        layer_norm: each hidden layer is normalised before it is rectified (Ba et al. 2016).
 
     Returns:
-        A model from (batch, state_size) to (batch, 3), named `two_layer`.
+        A model from (batch, state_size) to (batch, 3), or (batch, 3, quantiles), named `two_layer`.
     """
+    dense = NoisyDense if noisy else _dense
     x = inputs = keras.Input((state_size,), name="state")
     for layer, units in enumerate(hidden, start=1):
-        x = _dense(units, "relu", _seed_of(seed, layer), f"hidden_{layer}")(x)
-    q_values = _dense(ACTIONS, None, _seed_of(seed, 0), "q_values")(x)
-    return keras.Model(inputs, q_values, name="two_layer")
+        x = dense(units, _seed_of(seed, layer), f"hidden_{layer}")(x)
+        if layer_norm:
+            x = keras.layers.LayerNormalization(name=f"norm_{layer}")(x)
+        x = keras.layers.ReLU(name=f"relu_{layer}")(x)
+
+    def head(actions: int, layer: int, name: str) -> Any:
+        outputs = dense(actions * (quantiles or 1), _seed_of(seed, layer), name)(x)
+        if quantiles is None:
+            return outputs
+        return keras.layers.Reshape((actions, quantiles), name=f"{name}_quantiles")(outputs)
+
+    if dueling:
+        advantage, value = head(ACTIONS, 0, "advantage"), head(1, len(hidden) + 1, "value")
+        outputs = value + (advantage - ops.mean(advantage, axis=1, keepdims=True))
+    else:
+        outputs = head(ACTIONS, 0, "q_values")
+    return keras.Model(inputs, outputs, name="two_layer")
+
+
+@keras.saving.register_keras_serializable("qdesk")
+class NoisyDense(keras.layers.Layer):  # type: ignore[misc]
+    """A dense layer whose weights carry learned noise, which explores in place of epsilon.
+
+    y = x (M + S * f(e) f(e')^T) + m + s * f(e') with f(e) = sign(e) sqrt(|e|): factorised Gaussian noise,
+    Fortunato et al. (2018), "Noisy Networks for Exploration", equations 10 and 11; initial weights as in
+    its section 3.2.
+
+    The two vectors f(e) of shape (inputs,) and f(e') of shape (units,) are the layer's non-trainable
+    weights. They are zero, so that the layer computes with its means, until whoever trains puts drawn
+    ones in their place.
+
+    Args:
+        units: outputs.
+        seed: of the initial weights.
+        name: of the layer.
+        sigma: initial noise, in units of 1 / sqrt(inputs).
+    """
+
+    def __init__(self, units: int, seed: int, name: str, sigma: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.units, self.seed, self.sigma = units, seed, sigma
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the weights, in the order kernel, bias, their noise levels, and the noise."""
+        inputs = input_shape[-1]
+        assert inputs is not None
+        bound = inputs**-0.5
+        for name, shape, offset in (("kernel", (inputs, self.units), 0), ("bias", (self.units,), 1)):
+            drawn = keras.initializers.RandomUniform(-bound, bound, seed=self.seed + offset)
+            setattr(self, name, self.add_weight(shape, drawn, name=name))
+        level = keras.initializers.Constant(self.sigma * bound)
+        self.kernel_sigma = self.add_weight((inputs, self.units), level, name="kernel_sigma")
+        self.bias_sigma = self.add_weight((self.units,), level, name="bias_sigma")
+        self.noise_in = self.add_weight((inputs,), "zeros", trainable=False, name="noise_in")
+        self.noise_out = self.add_weight((self.units,), "zeros", trainable=False, name="noise_out")
+
+    def call(self, inputs: Any) -> Any:
+        """From (batch, inputs) to (batch, units)."""
+        # Noise on both sides of a product of plain weights: XLA is slow where it must make up a matrix.
+        noise = ops.matmul(inputs * self.noise_in, self.kernel_sigma) + self.bias_sigma
+        return ops.matmul(inputs, self.kernel) + self.bias + noise * self.noise_out
+
+    def get_config(self) -> dict[str, Any]:
+        """What the constructor takes."""
+        own = {"units": self.units, "seed": self.seed, "sigma": self.sigma}
+        return {**super().get_config(), **own}
 
 
 def copy_of(network: keras.Model) -> keras.Model:
-    """A network of its own with the same weights and nothing else attached (no optimizer)."""
-    copy = type(network).from_config(network.get_config())
-    copy.set_weights(network.get_weights())
+    """A network of its own that computes the same, of Keras's own layers and nothing else attached.
+
+    A `NoisyDense` becomes a `Dense` with its mean weights.
+    """
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, NoisyDense):
+            return _dense(layer.units, layer.seed, layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    cloned = keras.models.clone_model(network, clone_function=clone)
+    copy = keras.Model(cloned.input, cloned.output, name=network.name)  # without an optimizer
+    for layer in copy.layers:
+        weights = network.get_layer(layer.name).get_weights()
+        layer.set_weights(weights[: len(layer.weights)])
     return copy
+
+
+def conditional_value_at_risk(quantiles: Any, level: float) -> Any:
+    """The mean of the lowest share of outcomes, in plain operators: NumPy arrays and tensors alike.
+
+    Quantile i of N stands for the outcomes between i / N and (i + 1) / N, as it was learned; where
+    learned quantiles cross they are not sorted.
+
+    Args:
+        quantiles: shape (..., N).
+        level: in (0, 1]; 1 gives the mean.
+
+    Returns:
+        Shape (...).
+    """
+    count = quantiles.shape[-1]
+    taken = np.clip(level * count - np.arange(count), 0, 1).astype(np.float32)
+    return (quantiles @ (taken / taken.sum())[:, None])[..., 0]
+
+
+def q_values_of(
+    network: keras.Model, states: NDArray[np.float32], cvar: float
+) -> NDArray[np.float32]:
+    """Q-values of a network's outputs, shape (n, 3); those of quantiles at a CVaR level."""
+    outputs: NDArray[np.float32] = network(states).numpy()
+    if outputs.ndim == 3:
+        outputs = conditional_value_at_risk(outputs, cvar)
+    return outputs
 
 
 def _seed_of(seed: int, layer: int) -> int:
@@ -59,8 +179,6 @@ def _seed_of(seed: int, layer: int) -> int:
     return int(np.random.SeedSequence([seed, layer]).generate_state(1)[0])
 
 
-def _dense(
-    units: int, activation: str | None, seed: int, name: str, use_bias: bool = True
-) -> keras.layers.Dense:
+def _dense(units: int, seed: int, name: str, use_bias: bool = True) -> keras.layers.Dense:
     initializer = keras.initializers.GlorotUniform(seed=seed)
-    return keras.layers.Dense(units, activation, use_bias, initializer, name=name)
+    return keras.layers.Dense(units, None, use_bias, initializer, name=name)

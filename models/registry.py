@@ -1,11 +1,13 @@
-"""MLflow model versions: a plain Keras model, its signature, and what is known of it."""
+"""MLflow model versions: a plain Keras model or a table, its signature, and what is known of it."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
-import mlflow.keras
+import mlflow.pyfunc
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
@@ -21,37 +23,37 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.types.schema import Schema, TensorSpec
 
-from models.networks import ACTIONS, copy_of
+from models.tabular import ACTIONS, TabularQ
+
+if TYPE_CHECKING:
+    import keras
 
 CANDIDATE = "candidate"
 NO_ALIAS = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 DESCRIPTION = (
-    "Q-networks trained by `qdesk train`. A version is a checkpoint; the alias `candidate` is the one "
-    "that did best on the validation bars that were used last."
+    "Q-networks or tables trained by `qdesk train`. A version is a checkpoint; the alias `candidate` is "
+    "the one that did best on the validation bars that were used last."
 )
-
-
-def model_name(network: keras.Model) -> str:
-    """The registered model that a network's versions belong to: `qdesk-linear`, `qdesk-two-layer`."""
-    return f"qdesk-{network.name.replace('_', '-')}"
 
 
 def register(
     client: MlflowClient,
-    network: keras.Model,
+    model: "keras.Model | TabularQ",
+    called: str,
     run_id: str,
     step: int,
     tags: Mapping[str, str],
     description: str,
 ) -> ModelVersion:
-    """Logs a clean copy of the network as a checkpoint of the run and makes it a model version.
+    """Logs a model as a checkpoint of the run and makes it a version of `qdesk-<called>`.
 
     By way of the client, since `mlflow.keras.log_model` takes long: it infers requirements and reads
     the run's whole metric history.
 
     Args:
         client: of the store that the run is in.
-        network: the online network; optimizer and target stay behind.
+        model: a network of Keras's own layers, or a table.
+        called: what the registered model is called, underscores becoming hyphens.
         run_id: the run that trained it.
         step: iterations it was trained for.
         tags: of checkpoint and version, with `judged_on` and `net_return`; the step is added.
@@ -60,20 +62,14 @@ def register(
     Returns:
         The new version; metrics logged with its `model_id_of` belong to this checkpoint.
     """
-    name = model_name(network)
+    name = f"qdesk-{called.replace('_', '-')}"
     experiment_id = client.get_run(run_id).info.experiment_id
     tags = {**tags, "step": str(step)}
     logged = client.create_logged_model(
         experiment_id, name=f"{name}-{step}", source_run_id=run_id, tags=tags, model_type="dqn"
     )
     with tempfile.TemporaryDirectory() as folder:
-        mlflow.keras.save_model(
-            copy_of(network),
-            folder,
-            mlflow_model=Model(model_id=logged.model_id, run_id=run_id),
-            signature=_signature(network),
-            pip_requirements=[f"{p}=={version(p)}" for p in ("keras", "tensorflow", "numpy")],
-        )
+        _save(model, Path(folder), Model(model_id=logged.model_id, run_id=run_id))
         client.log_model_artifacts(logged.model_id, folder)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     client.finalize_logged_model(logged.model_id, "READY")
@@ -122,10 +118,39 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _signature(network: keras.Model) -> ModelSignature:
-    state_size = network.input_shape[-1]
+def _save(model: "keras.Model | TabularQ", folder: Path, known: Model) -> None:
+    """Writes a model the way MLflow keeps it: no pickle, no code."""
+    if isinstance(model, TabularQ):
+        with tempfile.TemporaryDirectory() as data, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*input example was not provided")
+            model.save(Path(data))
+            mlflow.pyfunc.save_model(
+                str(folder),
+                loader_module="models.tabular",
+                data_path=data,
+                mlflow_model=known,
+                signature=_signature(model.state_size, (ACTIONS,)),
+                pip_requirements=_pinned("numpy"),
+            )
+        return
+    from mlflow.keras import save_model
+
+    save_model(
+        model,
+        str(folder),
+        mlflow_model=known,
+        signature=_signature(model.input_shape[-1], model.output_shape[1:]),
+        pip_requirements=_pinned("keras", "tensorflow", "numpy"),
+    )
+
+
+def _pinned(*packages: str) -> list[str]:
+    return [f"{package}=={version(package)}" for package in packages]
+
+
+def _signature(state_size: int, outputs: tuple[int, ...]) -> ModelSignature:
     float32 = np.dtype(np.float32)
     return ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1, state_size), "state")]),
-        outputs=Schema([TensorSpec(float32, (-1, ACTIONS))]),
+        outputs=Schema([TensorSpec(float32, (-1, *outputs))]),
     )

@@ -8,8 +8,8 @@ import polars as pl
 from evaluation.backtest import backtest
 from market.bars import load_bars
 from training.data import TrainingData
-from training.settings import load_settings
-from training.train import better
+from training.keeper import better
+from training.sources import load_settings
 
 
 def test_what_is_fitted_does_not_see_validation_or_test(tmp_path: Path) -> None:

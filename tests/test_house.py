@@ -17,7 +17,7 @@ import pytest
 from benchmarks import environments, events, throughput
 from benchmarks.record import mark
 from market.console import parser
-from training.settings import load_settings
+from training.sources import load_settings
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
@@ -30,8 +30,9 @@ ROOMS = {
 LIGHT = [
     *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),
     *("market.check", "market.console", "market.convert", "market.source"),
-    *("market.table", "evaluation.backtest", "evaluation.baselines", "training.settings"),
-    *("training.data", "training.replay"),
+    *("market.table", "evaluation.backtest", "evaluation.baselines", "evaluation.statistics"),
+    *("models.tabular", "models.n_step", "training.settings", "training.sources", "training.data"),
+    *("training.replay", "training.sum_tree", "training.tabular"),
 ]
 README = (ROOT / "README.md").read_text()
 

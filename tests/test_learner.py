@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from market.simulator import Transition
 from models.networks import linear_q_network, two_layer_q_network
+from models.stacked import StackedNetwork
+from training.batches import Transition
 from training.learner import Learner
 from training.replay import ReplayBuffer
 from training.settings import LearnerSettings
@@ -27,13 +28,13 @@ def learned(probe: Probe, settings: LearnerSettings = SETTINGS) -> keras.Model:
     while len(buffer) < 1000:
         for transition in probe(rng):
             buffer.push(*transition)
-    learner = Learner(two_layer_q_network(2, (16, 16), seed=1), settings)
+    learner = Learner([two_layer_q_network(2, (16, 16), seed=1)], settings)
     step = tf.function(learner.train_step, autograph=False)
     for update in range(1, 1001):
-        step(Transition(*buffer.sample(settings.batch)))
+        step(Transition(*(part[None] for part in buffer.sample(settings.batch))))
         if settings.tau is None and update % settings.target_every == 0:
             learner.copy_target()
-    return learner.online
+    return learner.online.network(0)
 
 
 def q_of(network: keras.Model, *states: list[float]) -> NDArray[np.float32]:
@@ -86,7 +87,7 @@ def test_probe_state() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"double": True}, {"tau": 0.02}], ids=["copy", "double", "tau"]
+    "change", [{}, {"target": "double"}, {"tau": 0.02}], ids=["copy", "double", "tau"]
 )
 def test_probe_discount(change: dict[str, float]) -> None:
     q = q_of(learned(discount, SETTINGS.model_copy(update=change)), [0, 1], [1, 1])
@@ -104,12 +105,16 @@ def test_probe_both() -> None:
 
 def batch(rng: np.random.Generator, size: int = 64) -> Transition:
     return Transition(
-        state=tf.constant(rng.normal(size=(size, 3)), tf.float32),
-        action=tf.constant(rng.integers(0, 3, size), tf.int32),
-        reward=tf.constant(rng.normal(size=size) * 2, tf.float32),
-        discount=tf.constant(rng.choice([0, 0.9], size), tf.float32),
-        next_state=tf.constant(rng.normal(size=(size, 3)), tf.float32),
+        state=tf.constant(rng.normal(size=(1, size, 3)), tf.float32),
+        action=tf.constant(rng.integers(0, 3, (1, size)), tf.int32),
+        reward=tf.constant(rng.normal(size=(1, size)) * 2, tf.float32),
+        discount=tf.constant(rng.choice([0, 0.9], (1, size)), tf.float32),
+        next_state=tf.constant(rng.normal(size=(1, size, 3)), tf.float32),
     )
+
+
+def weights_of(network: StackedNetwork) -> list[NDArray[np.float32]]:
+    return [variable.numpy()[0] for variable in network.variables.values()]
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
@@ -118,10 +123,10 @@ def test_one_step_of_sgd_against_numpy(loss: str) -> None:
     settings = LearnerSettings(
         optimizer="sgd", learning_rate=0.1, loss=loss, huber_delta=0.7, clip_norm=0.05
     )
-    learner = Learner(linear_q_network(3, seed=1), settings)
-    weights = learner.online.get_weights()[0].astype(np.float64)
+    learner = Learner([linear_q_network(3, seed=1)], settings)
+    weights = weights_of(learner.online)[0].astype(np.float64)
     data = batch(np.random.default_rng(3))
-    s, a, r, d, n = (np.asarray(part) for part in data)
+    s, a, r, d, n = (np.asarray(part)[0] for part in data)
     td_error = r + d * (n @ weights).max(axis=1) - (s @ weights)[np.arange(64), a]
     if loss == "mse":
         losses, slope = td_error**2, 2 * td_error
@@ -134,34 +139,35 @@ def test_one_step_of_sgd_against_numpy(loss: str) -> None:
     norm = np.sqrt((gradient**2).sum())
     assert norm > 0.05  # so that the clip is at work
 
-    metrics = learner.train_step(data)
-    assert metrics.loss.numpy() == pytest.approx(losses.mean(), rel=1e-5)
-    assert metrics.td_error.numpy() == pytest.approx(abs(td_error).mean(), rel=1e-5)
-    assert metrics.gradient_norm.numpy() == pytest.approx(norm, rel=1e-5)
+    metrics, sizes = learner.train_step(data)
+    np.testing.assert_allclose(sizes[0], abs(td_error), rtol=1e-4, atol=1e-5)
+    assert metrics.loss.numpy()[0] == pytest.approx(losses.mean(), rel=1e-5)
+    assert metrics.td_error.numpy()[0] == pytest.approx(abs(td_error).mean(), rel=1e-5)
+    assert metrics.gradient_norm.numpy()[0] == pytest.approx(norm, rel=1e-5)
     expected = weights - 0.1 * gradient * 0.05 / norm
-    np.testing.assert_allclose(learner.online.get_weights()[0], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(weights_of(learner.online)[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_target_starts_as_the_online_network_and_moves_only_when_told() -> None:
-    learner = Learner(two_layer_q_network(3, (8, 8), seed=1), LearnerSettings())
-    started = learner.target.get_weights()
-    for ours, theirs in zip(started, learner.online.get_weights(), strict=True):
+    learner = Learner([two_layer_q_network(3, (8, 8), seed=1)], LearnerSettings())
+    started = weights_of(learner.target)
+    for ours, theirs in zip(started, weights_of(learner.online), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     learner.train_step(batch(np.random.default_rng(0)))
-    for before, after in zip(started, learner.target.get_weights(), strict=True):
+    for before, after in zip(started, weights_of(learner.target), strict=True):
         np.testing.assert_array_equal(before, after)
     learner.copy_target(due=False)
-    np.testing.assert_array_equal(started[0], learner.target.get_weights()[0])
+    np.testing.assert_array_equal(started[0], weights_of(learner.target)[0])
     learner.copy_target()
     for ours, theirs in zip(
-        learner.target.get_weights(), learner.online.get_weights(), strict=True
+        weights_of(learner.target), weights_of(learner.online), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_soft_target_moves_by_tau() -> None:
-    learner = Learner(linear_q_network(3, seed=1), LearnerSettings(tau=0.1))
-    before = learner.target.get_weights()[0]
+    learner = Learner([linear_q_network(3, seed=1)], LearnerSettings(tau=0.1))
+    before = weights_of(learner.target)[0]
     learner.train_step(batch(np.random.default_rng(0)))
-    moved = before + 0.1 * (learner.online.get_weights()[0] - before)
-    np.testing.assert_allclose(learner.target.get_weights()[0], moved, rtol=1e-6)
+    moved = before + 0.1 * (weights_of(learner.online)[0] - before)
+    np.testing.assert_allclose(weights_of(learner.target)[0], moved, rtol=1e-6)

@@ -15,8 +15,10 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.table import MarketTable
 from models.networks import linear_q_network, two_layer_q_network
+from models.stacked import StackedNetwork
 from tests.conftest import bars_of
-from training.loop import CHUNK, Diverged, TrainingLoop
+from training.agent import Diverged, Window
+from training.loop import CHUNK, TrainingLoop
 from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
@@ -29,7 +31,16 @@ def loop_of(
     features = FeaturePipeline.fit(bars, FeatureSettings())
     table = MarketTable.of(bars, features, MarketSettings(episode_bars=200, **market))
     online = two_layer_q_network(table.state_size, (16, 16), seed)
-    return TrainingLoop(table, online, learner, QUICK, EpsilonSettings(), seed, reward_scale=1.0)
+    return TrainingLoop(table, [online], learner, QUICK, EpsilonSettings(), [seed], reward_scale=1.0)
+
+
+def window_of(loop: TrainingLoop, iterations: int) -> Window:
+    (window,) = loop.run(iterations)
+    return window
+
+
+def weights_of(network: StackedNetwork) -> list[NDArray[np.float32]]:
+    return [variable.numpy()[0] for variable in network.variables.values()]
 
 
 def digest(loop: TrainingLoop) -> str:
@@ -42,7 +53,7 @@ def digest(loop: TrainingLoop) -> str:
     [
         SMALL,
         SMALL.model_copy(update={"tau": 0.01}),
-        SMALL.model_copy(update={"double": True, "loss": "huber", "clip_norm": 1.0}),
+        SMALL.model_copy(update={"target": "double", "loss": "huber", "clip_norm": 1.0}),
         SMALL.model_copy(update={"optimizer": "sgd"}),
     ],
     ids=["copies", "soft", "double huber clipped", "sgd"],
@@ -97,13 +108,13 @@ def test_restoring_the_variables_is_an_exact_checkpoint(walk: Bars) -> None:
 
 def test_nothing_is_learned_before_learning_starts(walk: Bars) -> None:
     loop = loop_of(walk)
-    before = loop.learner.online.get_weights()
-    window = loop.run(25)  # 4 streams: 100 transitions
+    before = weights_of(loop.learner.online)
+    window = window_of(loop, 25)  # 4 streams: 100 transitions
     assert np.isnan(window.loss)
-    for was, now in zip(before, loop.learner.online.get_weights(), strict=True):
+    for was, now in zip(before, weights_of(loop.learner.online), strict=True):
         np.testing.assert_array_equal(was, now)
-    assert np.isfinite(loop.run(1).loss)
-    assert not np.array_equal(before[0], loop.learner.online.get_weights()[0])
+    assert np.isfinite(window_of(loop, 1).loss)
+    assert not np.array_equal(before[0], weights_of(loop.learner.online)[0])
 
 
 def test_target_is_copied_every_so_many_updates(walk: Bars) -> None:
@@ -111,7 +122,7 @@ def test_target_is_copied_every_so_many_updates(walk: Bars) -> None:
 
     def same() -> bool:
         pairs = zip(
-            loop.learner.online.get_weights(), loop.learner.target.get_weights(), strict=True
+            weights_of(loop.learner.online), weights_of(loop.learner.target), strict=True
         )
         return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
 
@@ -133,14 +144,14 @@ def test_ring_holds_the_newest_transitions(walk: Bars) -> None:
         bar = loop.variables["stream/bar"].numpy()
         position = loop.variables["stream/position"].numpy()
         loop.run(1)
-        history.append((bar, position))
+        history.append((bar[0], position[0]))
     ring = loop.variables["replay/ring"].numpy()
     for k in range(620 - rows, 620):
-        code = ring[k % rows]
+        code = ring[k % rows, 0]
         bar, position = history[k]
-        np.testing.assert_array_equal(code // 18, bar)
-        np.testing.assert_array_equal(code // 6 % 3 - 1, position)
-        assert set(code % 2) == {0}
+        np.testing.assert_array_equal(code // 27, bar)
+        np.testing.assert_array_equal(code // 9 % 3 - 1, position)
+        assert set(code % 3) <= {0, 1}
 
 
 def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
@@ -153,9 +164,9 @@ def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
     never = LearnerSettings()
     replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=5 * 10**8)
     schedule = EpsilonSettings(start=0.3, min=0.3)
-    loop = TrainingLoop(table, online, never, replay, schedule, seed=5, reward_scale=1.0)
-    assert loop.run(1000).epsilon == pytest.approx(0.3)
-    action = loop.variables["replay/ring"].numpy() // 2 % 3
+    loop = TrainingLoop(table, [online], never, replay, schedule, seeds=[5], reward_scale=1.0)
+    assert window_of(loop, 1000).epsilon == pytest.approx(0.3)
+    action = loop.variables["replay/ring"].numpy()[:, 0] // 3 % 3
     share = np.bincount(action.ravel(), minlength=3) / action.size
     np.testing.assert_allclose(share, [0.1, 0.1, 0.8], atol=0.006)  # 5 standard deviations
     streams_differ = np.mean(action[:, 0] != action[:, 1])
@@ -176,9 +187,9 @@ def known(table: MarketTable, gamma: float) -> NDArray[np.float32]:
     replay = ReplaySettings(learning_starts=200, capacity=4000)
     explore = EpsilonSettings(start=1.0, min=1.0)
     online = linear_q_network(3, seed=1)
-    loop = TrainingLoop(table, online, learner, replay, explore, seed=1, reward_scale=1.0)
+    loop = TrainingLoop(table, [online], learner, replay, explore, seeds=[1], reward_scale=1.0)
     loop.run(4000)
-    return np.asarray(online(np.array([[0, 0, 1]], np.float32)), np.float32).ravel()
+    return np.asarray(loop.model(0)(np.array([[0, 0, 1]], np.float32)), np.float32).ravel()
 
 
 def test_truncation_keeps_the_future() -> None:
@@ -212,7 +223,7 @@ def test_a_run_can_be_stopped_between_chunks(walk: Bars) -> None:
         asked.append(loop.iteration)
         return len(asked) == 2
 
-    window = loop.run(10**9, stopped)
+    (window,) = loop.run(10**9, stopped)
     assert asked == [CHUNK, 2 * CHUNK]
     assert loop.iteration == 2 * CHUNK
     assert np.isfinite(window).all()
@@ -226,6 +237,6 @@ def test_window_reports_in_price_units(walk: Bars) -> None:
     for scale in (0.5, 2.0):
         online = two_layer_q_network(3, (16, 16), 1)
         never = ReplaySettings(learning_starts=5 * 10**8)
-        loop = TrainingLoop(table, online, SMALL, never, EpsilonSettings(min=1), 1, scale)
-        rewards.append(loop.run(200).reward)
+        loop = TrainingLoop(table, [online], SMALL, never, EpsilonSettings(min=1), [1], scale)
+        rewards.append(window_of(loop, 200).reward)
     assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)

@@ -23,6 +23,7 @@ from market.synthetic import RandomWalk
 from market.table import MarketTable
 from tests.conftest import bars_of
 from tests.test_accounting import account
+from training.batches import sampled
 
 SETTINGS = {
     "plain": MarketSettings(episode_bars=20),
@@ -108,33 +109,35 @@ def test_simulator_and_environment_agree(quotes: Bars, settings: MarketSettings)
     the codes stand for against what the environment showed.
     """
     table, streams, scale = table_of(quotes, settings), 4, 0.5
-    simulator = Simulator(table, streams, seed=1, reward_scale=scale)
+    simulator = Simulator(table, streams, seeds=[1], reward_scale=scale)
     variables = simulator.variables
-    starts = variables["stream/bar"].numpy()
+    starts = variables["stream/bar"].numpy()[0]
     envs = [MarketEnv(table, scale) for _ in range(streams)]
     seen = [env.reset(options={"bar": bar})[0] for env, bar in zip(envs, starts, strict=True)]
     rng = np.random.default_rng(2)
     endings = {"terminated": 0, "truncated": 0}
     for _ in range(60 if settings is SETTINGS["ruin"] else 20):
-        observed = simulator.observe().numpy()
+        observed = simulator.observe().numpy()[0]
         np.testing.assert_array_equal(observed, np.stack(seen))
         action = rng.integers(0, 3, streams).astype(np.int32)
         bits = rng.integers(0, 2**32, streams, dtype=np.uint32)
-        code, reward = simulator.step(tf.constant(action), tf.constant(bits))
-        batch = simulator.transitions(code, gamma=0.9)
+        code, rewards = simulator.step(tf.constant(action[None]), tf.constant(bits[None]))
+        reward = rewards[0]
+        batch = sampled(simulator, code[..., None], tf.zeros((1, streams, 1)), gamma=0.9)
+        state, taken, rewarded, discount, then = (np.asarray(part)[0] for part in batch)
         for i, env in enumerate(envs):
             after, expected, terminated, truncated, _ = env.step(action[i])
             assert reward[i].numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
-            assert batch.reward[i].numpy() == reward[i].numpy()
-            np.testing.assert_array_equal(batch.state[i].numpy(), seen[i])
-            np.testing.assert_array_equal(batch.next_state[i].numpy(), after)
-            assert batch.action[i].numpy() == action[i]
-            assert batch.discount[i].numpy() == pytest.approx(0.0 if terminated else 0.9)
+            assert rewarded[i] == reward[i].numpy()
+            np.testing.assert_array_equal(state[i], seen[i])
+            np.testing.assert_array_equal(then[i], after)
+            assert taken[i] == action[i]
+            assert discount[i] == pytest.approx(0.0 if terminated else 0.9)
             endings["terminated"] += terminated
             endings["truncated"] += truncated
             if terminated or truncated:
-                bar = int(variables["stream/bar"].numpy()[i])
-                assert variables["stream/position"].numpy()[i] == 0
+                bar = int(variables["stream/bar"].numpy()[0, i])
+                assert variables["stream/position"].numpy()[0, i] == 0
                 after, _ = env.reset(options={"bar": bar})
             seen[i] = after
     if settings.equity_floor == 0:
@@ -215,13 +218,13 @@ def test_rewards_of_an_episode_add_up_to_an_account_of_cash(
 
 def test_starts_leave_room_for_a_whole_episode() -> None:
     table = table_of(RandomWalk().bars(60, seed=1), MarketSettings(episode_bars=50))
-    simulator = Simulator(table, 64, seed=1, reward_scale=1.0)
+    simulator = Simulator(table, 64, seeds=[1], reward_scale=1.0)
     rng = np.random.default_rng(0)
-    starts = set(simulator.variables["stream/bar"].numpy())
+    starts = set(simulator.variables["stream/bar"].numpy()[0])
     for _ in range(200):
-        bits = tf.constant(rng.integers(0, 2**32, 64, dtype=np.uint32))
-        simulator.step(tf.ones(64, tf.int32), bits)
-        starts |= set(simulator.variables["stream/end"].numpy() - 50)
+        bits = tf.constant(rng.integers(0, 2**32, (1, 64), dtype=np.uint32))
+        simulator.step(tf.ones((1, 64), tf.int32), bits)
+        starts |= set(simulator.variables["stream/end"].numpy()[0] - 50)
     assert starts == set(
         range(len(table) - 50)
     )  # every start is drawn, and none that would run out

@@ -1,14 +1,22 @@
-"""Networks, targets and schedules."""
+"""Networks, side by side too, and schedules."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.networks import copy_of, linear_q_network, two_layer_q_network
-from models.targets import double_q_learning_target, q_learning_target
+from models.networks import (
+    NoisyDense,
+    conditional_value_at_risk,
+    copy_of,
+    linear_q_network,
+    q_values_of,
+    two_layer_q_network,
+)
+from models.stacked import StackedNetwork
 from training.schedules import epsilon
 from training.settings import EpsilonSettings
 
@@ -52,27 +60,113 @@ def test_a_copy_shares_nothing() -> None:
     assert copy.name == network.name
 
 
-def test_targets_by_hand() -> None:
-    reward, discount = np.array([1, 2, -1], np.float32), np.array([0.5, 0.9, 0.0], np.float32)
-    next_q = np.array([[1, 3, 2], [5, -5, 0], [100, 100, 100]], np.float32)
-    online = np.array([[9, 1, 1], [0, 0, 1], [1, 2, 3]], np.float32)
-    # 1 + 0.5 * 3; 2 + 0.9 * 5; terminal: the reward alone
-    np.testing.assert_allclose(q_learning_target(reward, discount, next_q), [2.5, 6.5, -1])
-    # the online network picks columns 0, 2 and 2: 1 + 0.5 * 1; 2 + 0.9 * 0; -1
-    np.testing.assert_allclose(
-        double_q_learning_target(reward, discount, next_q, online), [1.5, 2, -1]
-    )
-
-
 def test_epsilon_is_the_seeds_formula() -> None:
     for decay in (0.5, 0.999, 0.999999, 0.99999999, 1.0):
         settings = EpsilonSettings(start=0.9, min=0.01, decay=decay)
         for k in (0, 1, 10, 1000, 2198, 2_000_000, 300_000_000):
             expected = max(0.01, 0.9 * decay**k)
-            assert epsilon(tf.constant(k), settings).numpy() == pytest.approx(expected, rel=1e-5)
+            assert epsilon(k, settings) == pytest.approx(expected, rel=1e-9)
+            tensor = epsilon(tf.cast(k, tf.float32), settings, tf)
+            assert tensor.numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def test_linear_epsilon() -> None:
     settings = EpsilonSettings(schedule="linear", start=1.0, min=0.2, steps=100)
-    values = [epsilon(tf.constant(k), settings).numpy() for k in (0, 50, 100, 10_000)]
+    values = [epsilon(k, settings) for k in (0, 50, 100, 10_000)]
     np.testing.assert_allclose(values, [1.0, 0.6, 0.2, 0.2], rtol=1e-6)
+
+
+PARTS = {
+    "plain": {},
+    "dueling": {"dueling": True},
+    "quantiles": {"quantiles": 8},
+    "noisy": {"noisy": True},
+    "layer norm": {"layer_norm": True},
+    "all": {"dueling": True, "quantiles": 8, "noisy": True, "layer_norm": True},
+}
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_stacked_networks_are_the_networks_to_the_bit(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Three at once against one at a time, copied out again, and saved and loaded in safe mode."""
+    networks = [two_layer_q_network(4, (8, 16), seed, **parts) for seed in (1, 2, 3)]
+    states = np.random.default_rng(1).normal(size=(3, 5, 4)).astype(np.float32)
+    outputs = StackedNetwork(networks, "online")(states).numpy()
+    assert outputs.shape == (3, 5, 3) + ((8,) if "quantiles" in parts else ())
+    stacked = StackedNetwork(networks, "online")
+    for i, network in enumerate(networks):
+        np.testing.assert_allclose(outputs[i], network(states[i]), rtol=1e-5, atol=1e-6)
+        alone = StackedNetwork([network], "online")(states[i : i + 1])
+        np.testing.assert_allclose(outputs[i], alone[0], rtol=1e-5, atol=1e-6)
+        copy = stacked.network(i)
+        np.testing.assert_allclose(outputs[i], copy(states[i]), rtol=1e-5, atol=1e-6)
+        assert not any(isinstance(layer, NoisyDense) for layer in copy.layers)
+        copy.save(tmp_path / "q.keras")
+        loaded = keras.saving.load_model(tmp_path / "q.keras", safe_mode=True)
+        np.testing.assert_array_equal(loaded(states[i]), copy(states[i]))
+        assert copy.name == "two_layer"
+
+
+def test_dueling_is_what_numpy_computes() -> None:
+    network = two_layer_q_network(4, (8, 16), seed=1, dueling=True)
+    w1, b1, w2, b2, wa, ba, wv, bv = network.get_weights()
+    assert (wa.shape, wv.shape) == ((16, 3), (16, 1))
+    hidden = np.maximum(np.maximum(STATES @ w1 + b1, 0) @ w2 + b2, 0)
+    advantage, value = hidden @ wa + ba, hidden @ wv + bv
+    expected = value + advantage - advantage.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(network(STATES), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_noisy_layer_is_equation_10() -> None:
+    """With given noise; fresh, its noise levels are 0.5 / sqrt(inputs) and it computes with its means."""
+    layer = NoisyDense(3, seed=1, name="noisy")
+    layer(STATES)
+    kernel, bias, kernel_sigma, bias_sigma = (w.numpy() for w in layer.trainable_weights)
+    np.testing.assert_allclose(kernel_sigma, 0.25)
+    np.testing.assert_allclose(bias_sigma, 0.25)
+    assert abs(kernel).max() <= 0.5
+    np.testing.assert_allclose(layer(STATES), STATES @ kernel + bias, rtol=1e-5, atol=1e-6)
+    rng = np.random.default_rng(0)
+    noise_in, noise_out = rng.normal(size=4).astype("f4"), rng.normal(size=3).astype("f4")
+    layer.noise_in.assign(noise_in)
+    layer.noise_out.assign(noise_out)
+    noisy = kernel + kernel_sigma * np.outer(noise_in, noise_out)
+    expected = STATES @ noisy + bias + bias_sigma * noise_out
+    np.testing.assert_allclose(layer(STATES), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_reaches_each_network_of_a_stack() -> None:
+    """What `StackedNetwork` does with noise is what the layers do with it."""
+    networks = [two_layer_q_network(4, (8, 16), seed, noisy=True) for seed in (1, 2)]
+    stacked = StackedNetwork(networks, "online")
+    assert stacked.noise_sizes == [4, 8, 8, 16, 16, 3]
+    states = np.random.default_rng(1).normal(size=(2, 5, 4)).astype(np.float32)
+    noise = np.random.default_rng(2).normal(size=(2, 55)).astype(np.float32)
+    outputs = stacked(states, tf.constant(noise)).numpy()
+    for i, network in enumerate(networks):
+        parts = np.split(noise[i], np.cumsum(stacked.noise_sizes)[:-1])
+        for variable, part in zip(network.non_trainable_variables, parts, strict=True):
+            variable.assign(part)
+        np.testing.assert_allclose(outputs[i], network(states[i]), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(outputs, stacked(states))
+
+
+def test_conditional_value_at_risk_by_hand() -> None:
+    """Of the outcomes 1, 2, 3, 10: the mean; the worst half; the worst 3 / 8, one and a half of them."""
+    quantiles = np.array([[1, 2, 3, 10]], np.float32)
+    for level, expected in ((1, 4), (0.5, 1.5), (0.375, (1 + 0.5 * 2) / 1.5), (0.01, 1)):
+        assert conditional_value_at_risk(quantiles, level)[0] == pytest.approx(expected)
+        tensor = conditional_value_at_risk(tf.constant(quantiles), level)
+        assert tensor.numpy()[0] == pytest.approx(expected)
+
+
+def test_q_values_of_quantiles_choose_by_risk() -> None:
+    """A bet that loses much now and then: its mean is better than nothing, its worst tenth is not."""
+    network = two_layer_q_network(2, (4, 4), quantiles=10)
+    weights = [np.zeros_like(w) for w in network.get_weights()]
+    weights[-1] = np.array([[0] * 10, [0.1] * 10, [-3, *[1.0] * 9]]).ravel()
+    network.set_weights(weights)
+    state = np.array([[0, 1]], np.float32)
+    np.testing.assert_allclose(q_values_of(network, state, 1.0), [[0, 0.1, 0.6]], rtol=1e-5)
+    np.testing.assert_allclose(q_values_of(network, state, 0.1), [[0, 0.1, -3]], rtol=1e-5)
+    assert q_values_of(network, state, 0.1).argmax() == 1

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.settings import BadSettings, TrainSettings, load_settings, preset_names
+from training.settings import TrainSettings
+from training.sources import BadSettings, load_settings, preset_names
 
 
 def load(*arguments: str) -> TrainSettings:
@@ -15,7 +16,7 @@ def load(*arguments: str) -> TrainSettings:
 
 
 def test_presets_are_complete_and_several_can_be_named() -> None:
-    assert preset_names() == ["linear", "two_layer"]
+    assert preset_names() == ["all_actions", "linear", "rainbow", "tabular", "two_layer"]
     linear, two_layer = load_settings(["--preset", "linear,two_layer", "--steps", "700"])
     assert (linear.network.kind, two_layer.network.kind) == ("linear", "two_layer")
     assert linear.preset == "linear"
@@ -42,24 +43,24 @@ def test_the_environment_can_hold_everything(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("QDESK_NETWORK__HIDDEN", "8,16")
     monkeypatch.setenv("QDESK_FEATURES__NAMES", "log_price")
     monkeypatch.setenv("QDESK_LEARNER__CLIP_NORM", "none")
-    monkeypatch.setenv("QDESK_LEARNER__DOUBLE", "true")
+    monkeypatch.setenv("QDESK_LEARNER__TARGET", "double")
     monkeypatch.setenv("QDESK_PRESET", "linear")
     settings = load()
     assert settings.network.kind == "linear"
     assert settings.network.hidden == (8, 16)
     assert settings.features.names == ("log_price",)
     assert settings.learner.clip_norm is None
-    assert settings.learner.double
+    assert settings.learner.target == "double"
 
 
 def test_flags_of_every_kind() -> None:
     settings = load(
-        *("--network.hidden", "8,16", "--learner.double", "--learner.clip-norm", "10"),
+        *("--network.hidden", "8,16", "--learner.target", "double", "--learner.clip-norm", "10"),
         *("--features.names", "price_change,log_price", "--no-features.scale"),
         *("--market.fee-rate=0.001", "--market.scheme", "order", "--learner.tau", "none"),
     )
     assert settings.network.hidden == (8, 16)
-    assert settings.learner.double
+    assert settings.learner.target == "double"
     assert settings.learner.clip_norm == 10
     assert settings.learner.tau is None
     assert settings.features.names == ("price_change", "log_price")
@@ -87,7 +88,7 @@ REFUSED = {
     "cut flag": (["--learner.gam", "1"], "unrecognized arguments: --learner.gam 1"),
     "unknown preset": (
         ["--preset", "three_layer"],
-        r"preset three_layer: no such file.*\(linear, two",
+        r"preset three_layer: no such file.*\(all_actions, linear, rainbow, tabular, two",
     ),
     "order of epsilons": (
         ["--epsilon.min", "0.5", "--epsilon.start", "0.4"],
@@ -109,7 +110,7 @@ REFUSED = {
         ["--features.names", "moon"],
         "features.names: moon is no feature; there are price_change",
     ),
-    "preset left out": (["--preset"], "--preset needs a name: linear, two_layer, or a TOML file"),
+    "preset left out": (["--preset"], "--preset needs a name: all_actions, linear, rainbow, tabular, two_layer, or a TOML file"),
     "preset half left out": (["--preset", "linear,"], "--preset needs a name"),
     "empty layer": (
         ["--network.hidden", "0,4"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from models.networks import linear_q_network
+from models.networks import copy_of, linear_q_network
 from models.registry import propose, register
 from training.tracking import Store, Tracker, code_version
 
@@ -62,7 +62,9 @@ def test_registered_is_a_copy_without_optimizer(store: Store) -> None:
     network = linear_q_network(3, seed=1)
     network.compile("adam", "mse")
     with tracker_of(store) as tracker:
-        version = register(store.client, network, tracker.run_id, 7, {"seed": "1"}, "good")
+        version = register(
+            store.client, copy_of(network), "linear", tracker.run_id, 7, {"seed": "1"}, "good"
+        )
     loaded = mlflow.keras.load_model(f"models:/{version.name}/{version.version}")
     assert not loaded.compiled
     assert (loaded.get_weights()[0] == network.get_weights()[0]).all()
@@ -74,7 +76,7 @@ def test_a_candidate_set_by_hand_gives_way(store: Store) -> None:
     judged = {"judged_on": "these bars", "net_return": "0.5"}
     with tracker_of(store) as tracker:
         versions = [
-            register(store.client, linear_q_network(3, seed), tracker.run_id, 7, tags, "")
+            register(store.client, linear_q_network(3, seed), "linear", tracker.run_id, 7, tags, "")
             for seed, tags in enumerate([{}, judged, {**judged, "net_return": "0.5"}])
         ]
     by_hand, first, equal = versions

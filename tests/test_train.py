@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from market.bars import load_bars
 from models.registry import model_id_of
-from training.settings import load_settings
+from training.sources import load_settings
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SERIES = ("train/loss", "train/epsilon", "train/reward")

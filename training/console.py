@@ -9,19 +9,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.loop import Window
+from training.agent import Window
 
 CAVEAT = (
     "At close, next open: net return by when orders fill. Trades: share of bars with one. † Ruined: "
-    "equity fell to the floor, flat since. The best checkpoints were chosen on these very bars: expect "
-    "less of them on new ones."
+    "equity fell to the floor, flat since. IQM: mean of the middle half of the seeds. The best "
+    "checkpoints were chosen on these very bars: expect less of them on new ones."
 )
 
 
 class Show(Protocol):
-    """Takes the iterations done, the means since the last call, and iterations a second."""
+    """Takes the iterations done, each agent's means since the last call, and iterations a second."""
 
-    def __call__(self, step: int, window: Window, rate: float) -> None:
+    def __call__(self, step: int, windows: list[Window], rate: float) -> None:
         """Draws them."""
 
 
@@ -41,10 +41,12 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
         task = bar.add_task(name, total=steps, state="compiling")
         last = ""
 
-        def show(step: int, window: Window, rate: float) -> None:
+        def show(step: int, windows: list[Window], rate: float) -> None:
             nonlocal last
+            reward = sum(window.reward for window in windows) / len(windows)
+            loss = sum(window.loss for window in windows) / len(windows)
             last = (
-                f"ε {window.epsilon:.3f}  reward {window.reward:+.4g}  loss {window.loss:.3g}  "
+                f"ε {windows[0].epsilon:.3f}  reward {reward:+.4g}  loss {loss:.3g}  "
                 f"{rate:,.0f} steps/s"
             )
             bar.update(task, completed=step, state=last)

@@ -1,39 +1,30 @@
-"""The compiled loop: act -> step the market -> store -> sample -> train step, as one XLA program.
+"""The compiled loop: act -> step the market -> sample -> train step -> store, as one XLA program.
 
 The trip count is an argument, so a program is traced once. All state lives in `variables`, and
-random numbers are counted by (seed, iteration), so 2 * K iterations are bit for bit K and K.
+random numbers are counted by (seed, iteration), so 2 * K iterations are bit for bit K and K. Several
+seeds learn side by side: every array has a leading axis of seeds, every seed random numbers of its own.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from market.simulator import Simulator
 from market.table import MarketTable
-from training.learner import Learner, StepMetrics
+from models.networks import q_values_of
+from training.agent import Diverged, Window
+from training.batches import of_all_actions, sampled
+from training.learner import Learner, Noise, StepMetrics
+from training.ring import Ring
 from training.schedules import epsilon
 from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
 
 CHUNK = 2000  # iterations of one call: long enough to hide its cost, short enough to be stopped
-
-
-class Diverged(FloatingPointError):
-    """Learning produced numbers that are not finite."""
-
-
-class Window(NamedTuple):
-    """Means over the iterations of one call of `TrainingLoop.run`."""
-
-    loss: float  # learning units; NaN before the first update
-    td_error: float  # mean absolute, learning units; NaN before the first update
-    q_mean: float  # price units; NaN before the first update
-    gradient_norm: float  # learning units; NaN before the first update
-    reward: float  # net reward a bar and stream, price units
-    epsilon: float  # at the last iteration
 
 
 class TrainingLoop:
@@ -41,12 +32,13 @@ class TrainingLoop:
 
     Args:
         table: the market to train on.
-        online: the network that learns.
+        networks: those that learn, one for each seed; their weights are copied.
         learner: settings of the train step.
         replay: settings of collection and replay.
         exploration: the epsilon schedule.
-        seed: of starts, exploration and sampling.
+        seeds: of starts, exploration and sampling.
         reward_scale: what a price unit counts in learning.
+        cvar: share of worst outcomes that networks with quantiles are greedy for; 1 is the mean.
 
     Attributes:
         learner: holds the networks.
@@ -56,27 +48,25 @@ class TrainingLoop:
     def __init__(
         self,
         table: MarketTable,
-        online: keras.Model,
+        networks: Sequence[keras.Model],
         learner: LearnerSettings,
         replay: ReplaySettings,
         exploration: EpsilonSettings,
-        seed: int,
+        seeds: Sequence[int],
         reward_scale: float,
+        cvar: float = 1.0,
     ) -> None:
-        self.reward_scale = reward_scale
-        self.learner = Learner(online, learner)
-        self.simulator = Simulator(table, replay.streams, seed, self.reward_scale)
-        self.replay, self.exploration, self.seed = replay, exploration, seed
-        rows = max(replay.capacity // replay.streams, 1)
-        self._ring = tf.Variable(
-            tf.zeros((rows, replay.streams), tf.int32), trainable=False, name="replay_ring"
-        )
+        self.seeds, self.reward_scale, self.exploration = seeds, reward_scale, exploration
+        self.learner = Learner(networks, learner, cvar)
+        self.simulator = Simulator(table, replay.streams, seeds, reward_scale)
+        self.ring = Ring(len(seeds), replay)
         self._iteration = tf.Variable(0, trainable=False, name="iteration")
-        self._first_update = math.ceil(replay.learning_starts / replay.streams)
+        # A batch is drawn from what was stored before, so the very first iteration only collects.
+        self._first_update = max(math.ceil(replay.learning_starts / replay.streams), 1)
         self.variables: dict[str, tf.Variable] = {
             **self.learner.variables,
             **self.simulator.variables,
-            "replay/ring": self._ring,
+            **self.ring.variables,
             "iteration": self._iteration,
         }
         self._program = tf.function(self._run, jit_compile=True, autograph=False)
@@ -90,8 +80,8 @@ class TrainingLoop:
         """Traces and compiles the program by running it for no iteration; `run` would do it."""
         self._program(tf.constant(self.iteration))
 
-    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> Window:
-        """Runs some iterations and returns their means.
+    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
+        """Runs some iterations and returns each seed's means.
 
         Args:
             iterations: at least 1.
@@ -102,39 +92,48 @@ class TrainingLoop:
         """
         before = done = self.iteration
         end = before + iterations
-        sums = np.zeros(1 + len(StepMetrics._fields))
+        sums = np.zeros((len(self.seeds), 1 + len(StepMetrics._fields)))
         while done < end and not (done > before and stopped()):
             sums += self._program(tf.constant(min(done + CHUNK, end))).numpy()
             done = self.iteration
         updates = done - max(before, min(self._first_update, done))
-        reward, *learning = sums
-        means = [float(value) / updates if updates else math.nan for value in learning]
-        self._require_finite(done, means if updates else [])
-        loss, td_error, q_mean, gradient_norm = means
-        return Window(
-            loss,
-            td_error,
-            q_mean / self.reward_scale,
-            gradient_norm,
-            float(reward) / (done - before) / self.reward_scale,
-            float(epsilon(tf.constant(done - 1), self.exploration)),
-        )
+        rate = float(epsilon(done - 1, self.exploration))
+        windows = []
+        for reward, *learning in sums.tolist():
+            means = [value / updates if updates else math.nan for value in learning]
+            loss, td_error, q_mean, gradient_norm = means
+            mean_reward = reward / (done - before) / self.reward_scale
+            q_mean /= self.reward_scale
+            windows.append(Window(loss, td_error, q_mean, gradient_norm, mean_reward, rate))
+        self._require_finite(done, sums)
+        return windows
 
-    def _require_finite(self, iteration: int, means: list[float]) -> None:
-        weights = (variable.numpy() for variable in self.learner.online.weights)
-        if not np.isfinite(means).all() or not all(np.isfinite(w).all() for w in weights):
-            raise Diverged(
-                f"training diverged by iteration {iteration}: a loss or a weight is no longer finite; "
-                "try a smaller learner.learning_rate, or learner.clip_norm"
-            )
+    def model(self, index: int) -> keras.Model:
+        """A Keras model of its own with what an agent has learned, noise left out."""
+        return self.learner.online.network(index)
+
+    def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+        """An agent's present Q-values, from states (n, state_size) to (n, 3)."""
+        network = self.model(index)
+        return lambda states: q_values_of(network, states, self.learner.cvar)
+
+    def _require_finite(self, iteration: int, sums: NDArray[np.float64]) -> None:
+        weights = [v.value.numpy() for v in self.learner.online.variables.values()]
+        for index, seed in enumerate(self.seeds):
+            arrays = [sums[index], *(weight[index] for weight in weights)]
+            if not all(np.isfinite(array).all() for array in arrays):
+                raise Diverged(
+                    f"training of seed {seed} diverged by iteration {iteration}: a loss or a weight is "
+                    "no longer finite; try a smaller learner.learning_rate, or learner.clip_norm"
+                )
 
     def _run(self, end: tf.Tensor) -> tf.Tensor:
         """Collects until learning starts, then trains until iteration `end`.
 
         Training goes stretch by stretch, from one copy of the target to the next. Returns the sums of
-        reward and of `StepMetrics` over all iterations.
+        reward and of `StepMetrics` over all iterations, shape (seeds, 5).
         """
-        sums = tf.zeros(1 + len(StepMetrics._fields))
+        sums = tf.zeros((len(self.seeds), 1 + len(StepMetrics._fields)))
         iteration = self._iteration.read_value()
 
         warm = tf.minimum(end, self._first_update)
@@ -175,42 +174,75 @@ class TrainingLoop:
         )
 
     def _collect(self, iteration: tf.Tensor) -> tf.Tensor:
-        reward, _ = self._act(iteration)
-        return tf.stack([reward, *[0.0] * len(StepMetrics._fields)])
+        code, reward, _ = self._act(iteration, self._noise(iteration))
+        self.ring.store(code, iteration)
+        self.ring.prioritise(iteration)
+        return tf.pad(reward[:, None], [[0, 0], [0, len(StepMetrics._fields)]])
 
     def _collect_and_learn(self, iteration: tf.Tensor) -> tf.Tensor:
-        reward, picks = self._act(iteration)
-        rows, streams = self._ring.shape
-        held = tf.minimum(iteration + 1, rows) * streams
-        slots = tf.cast(picks % tf.cast(held, tf.uint32), tf.int32)
-        code = tf.gather(tf.reshape(self._ring.read_value(), [-1]), slots)
-        batch = self.simulator.transitions(code, self.learner.settings.gamma)
-        return tf.stack([reward, *self.learner.train_step(batch)])
+        settings, noise = self.learner.settings, self._noise(iteration)
+        code, reward, bits = self._act(iteration, noise)
+        sample = self.ring.sample(bits[:, : settings.batch], iteration)
+        codes, known = self.ring.windows(sample.slot, settings.n_step, iteration)
+        if settings.backup == "all_actions":
+            positions = bits[:, settings.batch :]
+            batch = of_all_actions(self.simulator, codes[..., 0], positions, settings.gamma)
+        else:
+            batch = sampled(self.simulator, codes, known, settings.gamma)
+        rate = self._epsilon(iteration)
+        metrics, td_error = self.learner.train_step(batch, sample.weight, rate, noise)
+        self.ring.store(code, iteration, after=codes)
+        self.ring.prioritise(iteration, sample, td_error)
+        return tf.stack([reward, *metrics], axis=1)
 
-    def _act(self, iteration: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Steps every stream epsilon-greedily and stores what happened.
+    def _act(
+        self, iteration: tf.Tensor, noise: Noise
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Steps every stream epsilon-greedily.
 
-        Returns the mean reward, and random bits for sampling, uint32 of shape (batch,).
+        Returns the transitions' codes, each seed's mean reward, and random bits for the batch, uint32 of
+        shape (seeds, batch), or twice as many where all actions are backed up.
         """
-        streams = self.replay.streams
-        bits = tf.random.stateless_uniform(
-            (3 * streams + self.learner.settings.batch,),
-            seed=tf.stack([self.seed, iteration]),
-            minval=None,
-            maxval=None,
-            dtype=tf.uint32,
-            alg="philox",
+        streams, learner = self.ring.streams, self.learner.settings
+        batch = learner.batch * (2 if learner.backup == "all_actions" else 1)
+        bits = tf.stack(
+            [
+                tf.random.stateless_uniform(
+                    (3 * streams + batch,),
+                    seed=tf.stack([seed, iteration]),
+                    minval=None,
+                    maxval=None,
+                    dtype=tf.uint32,
+                    alg="philox",
+                )
+                for seed in self.seeds
+            ]
         )
-        explore, choice, start, picks = tf.split(bits, [streams] * 3 + [-1])
+        explore, choice, start, rest = tf.split(bits, [streams] * 3 + [-1], axis=1)
         explore = tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32))
         uniform = tf.cast(explore, tf.float32) * 2.0**-24  # in [0, 1), exact in float32
-        greedy = tf.argmax(self.learner.online(self.simulator.observe()), -1, tf.int32)
         action = tf.where(
-            uniform < epsilon(iteration, self.exploration),
+            uniform < self._epsilon(iteration),
             tf.cast(choice % tf.constant(3, tf.uint32), tf.int32),
-            greedy,
+            self.learner.greedy_action(self.simulator.observe(), noise.acting),
         )
         code, reward = self.simulator.step(action, start)
-        row = iteration % self._ring.shape[0]
-        self._ring.scatter_update(tf.IndexedSlices(code[None], row[None]))
-        return tf.reduce_mean(reward), picks
+        return code, tf.reduce_mean(reward, axis=1), rest
+
+    def _epsilon(self, iteration: tf.Tensor) -> tf.Tensor:
+        return epsilon(tf.cast(iteration, tf.float32), self.exploration, tf)
+
+    def _noise(self, iteration: tf.Tensor) -> Noise:
+        """Noise for noisy networks: f(e) = sign(e) sqrt(|e|), drawn apart for each use."""
+        size = self.learner.noise_size
+        if not size:
+            return Noise()
+
+        def drawn(seed: tf.Tensor) -> tf.Tensor:
+            key = tf.stack([-1 - seed, iteration])  # below zero, so that it is none of `_act`
+            normal = tf.random.stateless_normal((len(Noise._fields), size), key, alg="philox")
+            return tf.sign(normal) * tf.sqrt(abs(normal))
+
+        # A loop, whose results XLA keeps; else it draws a number again wherever it is used.
+        each = tf.map_fn(drawn, tf.constant(self.seeds), fn_output_signature=tf.float32)
+        return Noise(*tf.unstack(each, axis=1))

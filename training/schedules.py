@@ -1,21 +1,35 @@
-"""Schedules of the exploration rate, as pure functions of the iteration."""
+"""Schedules as pure functions of the iteration, of numbers and arrays or of tensors."""
 
 import math
+from types import ModuleType
+from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from training.settings import EpsilonSettings
 
+Array = Any  # a number, a NumPy array, or a TensorFlow tensor
 
-def epsilon(iteration: tf.Tensor, settings: EpsilonSettings) -> tf.Tensor:
-    """The share of random actions at iteration k = 0, 1, 2, ...
+
+def linear(k: Array, start: float, end: float, steps: int, xp: ModuleType = np) -> Array:
+    """From start at iteration 0 to end at iteration `steps`, and end from there on.
+
+    Args:
+        k: iterations, floating where a tensor.
+        start: first value.
+        end: last value.
+        steps: iterations in between.
+        xp: `numpy`, or `tensorflow` for tensors: their functions of these names agree.
+    """
+    return start + (end - start) * xp.minimum(k / steps, 1.0)
+
+
+def epsilon(k: Array, settings: EpsilonSettings, xp: ModuleType = np) -> Array:
+    """The share of random actions at iteration k = 0, 1, 2, ...; arguments as in `linear`.
 
     `exponential`: max(min, start * decay^k). `linear`: from start to min over `steps` iterations.
     """
-    k = tf.cast(iteration, tf.float32)
-    if settings.schedule == "exponential":
-        # The logarithm in double precision: in single a decay of 0.99999999 would round to 1.
-        value = settings.start * tf.exp(k * math.log(settings.decay))
-    else:
-        value = settings.start + (settings.min - settings.start) * k / settings.steps
-    return tf.maximum(value, settings.min)
+    if settings.schedule == "linear":
+        return linear(k, settings.start, settings.min, settings.steps, xp)
+    # The logarithm in double precision: in single a decay of 0.99999999 would round to 1.
+    return xp.maximum(settings.start * xp.exp(k * math.log(settings.decay)), settings.min)

@@ -1,57 +1,74 @@
 """The whole tree of training settings, composed of what each room declares.
 
-Sources, the later winning: defaults < preset (TOML) < environment < command line. An environment
-variable is `QDESK_` and the path with two underscores (`QDESK_LEARNER__GAMMA`); the three
-`DQN_EPSILON_START`, `DQN_EPSILON_MIN` and `DQN_EPSILON_DECAY` are known by those names as well.
-Nothing here imports TensorFlow, so that `--help` is quick.
+Where their values come from stands in `sources.py`. Nothing here imports TensorFlow, so that `--help`
+is quick.
 """
 
-import argparse
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
 
-PRESETS = Path(__file__).parent / "presets"
 EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class BadSettings(ValueError):
-    """Settings that cannot be used. The message names the setting, where it came from, and why."""
-
 
 Units = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class NetworkSettings(BaseModel):
-    """Which Q-network learns."""
+    """What stands for Q and learns."""
 
     model_config = FROZEN
 
-    kind: Literal["linear", "two_layer"] = Field("two_layer", description="the Q-network")
+    kind: Literal["linear", "two_layer", "tabular"] = Field(
+        "two_layer", description="a Q-network, or a table (see tabular)"
+    )
     hidden: Annotated[tuple[Units, Units], BeforeValidator(split_commas)] = Field(
         (64, 64), description="units of the two hidden layers"
+    )
+    dueling: bool = Field(False, description="heads for value and advantage")
+    quantiles: int | None = Field(
+        None, ge=2, le=1000, description="learn so many quantiles of each value (QR-DQN)"
+    )
+    cvar: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="choose by the mean of this share of worst outcomes; needs quantiles",
+    )
+    noisy: bool = Field(False, description="noisy layers explore; epsilon.start can then be 0")
+    layer_norm: bool = Field(False, description="normalise each hidden layer")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        for name in ("dueling", "quantiles", "noisy", "layer_norm"):
+            if getattr(self, name) and self.kind != "two_layer":
+                raise ValueError(f"{name} is set, but kind is {self.kind}; it needs two_layer")
+        if self.cvar < 1 and self.quantiles is None:
+            raise ValueError(f"cvar is {self.cvar:g}, but there are no quantiles; set them, say 32")
+        return self
+
+
+class TabularSettings(BaseModel):
+    """The table that learns where network.kind is tabular; of `learner` it takes gamma alone."""
+
+    model_config = FROZEN
+
+    algorithm: Literal["q_learning", "expected_sarsa", "double_q_learning"] = Field(
+        "q_learning", description="the update"
+    )
+    bins: int = Field(10, ge=1, le=10_000, description="quantile bins of each feature")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="constant; none: 1 / visits^omega"
+    )
+    omega: float = Field(
+        0.8, gt=0.5, le=1, description="how fast the learning rate falls with visits"
     )
 
 
@@ -64,11 +81,25 @@ class LearnerSettings(BaseModel):
     batch: int = Field(32, ge=1, le=2**20, description="transitions an update")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam, or plain gradient descent")
     learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")
-    loss: Literal["mse", "huber"] = Field("mse", description="of the TD error")
-    huber_delta: float = Field(1.0, gt=0, description="where the Huber loss turns linear")
+    loss: Literal["mse", "huber"] = Field(
+        "mse", description="of the TD error; with network.quantiles always the quantile Huber loss"
+    )
+    huber_delta: float = Field(1.0, gt=0, description="where the Huber losses turn linear")
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm")
-    double: bool = Field(
-        False, description="Double DQN: the online network chooses the next action"
+    target: Literal["q_learning", "double", "expected_sarsa", "munchausen"] = Field(
+        "q_learning", description="the Bellman target"
+    )
+    backup: Literal["sampled", "all_actions"] = Field(
+        "sampled",
+        description="learn from the action taken, or at once from all three, out of any position",
+    )
+    n_step: int = Field(1, ge=1, le=100, description="rewards summed before the target's value")
+    munchausen_alpha: float = Field(0.9, ge=0, le=1, description="share of the log-policy added")
+    munchausen_temperature: float = Field(
+        0.03, gt=0, description="of the soft policy, learning units"
+    )
+    munchausen_lowest: float = Field(
+        -1.0, le=0, description="below which the log-policy is clipped, learning units"
     )
     target_every: int = Field(
         500, ge=1, le=5 * 10**8, description="updates between two copies of the target"
@@ -79,6 +110,26 @@ class LearnerSettings(BaseModel):
         le=1,
         description="move the target by this share every update, instead of copies",
     )
+
+    @model_validator(mode="after")
+    def _n_step_has_the_actions_taken(self) -> Self:
+        for name, value in (("backup", "all_actions"), ("target", "munchausen")):
+            if self.n_step > 1 and getattr(self, name) == value:
+                raise ValueError(f"n_step is {self.n_step}, but {name} {value} looks one step ahead")
+        return self
+
+
+class PrioritySettings(BaseModel):
+    """Prioritised replay: Schaul et al. (2016). Both exponents move linearly over `steps`."""
+
+    model_config = FROZEN
+
+    alpha: float = Field(0.6, ge=0, le=1, description="exponent of priorities at iteration 0")
+    alpha_end: float = Field(0.6, ge=0, le=1, description="exponent of priorities in the end")
+    beta: float = Field(0.4, ge=0, le=1, description="exponent of importance weights at first")
+    beta_end: float = Field(1.0, ge=0, le=1, description="exponent of importance weights in the end")
+    steps: int = Field(100_000, ge=1, description="iterations that both schedules take")
+    floor: float = Field(1e-3, ge=0, le=1e6, description="added to |TD error|, learning units")
 
 
 class ReplaySettings(BaseModel):
@@ -96,6 +147,8 @@ class ReplaySettings(BaseModel):
     learning_starts: int = Field(
         1000, ge=0, le=5 * 10**8, description="transitions collected before the first update"
     )
+    prioritised: bool = Field(False, description="sample by TD error instead of uniformly")
+    priority: PrioritySettings = PrioritySettings()
 
     @model_validator(mode="after")
     def _ring_holds_every_stream(self) -> Self:
@@ -142,6 +195,12 @@ class TrainSettings(BaseSettings):
     preset: str = Field(
         "two_layer", description="committed settings to start from, or a TOML file; a,b trains both"
     )
+    name: str | None = Field(
+        None,
+        pattern="^[a-z0-9_-]+$",
+        max_length=64,
+        description="of runs and of the registered model; by default the kind of network",
+    )
     bars: str = Field(
         "btcusd_30m",
         description="a sample's name, a Parquet or CSV file, or synthetic:ou?theta=0.05&sigma=0.01"
@@ -151,6 +210,9 @@ class TrainSettings(BaseSettings):
         100_000, ge=1, le=10**9, description="iterations: each steps every stream, one update"
     )
     seed: int = Field(1, ge=0, lt=2**31, description="of weights, starts, exploration and sampling")
+    seeds: int = Field(
+        1, ge=1, le=1024, description="agents trained at once, with the seeds from `seed` on"
+    )
     evaluate_every: int | None = Field(
         None, ge=1, description="iterations between validations; by default a 20th of the steps"
     )
@@ -162,6 +224,7 @@ class TrainSettings(BaseSettings):
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
     experiment: str = Field("qdesk", min_length=1, description="MLflow experiment")
     network: NetworkSettings = NetworkSettings()
+    tabular: TabularSettings = TabularSettings()
     learner: LearnerSettings = LearnerSettings()
     replay: ReplaySettings = ReplaySettings()
     epsilon: EpsilonSettings = EpsilonSettings()
@@ -171,13 +234,21 @@ class TrainSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _learning_takes_place(self) -> Self:
-        if self.steps * self.replay.streams <= self.replay.learning_starts:
+        late = self.steps * self.replay.streams <= self.replay.learning_starts
+        if late and self.network.kind != "tabular":
             raise ValueError(
                 f"steps is {self.steps} and ends before learning begins; it must be above "
                 f"{self.replay.learning_starts // self.replay.streams} (replay.learning_starts "
                 f"{self.replay.learning_starts} over {self.replay.streams} streams)"
             )
+        if self.seed + self.seeds > 2**31:
+            raise ValueError(f"seed is {self.seed} and seeds {self.seeds}; the last is past 2^31 - 1")
         return self
+
+    @property
+    def called(self) -> str:
+        """What runs and the registered model are called."""
+        return self.name or self.network.kind
 
     @classmethod
     def settings_customise_sources(
@@ -207,105 +278,6 @@ class _EpsilonVariables(PydanticBaseSettingsSource):
             name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ
         }
         return {"epsilon": found} if found else {}
-
-
-def preset_names() -> list[str]:
-    """The presets that ship with the project."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
-
-
-def load_settings(arguments: list[str]) -> list[TrainSettings]:
-    """One tree of settings for each preset that `--preset a,b` (or QDESK_PRESET) names.
-
-    Raises:
-        BadSettings: a key is unknown or a value out of range.
-        SystemExit: `--help` was asked for.
-    """
-    _refuse_unknown_variables()
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = os.environ.get("QDESK_PRESET", "two_layer")
-    early.add_argument("--preset", nargs="?", const="", default=default)
-    presets = early.parse_known_args(arguments)[0].preset.split(",")
-    if not all(presets):
-        raise BadSettings(f"--preset needs a name: {', '.join(preset_names())}, or a TOML file")
-    return [_load(preset, arguments) for preset in presets]
-
-
-def _load(preset: str, arguments: list[str]) -> TrainSettings:
-    values = _read_preset(preset)
-    try:
-        cli: CliSettingsSource[Any] = CliSettingsSource(
-            TrainSettings,
-            cli_prog_name="qdesk train",
-            cli_parse_args=[*arguments, "--preset", preset],
-            cli_kebab_case=True,
-            cli_avoid_json=True,
-            cli_implicit_flags=True,
-            cli_parse_none_str="none",
-            cli_exit_on_error=False,
-        )
-        return TrainSettings(_cli_settings_source=cli, **values)
-    except SettingsError as error:
-        raise BadSettings(f"qdesk train: {error}; see `qdesk train --help`") from error
-    except ValidationError as error:
-        raise BadSettings(_explain(error, values, preset, arguments)) from error
-
-
-def _read_preset(preset: str) -> dict[str, Any]:
-    path = PRESETS / f"{preset}.toml" if preset in preset_names() else Path(preset)
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        names = ", ".join(preset_names())
-        raise BadSettings(
-            f"preset {preset}: no such file, nor one of the presets ({names})"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSettings(f"preset {preset}: cannot be read as TOML: {error}") from error
-
-
-def _refuse_unknown_variables() -> None:
-    """pydantic-settings passes over variables that name no setting; a misspelt one must not."""
-    known = {f"QDESK_{path.replace('.', '__').upper()}" for path in _paths(TrainSettings)}
-    for name in sorted(os.environ):
-        unknown = name.startswith("QDESK_") and name.upper() not in known
-        if unknown or (name.startswith("DQN_EPSILON_") and name not in EPSILON_VARIABLES):
-            raise BadSettings(f"{name}: the environment sets a variable that names no setting")
-
-
-def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
-    paths = []
-    for name, field in model.model_fields.items():
-        paths.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            paths += _paths(field.annotation, f"{prefix}{name}.")
-    return paths
-
-
-def _explain(
-    error: ValidationError, preset_values: dict[str, Any], preset: str, arguments: list[str]
-) -> str:
-    """The first fault in one sentence: setting, value, reason, and the source that set it."""
-    fault = error.errors()[0]
-    path = ".".join(part for part in fault["loc"] if isinstance(part, str))  # indices left out
-    flag = "--" + path.replace("_", "-")
-    variables = ["QDESK_" + path.replace(".", "__").upper()]
-    variables += [v for v, name in EPSILON_VARIABLES.items() if path == f"epsilon.{name}"]
-    value: Any = preset_values
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if any(argument.split("=")[0] == flag for argument in arguments):
-        source = f"{flag} on the command line"
-    elif found := [variable for variable in variables if variable in os.environ]:
-        source = f"{found[-1]} in the environment"
-    else:
-        source = f"preset {preset}" if value is not None else "settings"
-    if fault["type"] == "extra_forbidden":
-        return f"{source}: {path} is not a setting; see `qdesk train --help` for those that are"
-    reason = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        return f"{path}: {reason}" if path else reason
-    return f"{path} is {fault['input']!r} ({source}): {reason[0].lower()}{reason[1:]}"
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

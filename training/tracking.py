@@ -12,14 +12,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import mlflow
-import tensorflow as tf
+import numpy as np
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
@@ -33,8 +33,13 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.image.metadata import create_summary_metadata
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from market.bars import Bars
+from training.event_file import EventFile
 
 FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
 
@@ -125,7 +130,7 @@ class Tracker:
         self.folder = store.folder / "tensorboard" / f"{name}-{self.run_id[:8]}"
         try:
             self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in params.items()])
-            self._writer = tf.summary.create_file_writer(str(self.folder))
+            self._writer = EventFile(self.folder)
         except BaseException:
             self.client.set_terminated(self.run_id, "FAILED")
             raise
@@ -143,9 +148,8 @@ class Tracker:
         """
         now = int(time.time() * 1000)
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        with self._writer.as_default():
-            for name, value in finite.items():
-                tf.summary.scalar(name, value, step=step)
+        for name, value in finite.items():
+            self._writer.add(scalar_pb(name, value), step)
         self._pending += [
             Metric(name, value, now, step, model_id=model_id) for name, value in finite.items()
         ]
@@ -174,8 +178,15 @@ class Tracker:
         self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
         png = BytesIO()
         figure.savefig(png, format="png")
-        with self._writer.as_default():
-            tf.summary.image(name, tf.io.decode_png(png.getvalue(), channels=4)[None], step=step)
+        width, height = (str(round(size * figure.dpi)) for size in figure.get_size_inches())
+        parts = np.array([width.encode(), height.encode(), png.getvalue()], object)
+        summary = Summary()
+        summary.value.add(
+            tag=name,
+            tensor=make_tensor_proto(parts),
+            metadata=create_summary_metadata(display_name="", description=""),
+        )
+        self._writer.add(summary, step)
 
     def flush(self) -> None:
         """Sends what is pending."""
@@ -235,5 +246,12 @@ def _origin() -> dict[str, str]:
         "host": platform.node(),
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),
-        **{package: version(package) for package in ("tensorflow", "keras", "numpy")},
+        **{package: _version_of(package) for package in ("tensorflow", "keras", "numpy")},
     }
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

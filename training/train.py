@@ -1,87 +1,100 @@
-"""The wiring of a training run: data, loop, validation, tracking, model versions."""
+"""The wiring of training runs: data, agents, validation, tracking, model versions."""
 
 import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
-from mlflow.entities.model_registry import ModelVersion
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from evaluation.backtest import Backtest, backtest, follow, greedy_choice
 from evaluation.baselines import buy_and_hold, flat
-from evaluation.figures import equity_figure
+from evaluation.statistics import interquartile_mean
 from market.table import MarketTable
-from models.networks import linear_q_network, two_layer_q_network
-from models.registry import model_id_of, propose, register
 from training import console as screen
+from training.agent import Agents, Window
 from training.data import TrainingData
-from training.loop import TrainingLoop, Window
+from training.keeper import Checkpoints, Keeper, measures_of
 from training.settings import NetworkSettings, TrainSettings
 from training.stop import Stop
+from training.tabular import TabularAgents
 from training.tracking import Store, Tracker
+
+if TYPE_CHECKING:
+    import keras
 
 
 class Progress(NamedTuple):
-    """One logged point of a run."""
+    """One logged point of agents that learn side by side; lists have an entry for each."""
 
     step: int  # iterations done
-    window: Window  # means since the point before
-    iterations_a_second: float  # since the point before
-    validation: Backtest | None  # of the greedy policy, where a validation was due
+    windows: list[Window]  # means since the point before
+    iterations_a_second: float  # since the point before, of each agent
+    validations: list[Backtest] | None  # of the greedy policies, where a validation was due
 
 
-class Checkpoint(NamedTuple):
-    """A registered version and what it did on validation."""
-
-    step: int
-    version: ModelVersion
-    validation: Backtest
-
-
-class Checkpoints(NamedTuple):
-    """The versions that count at a run's end; they can be one and the same."""
-
-    best: Checkpoint  # on validation
-    last: Checkpoint
-    candidate: ModelVersion  # the best, or one of an earlier run that did at least as well
-
-
-def build_network(settings: NetworkSettings, state_size: int, seed: int) -> keras.Model:
+def build_network(settings: NetworkSettings, state_size: int, seed: int) -> "keras.Model":
     """The Q-network that settings describe."""
+    from models.networks import linear_q_network, two_layer_q_network
+
     if settings.kind == "linear":
         return linear_q_network(state_size, seed)
-    return two_layer_q_network(state_size, settings.hidden, seed)
-
-
-def build_loop(settings: TrainSettings, train: MarketTable, reward_scale: float) -> TrainingLoop:
-    """The training loop that settings describe, over the training split."""
-    return TrainingLoop(
-        train,
-        build_network(settings.network, train.state_size, settings.seed),
-        settings.learner,
-        settings.replay,
-        settings.epsilon,
-        settings.seed,
-        reward_scale,
+    return two_layer_q_network(
+        state_size,
+        settings.hidden,
+        seed,
+        dueling=settings.dueling,
+        quantiles=settings.quantiles,
+        noisy=settings.noisy,
+        layer_norm=settings.layer_norm,
     )
 
 
-def validate(online: keras.Model, table: MarketTable) -> Backtest:
-    """The greedy policy of a network over a table."""
-    return backtest(table, follow(greedy_choice(lambda states: online(states).numpy(), table)))
+def build_agents(settings: TrainSettings, train: MarketTable, reward_scale: float) -> Agents:
+    """The agents that settings describe, over the training split."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    if settings.network.kind == "tabular":
+        return TabularAgents(
+            train,
+            settings.tabular,
+            settings.learner.gamma,
+            settings.replay.streams,
+            settings.epsilon,
+            seeds,
+            reward_scale,
+            settings.called,
+        )
+    from training.loop import TrainingLoop
+
+    return TrainingLoop(
+        train,
+        [build_network(settings.network, train.state_size, seed) for seed in seeds],
+        settings.learner,
+        settings.replay,
+        settings.epsilon,
+        seeds,
+        reward_scale,
+        settings.network.cvar,
+    )
 
 
-def better(one: Backtest, other: Backtest | None) -> bool:
-    """Whether `one` is to be preferred: by net return, an earlier checkpoint winning a tie."""
-    return other is None or one.equity[-1] > other.equity[-1]
+def validate(q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable) -> Backtest:
+    """The greedy policy of a Q-function over a table."""
+    return backtest(table, follow(greedy_choice(q_values, table)))
+
+
+def validate_all(agents: Agents, table: MarketTable) -> list[Backtest]:
+    """The greedy policy of each agent over a table."""
+    return [validate(agents.q_values(index), table) for index in range(len(agents.seeds))]
 
 
 def learn(
-    loop: TrainingLoop,
+    agents: Agents,
     validation: MarketTable,
     settings: TrainSettings,
     stopped: Callable[[], bool] = lambda: False,
@@ -89,8 +102,8 @@ def learn(
     """Trains for `settings.steps` iterations, yielding at every logged point.
 
     Args:
-        loop: what trains.
-        validation: what the greedy policy is judged on.
+        agents: what trains.
+        validation: what the greedy policies are judged on.
         settings: how long, and how often to log and to judge.
         stopped: where it says so, the next point comes early; whoever iterates then leaves.
 
@@ -99,22 +112,22 @@ def learn(
     """
     log_every = settings.log_every or -(-settings.steps // 200)
     evaluate_every = settings.evaluate_every or -(-settings.steps // 20)
-    loop.compile()  # so that the first window's rate is one of running
-    while (begun_at := loop.iteration) < settings.steps:
+    agents.compile()  # so that the first window's rate is one of running
+    while (begun_at := agents.iteration) < settings.steps:
         stops = [(begun_at // every + 1) * every for every in (log_every, evaluate_every)]
         began = time.perf_counter()
-        window = loop.run(min(*stops, settings.steps) - begun_at, stopped)
+        windows = agents.run(min(*stops, settings.steps) - begun_at, stopped)
         seconds = time.perf_counter() - began
-        step = loop.iteration
+        step = agents.iteration
         due = step % evaluate_every == 0 or step == settings.steps
-        result = validate(loop.learner.online, validation) if due else None
-        yield Progress(step, window, (step - begun_at) / seconds, result)
+        results = validate_all(agents, validation) if due else None
+        yield Progress(step, windows, (step - begun_at) / seconds, results)
 
 
 def train(
     runs: Sequence[tuple[TrainSettings, TrainingData]], console: Console, command: str
 ) -> signal.Signals | None:
-    """Trains runs one after the other, and prints a comparison.
+    """Trains runs one after the other, the seeds of each at once, and prints a comparison.
 
     Args:
         runs: settings and the data that they name.
@@ -130,29 +143,28 @@ def train(
     """
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     compared: dict[str, tuple[TrainingData, dict[str, dict[str, float]]]] = {}
-    candidates = []
+    candidates: dict[str, str] = {}
     with Stop() as stop:
         for settings, data in runs:
             store = Store(settings.mlruns, settings.experiment)
-            checkpoints = _train_one(settings, data, store, group, command, console, stop)
+            ended = _train_seeds(settings, data, store, group, command, console, stop)
             _, rows = compared.setdefault(_title(settings, data), (data, {}))
-            best, last, candidate = checkpoints
-            for which, each in (("best", best), ("last", last)):
-                name = f"{each.version.name} v{each.version.version}, {which}"
-                rows[name] = _measures(data, each.validation)
-            candidates.append(f"{candidate.name}@candidate is v{candidate.version}")
+            rows |= _rows(settings, data, ended)
+            for checkpoints in ended:
+                name, number = checkpoints.candidate.name, checkpoints.candidate.version
+                candidates[name] = f"{name}@candidate is v{number}"
             if stop.by:
                 break
     for title, (data, rows) in compared.items():
         market = data.validation[data.train.settings.fill]
         for name, baseline in (("flat", flat), ("buy and hold", buy_and_hold)):
-            rows[name] = _measures(data, baseline(market))
+            rows[name] = measures_of(data, baseline(market))
         console.print(screen.comparison(title, rows))
-    console.print(*candidates, sep="\n")
+    console.print(*candidates.values(), sep="\n")
     return stop.by
 
 
-def _train_one(
+def _train_seeds(
     settings: TrainSettings,
     data: TrainingData,
     store: Store,
@@ -160,10 +172,67 @@ def _train_one(
     command: str,
     console: Console,
     stop: Stop,
-) -> Checkpoints:
-    name = f"{settings.network.kind}-{data.bars.name}-s{settings.seed}"
-    tags = {
-        "algorithm": "double_dqn" if settings.learner.double else "dqn",
+) -> list[Checkpoints]:
+    """Trains the agents of all seeds, each tracked as a run of its own."""
+    agents = build_agents(settings, data.train, data.reward_scale)
+    market = data.validation[settings.market.fill]
+    params = {**settings.flat(), "reward_scale": f"{agents.reward_scale:.9g}"}
+    names = [f"{settings.called}-{data.bars.name}-s{seed}" for seed in agents.seeds]
+    with ExitStack() as stack:
+        trackers, keepers = [], []
+        for index, (name, seed) in enumerate(zip(names, agents.seeds, strict=True)):
+            tags = _tags(settings, data, seed, group)
+            about = _description(settings, data, seed, command)
+            params["seed"] = str(seed)
+            tracker = stack.enter_context(Tracker(store, name, params, tags, about))
+            tracker.log_data(data.split.train, settings.bars, "training")
+            tracker.log_data(data.split.validation, settings.bars, "validation")
+            trackers.append(tracker)
+            keepers.append(Keeper(agents, index, settings.called, data, market, tracker, tags))
+        shown = names[0] if len(names) == 1 else f"{names[0]} to s{agents.seeds[-1]}"
+        with screen.progress(console, shown, settings.steps) as show:
+            for point in learn(agents, market, settings, lambda: stop.by is not None):
+                stopping = stop.by
+                rate = point.iterations_a_second
+                for tracker, window in zip(trackers, point.windows, strict=True):
+                    metrics = {f"train/{key}": value for key, value in window._asdict().items()}
+                    metrics["perf/iterations_per_second"] = rate
+                    metrics["perf/env_steps_per_second"] = rate * settings.replay.streams
+                    tracker.log(metrics, point.step)
+                show(point.step, point.windows, rate)
+                last = stopping is not None or point.step == settings.steps
+                validations = point.validations
+                if last and validations is None:
+                    validations = validate_all(agents, market)
+                for keeper, validation in zip(keepers, validations or [], strict=False):
+                    keeper.judge(point.step, validation, last)
+                if stopping is not None:
+                    for tracker in trackers:
+                        tracker.killed()
+                    break
+        return [keeper.finish(name) for keeper, name in zip(keepers, names, strict=True)]
+
+
+def _rows(
+    settings: TrainSettings, data: TrainingData, ended: list[Checkpoints]
+) -> dict[str, dict[str, float]]:
+    """Rows of the comparison: best and last of each seed, and what several seeds say together."""
+    rows, lasts = {}, []
+    for seed, checkpoints in enumerate(ended, start=settings.seed):
+        for which, each in (("best", checkpoints.best), ("last", checkpoints.last)):
+            name = f"{settings.called} s{seed}, {which} v{each.version.version}"
+            rows[name] = measures_of(data, each.validation)
+        lasts.append(rows[name])
+    if len(ended) > 1:
+        middle = {key: interquartile_mean([row[key] for row in lasts]) for key in lasts[0]}
+        rows[f"{settings.called}, last, IQM"] = {**middle, "ruined": 0.0}
+    return rows
+
+
+def _tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:
+    tabular = settings.network.kind == "tabular"
+    return {
+        "algorithm": settings.tabular.algorithm if tabular else _algorithm(settings),
         "network": settings.network.kind,
         "bars": data.bars.name,
         "data_hash": data.bars.content_hash,
@@ -171,97 +240,25 @@ def _train_one(
         "judged_on": _judged_on(settings, data),
         "fill": settings.market.fill,
         "fee_rate": f"{settings.market.fee_rate:g}",
-        "seed": str(settings.seed),
+        "cvar": f"{settings.network.cvar:g}",
+        "seed": str(seed),
         "group": group,
     }
-    loop = build_loop(settings, data.train, data.reward_scale)
-    market = data.validation[settings.market.fill]
-    params = {**settings.flat(), "reward_scale": f"{loop.reward_scale:.9g}"}
-    with Tracker(store, name, params, tags, _description(settings, data, command)) as tracker:
-        tracker.log_data(data.split.train, settings.bars, "training")
-        tracker.log_data(data.split.validation, settings.bars, "validation")
-        keeper = _Keeper(loop, data, market, tracker, tags)
-        with screen.progress(console, name, settings.steps) as show:
-            for point in learn(loop, market, settings, lambda: stop.by is not None):
-                rate = point.iterations_a_second
-                metrics = {f"train/{key}": value for key, value in point.window._asdict().items()}
-                metrics["perf/iterations_per_second"] = rate
-                metrics["perf/env_steps_per_second"] = rate * settings.replay.streams
-                tracker.log(metrics, point.step)
-                show(point.step, point.window, rate)
-                stopping = stop.by
-                last = stopping is not None or point.step == settings.steps
-                validation = point.validation
-                if last and validation is None:
-                    validation = validate(loop.learner.online, market)
-                if validation is not None:
-                    keeper.judge(point.step, validation, last)
-                if stopping is not None:
-                    tracker.killed()
-                    break
-        return keeper.finish(name)
 
 
-class _Keeper:
-    """Registers the network whenever validation improves, and at the end; the best is candidate."""
-
-    def __init__(
-        self,
-        loop: TrainingLoop,
-        data: TrainingData,
-        market: MarketTable,
-        tracker: Tracker,
-        tags: dict[str, str],
-    ) -> None:
-        self.loop, self.tracker, self.tags = loop, tracker, tags
-        self.data, self.market = data, market
-        self.best: Checkpoint | None = None
-        self.last: Checkpoint | None = None
-
-    def judge(self, step: int, validation: Backtest, last: bool) -> None:
-        """Records a validation, with a version where it is the best so far or the last."""
-        measures = _measures(self.data, validation)
-        metrics = {f"eval/validation/{name}": value for name, value in measures.items()}
-        best = better(validation, self.best and self.best.validation)
-        if not best and not last:
-            self.tracker.log(metrics, step)
-            return
-        hold = buy_and_hold(self.market).measures["net_return"]
-        description = (
-            f"{measures['net_return']:+.2%} on the validation split of {self.data.bars.name}, net of "
-            f"costs (buy and hold {hold:+.2%}), after {step:,} iterations."
-        )
-        online, run_id = self.loop.learner.online, self.tracker.run_id
-        tags = {**self.tags, "net_return": repr(measures["net_return"])}
-        version = register(self.tracker.client, online, run_id, step, tags, description)
-        self.tracker.log(metrics, step, model_id=model_id_of(version))
-        checkpoint = Checkpoint(step, version, validation)
-        if best:
-            self.best = checkpoint
-        if last:
-            self.last = checkpoint
-
-    def finish(self, name: str) -> Checkpoints:
-        """Makes the best version the candidate and draws what it did."""
-        if self.best is None or self.last is None:
-            raise RuntimeError("a run ends with a validation that is told to be the last")
-        candidate = propose(self.tracker.client, self.best.version)
-        curves = {
-            f"{name} after {self.best.step:,} iterations": self.best.validation,
-            "buy and hold": buy_and_hold(self.market),
-        }
-        title = f"Validation on {self.data.bars.name}, net of costs"
-        self.tracker.log_figure("equity_validation", equity_figure(title, curves), self.best.step)
-        return Checkpoints(self.best, self.last, candidate)
-
-
-def _measures(data: TrainingData, result: Backtest) -> dict[str, float]:
-    """Measures under the settings' fill, and the net return of the same positions under either."""
-    both = {
-        f"net_return_{fill}": backtest(table, result.positions).measures["net_return"]
-        for fill, table in data.validation.items()
+def _algorithm(settings: TrainSettings) -> str:
+    """DQN and what it was extended by: `dqn`, `dqn+double+n_step+prioritised`."""
+    learner, network = settings.learner, settings.network
+    parts = {
+        learner.target: learner.target != "q_learning",
+        "all_actions": learner.backup == "all_actions",
+        "n_step": learner.n_step > 1,
+        "prioritised": settings.replay.prioritised,
+        "dueling": network.dueling,
+        "quantile": network.quantiles is not None,
+        "noisy": network.noisy,
     }
-    return {**result.measures, **both}
+    return "+".join(["dqn", *(name for name, present in parts.items() if present)])
 
 
 def _judged_on(settings: TrainSettings, data: TrainingData) -> str:
@@ -289,11 +286,11 @@ def _costs(settings: TrainSettings, data: TrainingData) -> str:
     )
 
 
-def _description(settings: TrainSettings, data: TrainingData, command: str) -> str:
+def _description(settings: TrainSettings, data: TrainingData, seed: int, command: str) -> str:
     """What a run is and how to repeat it, in Markdown."""
     first, last = (data.bars.table["time"][row] for row in (0, -1))
     return (
-        f"{settings.network.kind} Q-network on {data.bars.name} ({first:%Y-%m-%d} to {last:%Y-%m-%d}), "
-        f"{settings.steps:,} iterations, seed {settings.seed}; {_costs(settings, data)}."
+        f"{settings.called} on {data.bars.name} ({first:%Y-%m-%d} to {last:%Y-%m-%d}), "
+        f"{settings.steps:,} iterations, seed {seed}; {_costs(settings, data)}."
         f"\n\n    {command}"
     )

@@ -1,0 +1,71 @@
+"""Networks of one architecture side by side: the weights of all seeds, with a leading axis.
+
+An ensemble of seeds learns in one program; a single network is the ensemble of one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from models.networks import NoisyDense, copy_of
+
+
+class StackedNetwork:
+    """Applies each network to its own batch.
+
+    Args:
+        networks: of one architecture; their weights are copied.
+        name: of the variables.
+
+    Attributes:
+        variables: trainable weights, each of shape (networks, ...), by the path of the layer's weight.
+        distributional: whether a network's outputs are quantiles.
+    """
+
+    def __init__(self, networks: Sequence[keras.Model], name: str) -> None:
+        self._template, self._count = networks[0], len(networks)
+        self.distributional = len(self._template.output_shape) == 3
+        self.variables: dict[str, keras.Variable] = {}
+        for i, weight in enumerate(self._template.trainable_variables):
+            values = np.stack([network.trainable_variables[i].numpy() for network in networks])
+            flat_name = f"{name}_{weight.path.replace('/', '_')}"
+            self.variables[weight.path] = keras.Variable(values, name=flat_name)
+        self.noise_sizes = [
+            size
+            for layer in self._template.layers
+            if isinstance(layer, NoisyDense)
+            for size in (layer.noise_in.shape[0], layer.noise_out.shape[0])
+        ]
+
+    def __call__(self, states: tf.Tensor, noise: tf.Tensor | None = None) -> tf.Tensor:
+        """Outputs of shape (networks, batch, 3) or (networks, batch, 3, quantiles).
+
+        Args:
+            states: shape (networks, batch, state_size).
+            noise: f(e) of the noisy layers one after the other, shape (networks, sum of
+                `noise_sizes`); by default there is none.
+        """
+        weights = [variable.value for variable in self.variables.values()]
+        if self.noise_sizes:
+            if noise is None:
+                noise = tf.zeros((self._count, sum(self.noise_sizes)))
+            weights += tf.split(noise, self.noise_sizes, axis=1)
+        if self._count == 1:  # the very operations of a network alone
+            alone = [tf.reshape(weight, weight.shape[1:]) for weight in weights]
+            return self._apply((*alone, states[0]))[None]
+        return tf.vectorized_map(self._apply, (*weights, states))
+
+    def _apply(self, arguments: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        *weights, states = arguments
+        trainable = len(self.variables)
+        return self._template.stateless_call(weights[:trainable], weights[trainable:], states)[0]
+
+    def network(self, index: int) -> keras.Model:
+        """A Keras model of its own with the present weights of one network, noise left out."""
+        values: list[Any] = [variable.value.numpy()[index] for variable in self.variables.values()]
+        for weight, value in zip(self._template.trainable_variables, values, strict=True):
+            weight.assign(value)
+        return copy_of(self._template)

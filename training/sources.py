@@ -1,0 +1,121 @@
+"""Where settings come from, the later winning: defaults < preset (TOML) < environment < command line.
+
+An environment variable is `QDESK_` and the path with two underscores (`QDESK_LEARNER__GAMMA`); the three
+`DQN_EPSILON_START`, `DQN_EPSILON_MIN` and `DQN_EPSILON_DECAY` are known by those names as well.
+"""
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import CliSettingsSource, SettingsError
+
+from training.settings import EPSILON_VARIABLES, TrainSettings
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class BadSettings(ValueError):
+    """Settings that cannot be used. The message names the setting, where it came from, and why."""
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the project."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_settings(arguments: list[str]) -> list[TrainSettings]:
+    """One tree of settings for each preset that `--preset a,b` (or QDESK_PRESET) names.
+
+    Raises:
+        BadSettings: a key is unknown or a value out of range.
+        SystemExit: `--help` was asked for.
+    """
+    _refuse_unknown_variables()
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = os.environ.get("QDESK_PRESET", "two_layer")
+    early.add_argument("--preset", nargs="?", const="", default=default)
+    presets = early.parse_known_args(arguments)[0].preset.split(",")
+    if not all(presets):
+        raise BadSettings(f"--preset needs a name: {', '.join(preset_names())}, or a TOML file")
+    return [_load(preset, arguments) for preset in presets]
+
+
+def _load(preset: str, arguments: list[str]) -> TrainSettings:
+    values = _read_preset(preset)
+    try:
+        cli: CliSettingsSource[Any] = CliSettingsSource(
+            TrainSettings,
+            cli_prog_name="qdesk train",
+            cli_parse_args=[*arguments, "--preset", preset],
+            cli_kebab_case=True,
+            cli_avoid_json=True,
+            cli_implicit_flags=True,
+            cli_parse_none_str="none",
+            cli_exit_on_error=False,
+        )
+        return TrainSettings(_cli_settings_source=cli, **values)
+    except SettingsError as error:
+        raise BadSettings(f"qdesk train: {error}; see `qdesk train --help`") from error
+    except ValidationError as error:
+        raise BadSettings(_explain(error, values, preset, arguments)) from error
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    path = PRESETS / f"{preset}.toml" if preset in preset_names() else Path(preset)
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        names = ", ".join(preset_names())
+        raise BadSettings(
+            f"preset {preset}: no such file, nor one of the presets ({names})"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"preset {preset}: cannot be read as TOML: {error}") from error
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings passes over variables that name no setting; a misspelt one must not."""
+    known = {f"QDESK_{path.replace('.', '__').upper()}" for path in _paths(TrainSettings)}
+    for name in sorted(os.environ):
+        unknown = name.startswith("QDESK_") and name.upper() not in known
+        if unknown or (name.startswith("DQN_EPSILON_") and name not in EPSILON_VARIABLES):
+            raise BadSettings(f"{name}: the environment sets a variable that names no setting")
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    paths = []
+    for name, field in model.model_fields.items():
+        paths.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            paths += _paths(field.annotation, f"{prefix}{name}.")
+    return paths
+
+
+def _explain(
+    error: ValidationError, preset_values: dict[str, Any], preset: str, arguments: list[str]
+) -> str:
+    """The first fault in one sentence: setting, value, reason, and the source that set it."""
+    fault = error.errors()[0]
+    path = ".".join(part for part in fault["loc"] if isinstance(part, str))  # indices left out
+    flag = "--" + path.replace("_", "-")
+    variables = ["QDESK_" + path.replace(".", "__").upper()]
+    variables += [v for v, name in EPSILON_VARIABLES.items() if path == f"epsilon.{name}"]
+    value: Any = preset_values
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if any(argument.split("=")[0] == flag for argument in arguments):
+        source = f"{flag} on the command line"
+    elif found := [variable for variable in variables if variable in os.environ]:
+        source = f"{found[-1]} in the environment"
+    else:
+        source = f"preset {preset}" if value is not None else "settings"
+    if fault["type"] == "extra_forbidden":
+        return f"{source}: {path} is not a setting; see `qdesk train --help` for those that are"
+    reason = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{path}: {reason}" if path else reason
+    return f"{path} is {fault['input']!r} ({source}): {reason[0].lower()}{reason[1:]}"

@@ -1,0 +1,195 @@
+"""Tabular agents on a market table, in NumPy: what `training/loop.py` is for networks.
+
+An iteration steps every stream once, epsilon-greedily, and learns from each step as it is made.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.table import MarketTable
+from models.tabular import Discretiser, TabularLearner, TabularQ
+from training.agent import Diverged, Window
+from training.schedules import epsilon
+from training.settings import EpsilonSettings, TabularSettings
+
+CHUNK = 2000  # iterations between two questions whether to stop
+
+
+class TabularAgents:
+    """Tables that learn from the same market, one for each seed, one after the other.
+
+    Args:
+        table: the market to train on.
+        settings: algorithm, bins, learning rate.
+        gamma: discount a bar.
+        streams: markets that each agent walks along side by side.
+        exploration: the epsilon schedule.
+        seeds: of starts and exploration.
+        reward_scale: what a price unit counts in learning.
+        name: of the registered model.
+    """
+
+    def __init__(
+        self,
+        table: MarketTable,
+        settings: TabularSettings,
+        gamma: float,
+        streams: int,
+        exploration: EpsilonSettings,
+        seeds: Sequence[int],
+        reward_scale: float,
+        name: str = "tabular",
+    ) -> None:
+        table.require_episode()
+        self.seeds, self.reward_scale, self._name = seeds, reward_scale, name
+        self._discretiser = Discretiser.fit(table.features, settings.bins)
+        market = _Market(table, self._discretiser.cell(table.features), reward_scale)
+        self._walks = [
+            _Walk(market, settings, self._discretiser.cells, gamma, streams, exploration, seed)
+            for seed in seeds
+        ]
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self._walks[0].iteration
+
+    def compile(self) -> None:
+        """There is nothing to get ready."""
+
+    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
+        """As `Agents.run` has it."""
+        before = self.iteration
+        end = before + iterations
+        sums = np.zeros((len(self.seeds), 4))
+        while self.iteration < end and not (self.iteration > before and stopped()):
+            count = min(CHUNK, end - self.iteration)
+            sums += [walk.run(count) for walk in self._walks]
+        windows = []
+        for seed, walk, total in zip(self.seeds, self._walks, sums, strict=True):
+            if not np.isfinite(total).all():
+                raise Diverged(f"the table of seed {seed} is no longer finite by {self.iteration}")
+            means = total / ((self.iteration - before) * walk.streams)
+            loss, td_error, q_mean, reward = (float(mean) for mean in means)
+            q_mean, reward = q_mean / self.reward_scale, reward / self.reward_scale
+            windows.append(Window(loss, td_error, q_mean, math.nan, reward, walk.rate))
+        return windows
+
+    def model(self, index: int) -> TabularQ:
+        """A copy of what an agent has learned."""
+        table = self._walks[index].learner.table().astype(np.float32)
+        return TabularQ(self._discretiser, table, self._name)
+
+    def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+        """An agent's present Q-values, from states (n, state_size) to (n, 3)."""
+        return self.model(index).q_values
+
+    def state(self) -> dict[str, Any]:
+        """The whole training state; `restore` takes it back."""
+        return {str(seed): walk.state() for seed, walk in zip(self.seeds, self._walks, strict=True)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave, of agents of the same settings, seeds and market."""
+        for seed, walk in zip(self.seeds, self._walks, strict=True):
+            walk.restore(state[str(seed)])
+
+
+class _Market:
+    """A market table as lists, in learning units: row t, position coming in + 1, action index."""
+
+    def __init__(self, table: MarketTable, cell: NDArray[np.int64], scale: float) -> None:
+        outcomes = table.outcomes()
+        self.net = (outcomes.net * scale).tolist()
+        self.penalty = (outcomes.penalty * scale).tolist()
+        self.held = outcomes.held.tolist()
+        self.exit_cost = (table.terms.exit_cost * scale).tolist()
+        self.floor = table.settings.equity_floor
+        self.price = (table.terms.price * scale).tolist()
+        self.cell = cell.tolist()
+        self.episode_bars = table.settings.episode_bars
+        self.starts = len(table) - self.episode_bars
+
+
+class _Walk:
+    """One agent: its table, its streams, its random numbers."""
+
+    def __init__(
+        self,
+        market: _Market,
+        settings: TabularSettings,
+        cells: int,
+        gamma: float,
+        streams: int,
+        exploration: EpsilonSettings,
+        seed: int,
+    ) -> None:
+        self.market, self.gamma, self.streams = market, gamma, streams
+        self.exploration, self.iteration = exploration, 0
+        self.learner = TabularLearner(
+            cells * 3, settings.algorithm, settings.learning_rate, settings.omega
+        )
+        self._random = np.random.default_rng(seed)
+        # Of each stream: bar, last bar, position + 1, equity above the floor.
+        self._at = [self._begin(share) for share in self._random.random(streams).tolist()]
+
+    @property
+    def rate(self) -> float:
+        """Epsilon at the last iteration."""
+        return float(epsilon(max(self.iteration - 1, 0), self.exploration))
+
+    def run(self, iterations: int) -> tuple[float, float, float, float]:
+        """Returns sums over all steps: squared TD error, its size, Q-value, reward."""
+        market, learner = self.market, self.learner
+        rates = epsilon(self.iteration + np.arange(iterations), self.exploration).tolist()
+        drawn = self._random.random((iterations, self.streams, 4)).tolist()
+        squares = sizes = values = rewards = 0.0
+        for rate, row in zip(rates, drawn, strict=True):
+            for stream, (explore, choice, start, coin) in enumerate(row):
+                bar, end, position, cushion = self._at[stream]
+                state = market.cell[bar] * 3 + position
+                action = int(choice * 3) if explore < rate else learner.greedy(state)
+                net = market.net[bar][position][action]
+                held = market.held[bar][position][action] + 1
+                ruined = cushion + net <= 0
+                if ruined:
+                    net -= market.exit_cost[bar] * abs(held - 1)
+                reward = net - market.penalty[bar][position][action]
+                discount = 0.0 if ruined else self.gamma
+                then = market.cell[bar + 1] * 3 + held
+                td_error, value = learner.update(state, action, reward, discount, then, rate, coin)
+                squares += td_error * td_error
+                sizes += abs(td_error)
+                values += value
+                rewards += reward
+                over = ruined or bar + 1 >= end
+                self._at[stream] = self._begin(start) if over else (bar + 1, end, held, cushion + net)
+        self.iteration += iterations
+        return squares, sizes, values, rewards
+
+    def _begin(self, share: float) -> tuple[int, int, int, float]:
+        bar = int(share * self.market.starts)
+        cushion = self.market.price[bar] * (1 - self.market.floor)
+        return bar, bar + self.market.episode_bars, 1, cushion
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `run` changes."""
+        return {
+            **self.learner.state(),
+            "streams": np.array(self._at),
+            "random": self._random.bit_generator.state,
+            "iteration": self.iteration,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+        self.learner.restore(state)
+        self._at = [
+            (int(bar), int(end), int(position), float(cushion))
+            for bar, end, position, cushion in state["streams"]
+        ]
+        self._random.bit_generator.state = state["random"]
+        self.iteration = state["iteration"]

@@ -7,6 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 PEERS := .venv-peers/.ready
+GOLDEN := .venv-golden/.ready
 PEERS_PYTHON ?= $(PYTHON)
 UI_PORT ?= 5000
 TENSORBOARD_PORT ?= 6006
@@ -16,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-events bench-environments peers ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -53,6 +54,18 @@ bench-events: $(READY) ## measure how fast an event log becomes bars
 bench-environments: $(READY) ## measure the Gymnasium environments
 	@$(PYTHON) -m benchmarks.environments $(ARGS)
 
+bench-variants: $(READY) ## measure what each part of the algorithm costs
+	@$(PYTHON) -m benchmarks.variants $(ARGS)
+
+study-known: $(READY) ## train every algorithm on a market with a known answer (20 minutes)
+	@$(PYTHON) -m benchmarks.known_markets $(ARGS)
+
+study-real: $(READY) ## train every preset on real bars with five seeds (20 minutes)
+	@$(PYTHON) -m benchmarks.real_bars $(ARGS)
+
+golden: $(GOLDEN) ## make the golden numbers of the tests anew, with other libraries
+	@.venv-golden/bin/python tests/golden/make_golden.py
+
 peers: $(PEERS) ## train the peers' agents on the Gymnasium environment
 	@PYTHONPATH=. .venv-peers/bin/python docs/examples/train_with_sb3.py $(ARGS)
 
@@ -69,7 +82,7 @@ lock: $(UV) ## pin the dependencies anew
 		--custom-compile-command "make lock" --group dev pyproject.toml --output-file requirements.lock
 
 clean: ## remove environments and caches; mlruns stays
-	rm -rf .venv .venv-peers .uv .mypy_cache .ruff_cache
+	rm -rf .venv .venv-peers .venv-golden .uv .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A machine without uv gets one inside the repository, from the package index alone.
@@ -90,4 +103,10 @@ $(PEERS): benchmarks/requirements-peers.txt
 	@echo "setting up: peers' environment into .venv-peers"
 	@$(PEERS_PYTHON) -m venv --clear .venv-peers
 	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(GOLDEN): tests/golden/requirements.txt
+	@echo "setting up: golden numbers' environment into .venv-golden"
+	@$(PEERS_PYTHON) -m venv --clear .venv-golden
+	@.venv-golden/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@

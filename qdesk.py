@@ -56,7 +56,7 @@ def _train(arguments: list[str]) -> int:
     try:  # bad input is refused before TensorFlow is loaded or anything written
         trees = load_settings(arguments)
         networks = any(settings.network.kind != "tabular" for settings in trees)
-        needed = NEEDED + (NEEDED_BY_NETWORKS if networks else ())
+        needed = (NEEDED_BY_NETWORKS if networks else ()) + NEEDED
         missing = " ".join(package for package in needed if find_spec(package) is None)
         if missing:
             return _fail(

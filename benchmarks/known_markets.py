@@ -27,22 +27,24 @@ from training.train import build_agents, learn, validate
 
 MARKET, FEE_RATE, GAMMA = OrnsteinUhlenbeck(), 0.01, 0.99
 UPDATES, ENOUGH = 20_000, 0.95
+LITTLE = "--epsilon.decay 0.999 --epsilon.min 0.01"
 VARIANTS = {
     "linear": "--preset linear",
     "two_layer": "--preset two_layer",
     "Double": "--preset two_layer --learner.target double",
-    "expected SARSA": "--preset two_layer --learner.target expected_sarsa",
+    "expected SARSA": f"--preset two_layer --learner.target expected_sarsa {LITTLE}",
     "Munchausen": "--preset two_layer --learner.target munchausen",
-    "3-step": "--preset two_layer --learner.n-step 3",
+    "3-step": f"--preset two_layer --learner.n-step 3 --replay.capacity 20000 {LITTLE}",
     "prioritised": "--preset two_layer --replay.prioritised",
     "dueling": "--preset two_layer --network.dueling",
     "32 quantiles": "--preset two_layer --network.quantiles 32",
-    "noisy": "--preset two_layer --network.noisy --epsilon.start 0 --epsilon.min 0",
+    "noisy": f"--preset two_layer --network.noisy {LITTLE}",
     "layer norm": "--preset two_layer --network.layer-norm",
     "all_actions": "--preset all_actions",
     "rainbow": "--preset rainbow",
     "tabular": "--preset tabular",
-    "tabular, expected SARSA": "--preset tabular --tabular.algorithm expected_sarsa",
+    "tabular, expected SARSA": "--preset tabular --tabular.algorithm expected_sarsa --tabular.learning-rate 0.02 "
+    "--epsilon.start 0.1 --epsilon.decay 0.9995 --epsilon.min 0.001",
     "tabular, double": "--preset tabular --tabular.algorithm double_q_learning",
 }
 

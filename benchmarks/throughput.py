@@ -73,37 +73,41 @@ class Peer:
         return answer
 
 
-def build() -> Any:
-    """The loop of qdesk at the settings of `WORK`."""
+def build(parts: dict[str, Any]) -> Any:
+    """The loop of qdesk at the settings of `WORK`, but for the parts of it that are named.
+
+    Loss and clipping are as Stable-Baselines3's DQN has them.
+    """
     from market.accounting import MarketSettings
     from market.bars import load_bars
     from market.features import FeaturePipeline, FeatureSettings
     from market.table import MarketTable
-    from models.networks import two_layer_q_network
+    from models.networks import linear_q_network, two_layer_q_network
     from training.loop import TrainingLoop
     from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
 
     train = load_bars(WORK["bars"]).split().train
     features = FeaturePipeline.fit(train, FeatureSettings())
     table = MarketTable.of(train, features, MarketSettings(fee_rate=WORK["fee_rate"]))
+    seeds = range(1, parts.get("seeds", 1) + 1)
+    if "linear" in parts:
+        networks = [linear_q_network(table.state_size, seed) for seed in seeds]
+    else:
+        changes = parts.get("network", {})
+        networks = [
+            two_layer_q_network(table.state_size, WORK["hidden"], seed, **changes) for seed in seeds
+        ]
+    names = ("gamma", "batch", "learning_rate", "target_every")
+    learner = {**{name: WORK[name] for name in names}, **parts.get("learner", {})}
+    names = ("streams", "capacity", "learning_starts")
+    replay = {**{name: WORK[name] for name in names}, **parts.get("replay", {})}
     return TrainingLoop(
         table,
-        two_layer_q_network(table.state_size, WORK["hidden"], WORK["seed"]),
-        LearnerSettings(
-            gamma=WORK["gamma"],
-            batch=WORK["batch"],
-            learning_rate=WORK["learning_rate"],
-            target_every=WORK["target_every"],
-            loss="huber",  # these two as Stable-Baselines3's DQN has them
-            clip_norm=10.0,
-        ),
-        ReplaySettings(
-            streams=WORK["streams"],
-            capacity=WORK["capacity"],
-            learning_starts=WORK["learning_starts"],
-        ),
+        networks,
+        LearnerSettings(loss="huber", clip_norm=10.0, **learner),
+        ReplaySettings(**replay),
         EpsilonSettings(start=WORK["epsilon"], min=WORK["epsilon"]),
-        WORK["seed"],
+        seeds,
         reward_scale=1 / float(table.terms.gain.std()),
     )
 
@@ -121,7 +125,7 @@ def main() -> None:
 
     peer = Peer()
     began = time.perf_counter()
-    loop = build()
+    loop = build({})
     loop.run(WORK["learning_starts"] // WORK["streams"] + 1)
     compile_seconds = time.perf_counter() - began
     peer.run(WORK["learning_starts"] // WORK["streams"] + 100)

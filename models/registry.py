@@ -129,7 +129,7 @@ def _save(model: "keras.Model | TabularQ", folder: Path, known: Model) -> None:
                 loader_module="models.tabular",
                 data_path=data,
                 mlflow_model=known,
-                signature=_signature(model.state_size, (ACTIONS,)),
+                signature=_signature(model.state_size, (ACTIONS,), name=None),
                 pip_requirements=_pinned("numpy"),
             )
         return
@@ -139,7 +139,7 @@ def _save(model: "keras.Model | TabularQ", folder: Path, known: Model) -> None:
         model,
         str(folder),
         mlflow_model=known,
-        signature=_signature(model.input_shape[-1], model.output_shape[1:]),
+        signature=_signature(model.input_shape[-1], model.output_shape[1:], name="state"),
         pip_requirements=_pinned("keras", "tensorflow", "numpy"),
     )
 
@@ -148,9 +148,9 @@ def _pinned(*packages: str) -> list[str]:
     return [f"{package}=={version(package)}" for package in packages]
 
 
-def _signature(state_size: int, outputs: tuple[int, ...]) -> ModelSignature:
+def _signature(state_size: int, outputs: tuple[int, ...], name: str | None) -> ModelSignature:
     float32 = np.dtype(np.float32)
     return ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, state_size), "state")]),
+        inputs=Schema([TensorSpec(float32, (-1, state_size), name)]),
         outputs=Schema([TensorSpec(float32, (-1, *outputs))]),
     )

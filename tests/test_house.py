@@ -14,8 +14,9 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import environments, events, throughput
-from benchmarks.record import mark
+from benchmarks import environments, events, known_markets, real_bars, throughput, variants
+from benchmarks.record import ALGORITHMS, mark
+from benchmarks.record import README as README_PATH
 from market.console import parser
 from training.sources import load_settings
 
@@ -34,7 +35,7 @@ LIGHT = [
     *("models.tabular", "models.n_step", "training.settings", "training.sources", "training.data"),
     *("training.replay", "training.sum_tree", "training.tabular"),
 ]
-README = (ROOT / "README.md").read_text()
+README = README_PATH.read_text()
 
 
 def imported(path: Path) -> set[str]:
@@ -105,11 +106,18 @@ def test_version_and_lock_agree_with_the_project() -> None:
     assert lock.count("--hash=sha256:") > len(pinned)
 
 
-@pytest.mark.parametrize("benchmark", [throughput, events, environments])
-def test_readme_shows_the_committed_benchmark(benchmark: ModuleType) -> None:
+@pytest.mark.parametrize(
+    "benchmark, document",
+    [
+        *((each, README_PATH) for each in (throughput, events, environments)),
+        *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
+    ],
+)
+def test_documents_show_the_committed_figures(benchmark: ModuleType, document: Path) -> None:
     name = benchmark.__name__.removeprefix("benchmarks.")
     result = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-    assert f"{mark(name)}\n{benchmark.table(result)}\n{mark(name)}" in README
+    shown = document.read_text()
+    assert f"{mark(name)}\n{benchmark.table(result)}\n{mark(name)}" in shown
 
 
 def test_make_alone_prints_help() -> None:

@@ -56,7 +56,7 @@ class TrainingLoop:
         reward_scale: float,
         cvar: float = 1.0,
     ) -> None:
-        self.seeds, self.reward_scale, self.exploration = seeds, reward_scale, exploration
+        self.seeds, self.reward_scale, self.exploration = tuple(seeds), reward_scale, exploration
         self.learner = Learner(networks, learner, cvar)
         self.simulator = Simulator(table, replay.streams, seeds, reward_scale)
         self.ring = Ring(len(seeds), replay)

@@ -43,8 +43,8 @@ VARIANTS = {
     "all_actions": "--preset all_actions",
     "rainbow": "--preset rainbow",
     "tabular": "--preset tabular",
-    "tabular, expected SARSA": "--preset tabular --tabular.algorithm expected_sarsa --tabular.learning-rate 0.02 "
-    "--epsilon.start 0.1 --epsilon.decay 0.9995 --epsilon.min 0.001",
+    "tabular, expected SARSA": "--preset tabular --tabular.algorithm expected_sarsa "
+    "--tabular.learning-rate 0.02 --epsilon.start 0.1 --epsilon.decay 0.9995 --epsilon.min 0.001",
     "tabular, double": "--preset tabular --tabular.algorithm double_q_learning",
 }
 
@@ -115,7 +115,12 @@ def main() -> None:
         if options.only not in (None, name):
             continue
         studies[name] = study(shlex.split(line), options.seeds, updates=options.updates)._asdict()
-        print(name, np.round(studies[name]["shares"], 3), f"{studies[name]['seconds']:.0f} s", flush=True)
+        print(
+            name,
+            np.round(studies[name]["shares"], 3),
+            f"{studies[name]['seconds']:.0f} s",
+            flush=True,
+        )
     result = {"updates": options.updates, **machine(load_before), "studies": studies}
     print(table(result))
     if options.save:
@@ -147,8 +152,9 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"{result['updates']:,} updates, seeds 1 to {seeds}, {result['time'][:10]}. Shares are of "
             "what the best policy earns on a fresh path of 50,000 bars, by the checkpoint that "
-            "validation chose out of 20; *validations at 95%*: of all seeds and checkpoints, how often the present "
-            "agent had 95% of the best on the validation path; *until the first*: the median seed.",
+            "validation chose out of 20; *validations at 95%*: of all seeds and checkpoints, how often "
+            "the present agent had 95% of the best on the validation path; *until the first*: the "
+            "median seed.",
         ]
     )
 

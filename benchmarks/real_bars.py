@@ -97,11 +97,12 @@ def table(result: dict[str, Any]) -> str:
         [
             *rows,
             "",
-            f"Net return on {BARS}, validation split ({one['span'][0]} to {one['span'][1]}), fills at the "
-            f"close, fee 0.1%; buy and hold {one['buy_and_hold']:+.0%}, flat 0%. {result['steps']:,} "
-            f"iterations, {len(one['last'])} seeds, {result['time'][:10]}. IQM: mean of the middle half of "
-            "the seeds, with a percentile bootstrap over seeds; spread: standard deviation of a seed's "
-            "net return over its 20 checkpoints; trades: share of bars with one, of the last.",
+            f"Net return on {BARS}, validation split ({one['span'][0]} to {one['span'][1]}), fills at "
+            f"the close, fee 0.1%; buy and hold {one['buy_and_hold']:+.0%}, flat 0%. "
+            f"{result['steps']:,} iterations, {len(one['last'])} seeds, {result['time'][:10]}. IQM: mean "
+            "of the middle half of the seeds, with a percentile bootstrap over seeds; spread: standard "
+            "deviation of a seed's net return over its 20 checkpoints; trades: share of bars with "
+            "one, of the last.",
         ]
     )
 

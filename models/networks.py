@@ -106,7 +106,10 @@ class NoisyDense(keras.layers.Layer):  # type: ignore[misc]
         inputs = input_shape[-1]
         assert inputs is not None
         bound = inputs**-0.5
-        for name, shape, offset in (("kernel", (inputs, self.units), 0), ("bias", (self.units,), 1)):
+        for name, shape, offset in (
+            ("kernel", (inputs, self.units), 0),
+            ("bias", (self.units,), 1),
+        ):
             drawn = keras.initializers.RandomUniform(-bound, bound, seed=self.seed + offset)
             setattr(self, name, self.add_weight(shape, drawn, name=name))
         level = keras.initializers.Constant(self.sigma * bound)

@@ -56,7 +56,7 @@ def trained(arguments: str, store: Path, without: tuple[str, ...] = ()) -> str:
     command = [sys.executable, "-S", root / "qdesk.py", "train", *arguments.split()]
     counts = ["--steps", str(STEPS), "--seed", str(SEEDS[0]), "--seeds", str(len(SEEDS))]
     run = subprocess.run(
-        [*command, *counts, "--mlruns", store],
+        [*map(str, command), *counts, "--mlruns", str(store)],
         env={**os.environ, "PYTHONPATH": f"{site}:{root}"},
         capture_output=True,
         text=True,

@@ -159,9 +159,7 @@ def test_the_target_starts_as_the_online_network_and_moves_only_when_told() -> N
     learner.copy_target(due=False)
     np.testing.assert_array_equal(started[0], weights_of(learner.target)[0])
     learner.copy_target()
-    for ours, theirs in zip(
-        weights_of(learner.target), weights_of(learner.online), strict=True
-    ):
+    for ours, theirs in zip(weights_of(learner.target), weights_of(learner.online), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

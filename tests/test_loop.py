@@ -180,9 +180,7 @@ def test_target_is_copied_every_so_many_updates(walk: Bars) -> None:
     loop = loop_of(walk)
 
     def same() -> bool:
-        pairs = zip(
-            weights_of(loop.learner.online), weights_of(loop.learner.target), strict=True
-        )
+        pairs = zip(weights_of(loop.learner.online), weights_of(loop.learner.target), strict=True)
         return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
 
     copied = []
@@ -270,7 +268,9 @@ def test_termination_ends_it() -> None:
 
 def test_divergence_is_named(walk: Bars) -> None:
     loop = loop_of(walk, {"learner": {"optimizer": "sgd", "learning_rate": 1e6}}, seeds=(1, 5))
-    with pytest.raises(Diverged, match=r"seed 1 diverged by iteration \d+: .* learner.learning_rate"):
+    with pytest.raises(
+        Diverged, match=r"seed 1 diverged by iteration \d+: .* learner.learning_rate"
+    ):
         loop.run(1000)
 
 

@@ -171,7 +171,9 @@ def test_streams_keep_apart() -> None:
     steps = np.minimum(3, newest - starts + 1)
     np.testing.assert_array_equal(batch.next_state[:, 0], starts + steps)
     np.testing.assert_array_equal(batch.discount, 0.5**steps)
-    expected = [sum((s + k) * 0.5**k for k in range(int(n))) for s, n in zip(starts, steps, strict=True)]
+    expected = [
+        sum((s + k) * 0.5**k for k in range(int(n))) for s, n in zip(starts, steps, strict=True)
+    ]
     np.testing.assert_allclose(batch.reward, expected)
     with pytest.raises(ValueError, match="capacity is 7; it must be a multiple of streams, 2"):
         ReplayBuffer(7, 1, seed=1, streams=2)

@@ -63,7 +63,9 @@ def test_ring_and_host_draw_the_same(prioritised: bool, n_step: int) -> None:
         for each in code:
             pushed = ([each], 0, 0.0, [each + 0.5])
             for buffer in (host, by_priority):
-                buffer.push(*pushed, discount=0.0 if each % 3 == 2 else 1.0, truncated=each % 3 == 1)
+                buffer.push(
+                    *pushed, discount=0.0 if each % 3 == 2 else 1.0, truncated=each % 3 == 1
+                )
 
 
 def steps_of(codes: NDArray[np.int32], known: NDArray[np.float32]) -> NDArray[np.int64]:

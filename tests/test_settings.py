@@ -110,7 +110,10 @@ REFUSED = {
         ["--features.names", "moon"],
         "features.names: moon is no feature; there are price_change",
     ),
-    "preset left out": (["--preset"], "--preset needs a name: all_actions, linear, rainbow, tabular, "),
+    "preset left out": (
+        ["--preset"],
+        "--preset needs a name: all_actions, linear, rainbow, tabular, ",
+    ),
     "preset half left out": (["--preset", "linear,"], "--preset needs a name"),
     "empty layer": (
         ["--network.hidden", "0,4"],

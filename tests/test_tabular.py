@@ -42,7 +42,9 @@ def test_a_value_that_repeats_fills_a_bin() -> None:
 
 def test_a_table_too_large_is_refused() -> None:
     features = np.zeros((10, 8), np.float32)
-    with pytest.raises(ValueError, match=r"tabular.bins is 10 and there are 8 features: 100,000,000"):
+    with pytest.raises(
+        ValueError, match=r"tabular.bins is 10 and there are 8 features: 100,000,000"
+    ):
         Discretiser.fit(features, 10)
 
 

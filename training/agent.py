@@ -25,8 +25,11 @@ class Window(NamedTuple):
 class Agents(Protocol):
     """Agents of one kind that learn side by side, each from its own seed."""
 
-    seeds: Sequence[int]
     reward_scale: float  # what a price unit counts in learning
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """One for each agent."""
 
     @property
     def iteration(self) -> int:

@@ -22,9 +22,7 @@ class Transition(NamedTuple):
     next_state: tf.Tensor  # (seeds, batch, state_size) float32
 
 
-def sampled(
-    simulator: Simulator, code: tf.Tensor, known: tf.Tensor, gamma: float
-) -> Transition:
+def sampled(simulator: Simulator, code: tf.Tensor, known: tf.Tensor, gamma: float) -> Transition:
     """The transitions that were made, summed over windows.
 
     Args:

@@ -195,9 +195,7 @@ class TrainingLoop:
         self.ring.prioritise(iteration, sample, td_error)
         return tf.stack([reward, *metrics], axis=1)
 
-    def _act(
-        self, iteration: tf.Tensor, noise: Noise
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _act(self, iteration: tf.Tensor, noise: Noise) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Steps every stream epsilon-greedily.
 
         Returns the transitions' codes, each seed's mean reward, and random bits for the batch, uint32 of

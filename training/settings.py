@@ -115,7 +115,9 @@ class LearnerSettings(BaseModel):
     def _n_step_has_the_actions_taken(self) -> Self:
         for name, value in (("backup", "all_actions"), ("target", "munchausen")):
             if self.n_step > 1 and getattr(self, name) == value:
-                raise ValueError(f"n_step is {self.n_step}, but {name} {value} looks one step ahead")
+                raise ValueError(
+                    f"n_step is {self.n_step}, but {name} {value} looks one step ahead"
+                )
         return self
 
 
@@ -127,7 +129,9 @@ class PrioritySettings(BaseModel):
     alpha: float = Field(0.6, ge=0, le=1, description="exponent of priorities at iteration 0")
     alpha_end: float = Field(0.6, ge=0, le=1, description="exponent of priorities in the end")
     beta: float = Field(0.4, ge=0, le=1, description="exponent of importance weights at first")
-    beta_end: float = Field(1.0, ge=0, le=1, description="exponent of importance weights in the end")
+    beta_end: float = Field(
+        1.0, ge=0, le=1, description="exponent of importance weights in the end"
+    )
     steps: int = Field(100_000, ge=1, description="iterations that both schedules take")
     floor: float = Field(1e-3, ge=0, le=1e6, description="added to |TD error|, learning units")
 
@@ -242,7 +246,9 @@ class TrainSettings(BaseSettings):
                 f"{self.replay.learning_starts} over {self.replay.streams} streams)"
             )
         if self.seed + self.seeds > 2**31:
-            raise ValueError(f"seed is {self.seed} and seeds {self.seeds}; the last is past 2^31 - 1")
+            raise ValueError(
+                f"seed is {self.seed} and seeds {self.seeds}; the last is past 2^31 - 1"
+            )
         return self
 
     @property

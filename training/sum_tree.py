@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FAN_OUT = 8  # children of a node; 16 took about as long in the compiled loop, 2 and 32 twice as long
+FAN_OUT = (
+    8  # children of a node; 16 took about as long in the compiled loop, 2 and 32 twice as long
+)
 LARGEST = 1e28  # of a priority: 10^9 of them still add up to a float32
 
 

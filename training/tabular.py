@@ -166,7 +166,9 @@ class _Walk:
                 values += value
                 rewards += reward
                 over = ruined or bar + 1 >= end
-                self._at[stream] = self._begin(start) if over else (bar + 1, end, held, cushion + net)
+                self._at[stream] = (
+                    self._begin(start) if over else (bar + 1, end, held, cushion + net)
+                )
         self.iteration += iterations
         return squares, sizes, values, rewards
 

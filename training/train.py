@@ -83,7 +83,9 @@ def build_agents(settings: TrainSettings, train: MarketTable, reward_scale: floa
     )
 
 
-def validate(q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable) -> Backtest:
+def validate(
+    q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
+) -> Backtest:
     """The greedy policy of a Q-function over a table."""
     return backtest(table, follow(greedy_choice(q_values, table)))
 

@@ -87,7 +87,12 @@ def windows() -> list[dict[str, Any]]:
         for pushes in (2, 9, 13, 18):
             for _ in range(often):
                 buffer = NStepReplayBuffer(
-                    capacity, space, gymnasium.spaces.Discrete(3), "cpu", n_steps=n_step, gamma=GAMMA
+                    capacity,
+                    space,
+                    gymnasium.spaces.Discrete(3),
+                    "cpu",
+                    n_steps=n_step,
+                    gamma=GAMMA,
                 )
                 reward = rng.normal(size=pushes)
                 done, truncated = rng.random((2, pushes)) < 0.5

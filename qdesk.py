@@ -50,6 +50,7 @@ def main() -> int:
 
 def _train(arguments: list[str]) -> int:
     from market.bars import BarsError
+    from models.tabular import TooManyCells
     from training.data import TrainingData
     from training.sources import BadSettings, load_settings
 
@@ -63,7 +64,7 @@ def _train(arguments: list[str]) -> int:
                 f"qdesk train needs {missing}, not installed here: pip install {missing}", 3
             )
         runs = [(settings, TrainingData.of(settings)) for settings in trees]
-    except (BadSettings, BarsError) as error:
+    except (BadSettings, BarsError, TooManyCells) as error:
         return _fail(str(error), 2)
     return _train_on(runs, networks, shlex.join(["qdesk", "train", *arguments]))
 

@@ -8,6 +8,7 @@ neither has seen, as a share of what the best policy earns there. Prints a table
 """
 
 import argparse
+import json
 import os
 import shlex
 import time
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.record import ALGORITHMS, machine, save
+from benchmarks.record import ALGORITHMS, RESULTS, machine, save
 from evaluation.backtest import Backtest, backtest, follow
 from market.accounting import MarketSettings
 from market.features import FeaturePipeline, FeatureSettings
@@ -106,11 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="every algorithm on a market with a known answer")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--updates", type=int, default=UPDATES)
-    parser.add_argument("--only", help="one variant")
+    parser.add_argument("--only", help="one variant; with --save it replaces the saved one")
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     load_before = os.getloadavg()[0]
-    studies = {}
+    saved = RESULTS / "known_markets.json"
+    studies = json.loads(saved.read_text())["studies"] if options.only else {}
     for name, line in VARIANTS.items():
         if options.only not in (None, name):
             continue

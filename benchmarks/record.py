@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 ALGORITHMS = HERE.parent / "docs/algorithms.md"
 
@@ -28,7 +29,7 @@ def mark(name: str) -> str:
 
 def save(name: str, result: dict[str, Any], table: str, document: Path = README) -> None:
     """Writes `results/<name>.json`, and the table between its marks in a document."""
-    path = HERE / "results" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     before, start, rest = document.read_text().partition(mark(name))

@@ -97,10 +97,13 @@ def build(parts: dict[str, Any]) -> Any:
         networks = [
             two_layer_q_network(table.state_size, WORK["hidden"], seed, **changes) for seed in seeds
         ]
-    names = ("gamma", "batch", "learning_rate", "target_every")
-    learner = {**{name: WORK[name] for name in names}, **parts.get("learner", {})}
-    names = ("streams", "capacity", "learning_starts")
-    replay = {**{name: WORK[name] for name in names}, **parts.get("replay", {})}
+    learner, replay = (
+        {**{name: WORK[name] for name in names}, **parts.get(room, {})}
+        for room, names in (
+            ("learner", ("gamma", "batch", "learning_rate", "target_every")),
+            ("replay", ("streams", "capacity", "learning_starts")),
+        )
+    )
     return TrainingLoop(
         table,
         networks,

@@ -17,6 +17,10 @@ MAX_CELLS = 10_000_000
 Algorithm = Literal["q_learning", "expected_sarsa", "double_q_learning"]
 
 
+class TooManyCells(ValueError):
+    """A table would not fit. The message says how many cells it would have, and of what."""
+
+
 @dataclass(frozen=True)
 class Discretiser:
     """Bins of each feature, and one number for a combination of bins.
@@ -36,11 +40,11 @@ class Discretiser:
             bins: of each feature; fewer where values repeat so often that quantiles coincide.
 
         Raises:
-            ValueError: there would be more than ten million cells.
+            TooManyCells: there would be more than ten million.
         """
         count = bins ** features.shape[1]
         if count > MAX_CELLS:
-            raise ValueError(
+            raise TooManyCells(
                 f"tabular.bins is {bins} and there are {features.shape[1]} features: {count:,} cells, "
                 f"more than {MAX_CELLS:,}; take fewer bins or features"
             )

@@ -1,8 +1,5 @@
-"""The learner: five probe environments, losses against NumPy, target schedules."""
+"""The learner: losses and steps against NumPy, weights, target schedules."""
 
-from collections.abc import Callable, Iterator
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,96 +8,8 @@ from numpy.typing import NDArray
 from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
 from training.batches import Transition
-from training.learner import Learner
-from training.replay import ReplayBuffer
+from training.learner import Learner, Noise
 from training.settings import LearnerSettings
-
-GAMMA = 0.8
-Given = tuple[list[float], int, float, list[float], float]  # state, action, reward, next, discount
-Probe = Callable[[np.random.Generator], Iterator[Given]]
-SETTINGS = LearnerSettings(learning_rate=3e-3, batch=32, target_every=50)
-
-
-def learned(probe: Probe, settings: LearnerSettings = SETTINGS) -> keras.Model:
-    """Trains a two-layer network on a probe's transitions, from the host's replay buffer."""
-    rng = np.random.default_rng(1)
-    buffer = ReplayBuffer(1000, state_size=2, seed=1)
-    while len(buffer) < 1000:
-        for transition in probe(rng):
-            buffer.push(*transition)
-    learner = Learner([two_layer_q_network(2, (16, 16), seed=1)], settings)
-    step = tf.function(learner.train_step, autograph=False)
-    for update in range(1, 1001):
-        step(Transition(*(part[None] for part in buffer.sample(settings.batch))))
-        if settings.tau is None and update % settings.target_every == 0:
-            learner.copy_target()
-    return learner.online.network(0)
-
-
-def q_of(network: keras.Model, *states: list[float]) -> NDArray[np.float32]:
-    return np.asarray(network(np.array(states, np.float32)))
-
-
-# Each probe isolates one fault. Action indices are 0, 1, 2; the state is (what is seen, bias).
-
-
-def value(rng: np.random.Generator) -> Iterator[Given]:
-    """One state, one step, reward 1: is a value learned at all?"""
-    yield [0, 1], int(rng.integers(3)), 1.0, [0, 1], 0.0
-
-
-def state(rng: np.random.Generator) -> Iterator[Given]:
-    """Reward is what is seen: does the value depend on the state?"""
-    seen = float(rng.choice([-1, 1]))
-    yield [seen, 1], int(rng.integers(3)), seen, [seen, 1], 0.0
-
-
-def discount(
-    rng: np.random.Generator,
-) -> Iterator[Given]:
-    """Two steps, reward only at the second: does value flow back, discounted once?"""
-    yield [0, 1], int(rng.integers(3)), 0.0, [1, 1], GAMMA
-    yield [1, 1], int(rng.integers(3)), 1.0, [0, 1], 0.0
-
-
-def action(
-    rng: np.random.Generator,
-) -> Iterator[Given]:
-    """Reward is the action, -1, 0 or +1: does the value depend on the action taken?"""
-    taken = int(rng.integers(3))
-    yield [0, 1], taken, taken - 1.0, [0, 1], 0.0
-
-
-def both(rng: np.random.Generator) -> Iterator[Given]:
-    """Reward is the action times what is seen: does the policy follow the state?"""
-    seen, taken = float(rng.choice([-1, 1])), int(rng.integers(3))
-    yield [seen, 1], taken, seen * (taken - 1), [seen, 1], 0.0
-
-
-def test_probe_value() -> None:
-    np.testing.assert_allclose(q_of(learned(value), [0, 1]), [[1, 1, 1]], atol=0.02)
-
-
-def test_probe_state() -> None:
-    q = q_of(learned(state), [-1, 1], [1, 1])
-    np.testing.assert_allclose(q, np.array([[-1] * 3, [1] * 3]), atol=0.05)
-
-
-@pytest.mark.parametrize(
-    "change", [{}, {"target": "double"}, {"tau": 0.02}], ids=["copy", "double", "tau"]
-)
-def test_probe_discount(change: dict[str, float]) -> None:
-    q = q_of(learned(discount, SETTINGS.model_copy(update=change)), [0, 1], [1, 1])
-    np.testing.assert_allclose(q, np.array([[GAMMA] * 3, [1] * 3]), atol=0.05)
-
-
-def test_probe_action() -> None:
-    np.testing.assert_allclose(q_of(learned(action), [0, 1]), [[-1, 0, 1]], atol=0.05)
-
-
-def test_probe_both() -> None:
-    q = q_of(learned(both), [-1, 1], [1, 1])
-    np.testing.assert_allclose(q, [[1, 0, -1], [-1, 0, 1]], atol=0.05)
 
 
 def batch(rng: np.random.Generator, size: int = 64) -> Transition:
@@ -169,3 +78,69 @@ def test_a_soft_target_moves_by_tau() -> None:
     learner.train_step(batch(np.random.default_rng(0)))
     moved = before + 0.1 * (weights_of(learner.online)[0] - before)
     np.testing.assert_allclose(weights_of(learner.target)[0], moved, rtol=1e-6)
+
+
+def test_importance_weights_scale_the_loss_of_every_kind() -> None:
+    """A weight of zero takes a transition out, of any loss: what is learned is what the rest teaches."""
+    data = batch(np.random.default_rng(4), 8)
+    half = Transition(*(part[:, :4] for part in data if part is not None))
+    weight = tf.constant(
+        [[2.0] * 4 + [0.0] * 4]
+    )  # the mean is over 8, so a weight of 2 counts once
+    for loss, quantiles in (("mse", None), ("huber", None), ("mse", 5)):
+        whole, part = (
+            Learner(
+                [two_layer_q_network(3, (8, 8), seed=1, quantiles=quantiles)],
+                LearnerSettings(loss=loss, optimizer="sgd", learning_rate=0.1),
+            )
+            for _ in range(2)
+        )
+        metrics, td_error = whole.train_step(data, weight)
+        expected, _ = part.train_step(half)
+        assert metrics.loss.numpy()[0] == pytest.approx(expected.loss.numpy()[0], rel=1e-5)
+        assert td_error.shape == (1, 8)
+        for ours, theirs in zip(weights_of(whole.online), weights_of(part.online), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_all_actions_is_three_batches_of_one() -> None:
+    """The loss is the mean over the actions of what each would give; one step of SGD alike."""
+    rng = np.random.default_rng(5)
+    state = tf.constant(rng.normal(size=(1, 6, 3)), tf.float32)
+    reward = tf.constant(rng.normal(size=(1, 6, 3)), tf.float32)
+    discount = tf.constant(rng.choice([0, 0.9], (1, 6, 3)), tf.float32)
+    then = tf.constant(rng.normal(size=(1, 6, 3, 3)), tf.float32)
+    settings = LearnerSettings(optimizer="sgd", learning_rate=0.1, target="double")
+    together, apart = (
+        Learner([two_layer_q_network(3, (8, 8), seed=1)], settings) for _ in range(2)
+    )
+    metrics, td_error = together.train_step(Transition(state, None, reward, discount, then))
+    flat = Transition(
+        tf.repeat(state, 3, axis=1),
+        tf.constant([[0, 1, 2] * 6]),
+        tf.reshape(reward, (1, 18)),
+        tf.reshape(discount, (1, 18)),
+        tf.reshape(then, (1, 18, 3)),
+    )
+    expected, sizes = apart.train_step(flat)
+    assert metrics.loss.numpy()[0] == pytest.approx(expected.loss.numpy()[0], rel=1e-5)
+    np.testing.assert_allclose(
+        td_error, tf.reduce_mean(tf.reshape(sizes, (1, 6, 3)), -1), rtol=1e-4
+    )
+    for ours, theirs in zip(weights_of(together.online), weights_of(apart.online), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_risk_changes_the_choice_in_acting_and_in_the_target() -> None:
+    """A bet that loses much now and then is taken for its mean and left for its worst tenth."""
+    network = two_layer_q_network(2, (4, 4), quantiles=10)
+    weights = [np.zeros_like(w) for w in network.get_weights()]
+    weights[-1] = np.array([[0] * 10, [0.1] * 10, [-3, *[1.0] * 9]]).ravel()
+    network.set_weights(weights)
+    state = tf.constant([[[0.0, 1.0]]])
+    data = Transition(state, tf.constant([[1]]), tf.zeros((1, 1)), tf.ones((1, 1)), state)
+    for cvar, choice in ((1.0, 2), (0.1, 1)):
+        learner = Learner([network], LearnerSettings(), cvar)
+        assert learner.greedy_action(state).numpy() == choice
+        goal = learner._target_of(data, 0.0, Noise()).numpy()[0, 0]
+        np.testing.assert_allclose(goal, weights[-1].reshape(3, 10)[choice], rtol=1e-6)

@@ -154,9 +154,9 @@ def test_windows_are_those_of_stable_baselines3() -> None:
             seen.add((ends, start // 7 != (start + n_step - 1) // 7))
     for n_step in (1, 2, 3):  # the whole grid of done x truncated at each step, wrapped or not
         grid = itertools.product(itertools.product((0, 1), repeat=2), repeat=n_step)
-        for ends in grid:
+        for every in grid:
             for wrapped in (False, True) if n_step > 1 else (False,):
-                assert (ends, wrapped) in seen
+                assert (every, wrapped) in seen
 
 
 def test_streams_keep_apart() -> None:

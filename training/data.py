@@ -7,6 +7,7 @@ from market.bars import Bars, BarsError, Split
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
+from models.tabular import Discretiser
 from training.settings import TrainSettings
 
 FILLS: tuple[Fill, ...] = ("close", "next_open")
@@ -39,12 +40,15 @@ class TrainingData:
 
         Raises:
             BarsError: the bars are bad, or too few, or their price never changes.
+            TooManyCells: a table's bins and features are too many.
         """
         bars = bars_from(settings.bars)
         split = bars.split(**settings.split.model_dump())
         features = FeaturePipeline.fit(split.train, settings.features)
         train = MarketTable.of(split.train, features, settings.market)
         train.require_episode()
+        if settings.network.kind == "tabular":  # refused now, before anything is written
+            Discretiser.fit(train.features, settings.tabular.bins)
         deviation = float((train.terms.carry + train.terms.gain).std())
         if deviation == 0:
             raise BarsError(f"{train.name}: the price never changes, so there is nothing to learn")

@@ -245,11 +245,26 @@ class TrainSettings(BaseSettings):
                 f"{self.replay.learning_starts // self.replay.streams} (replay.learning_starts "
                 f"{self.replay.learning_starts} over {self.replay.streams} streams)"
             )
+        self._refuse_what_does_nothing()
         if self.seed + self.seeds > 2**31:
             raise ValueError(
                 f"seed is {self.seed} and seeds {self.seeds}; the last is past 2^31 - 1"
             )
         return self
+
+    def _refuse_what_does_nothing(self) -> None:
+        """A setting of the other kind of learner, given a value of its own, is a misunderstanding."""
+        if self.network.kind == "tabular":
+            idle = [("learner", self.learner, {"gamma"}), ("replay", self.replay, {"streams"})]
+        else:
+            idle = [("tabular", self.tabular, set())]
+        for room, settings, used in idle:
+            for name in sorted(type(settings).model_fields.keys() - used):
+                if getattr(settings, name) != type(settings).model_fields[name].default:
+                    raise ValueError(
+                        f"{room}.{name} is set, but does nothing where network.kind is "
+                        f"{self.network.kind}; leave it out"
+                    )
 
     @property
     def called(self) -> str:

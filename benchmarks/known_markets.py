@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="every algorithm on a market with a known answer")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--updates", type=int, default=UPDATES)
-    parser.add_argument("--only", help="one variant; with --save it replaces the saved one")
+    parser.add_argument("--only", choices=VARIANTS, help="with --save it replaces the saved one")
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     load_before = os.getloadavg()[0]

@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds must be at least 2: an interval over seeds is shown")
     load_before = os.getloadavg()[0]
     studies = {}
     for preset in preset_names():

@@ -33,7 +33,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "linear, 8 seeds at once": {"linear": True, "seeds": 8},
     "8 seeds at once": {"seeds": 8},
 }
-LIMITS = {"prioritised, 1,000,000 stored": 1.5, "3-step": 1.1, "dueling": 1.3, "all actions": 1.6}
 
 
 def fill(loop: Any) -> None:
@@ -43,11 +42,8 @@ def fill(loop: Any) -> None:
     )
     loop.variables["iteration"].assign(loop.ring.rows)
     if loop.ring.settings.prioritised:
-        slots = loop.ring.rows * loop.ring.streams
-        leaves, tree = range(slots), loop.ring._tree
-        import tensorflow as tf
-
-        tree.set(tf.constant([list(leaves)]), tf.ones((1, slots)))
+        for row in range(0, loop.ring.rows, loop.ring.rows // 100):
+            loop.ring.prioritise(row)
 
 
 def main() -> None:

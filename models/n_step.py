@@ -37,7 +37,7 @@ def n_step_return(
         What the window adds up to.
     """
     reward, discount = rewards[0], discounts[0]
-    steps = within = discount * 0 + 1
+    steps = within = goes_on[0] * 0 + 1
     for k in range(1, len(rewards)):
         within = within * goes_on[k - 1]
         reward = reward + within * discount * rewards[k]

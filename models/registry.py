@@ -66,7 +66,11 @@ def register(
     experiment_id = client.get_run(run_id).info.experiment_id
     tags = {**tags, "step": str(step)}
     logged = client.create_logged_model(
-        experiment_id, name=f"{name}-{step}", source_run_id=run_id, tags=tags, model_type="dqn"
+        experiment_id,
+        name=f"{name}-{step}",
+        source_run_id=run_id,
+        tags=tags,
+        model_type="tabular" if isinstance(model, TabularQ) else "dqn",
     )
     with tempfile.TemporaryDirectory() as folder:
         _save(model, Path(folder), Model(model_id=logged.model_id, run_id=run_id))

@@ -26,7 +26,8 @@ class StackedNetwork:
     """
 
     def __init__(self, networks: Sequence[keras.Model], name: str) -> None:
-        self._template, self._count = networks[0], len(networks)
+        self._template = keras.models.clone_model(networks[0])  # its weights are written to
+        self._count = len(networks)
         self.distributional = len(self._template.output_shape) == 3
         self.variables: dict[str, keras.Variable] = {}
         for i, weight in enumerate(self._template.trainable_variables):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTIONS = POSITIONS = 3
-MAX_CELLS = 10_000_000
+MAX_CELLS = 1_000_000  # of all agents together: about half a gigabyte
 Algorithm = Literal["q_learning", "expected_sarsa", "double_q_learning"]
 
 
@@ -32,21 +32,22 @@ class Discretiser:
     edges: tuple[NDArray[np.float32], ...]
 
     @classmethod
-    def fit(cls, features: NDArray[np.float32], bins: int) -> "Discretiser":
+    def fit(cls, features: NDArray[np.float32], bins: int, tables: int = 1) -> "Discretiser":
         """Edges at quantiles, so that each bin holds about as many of the given values.
 
         Args:
             features: of the training split, shape (bars, features).
             bins: of each feature; fewer where values repeat so often that quantiles coincide.
+            tables: how many will be held.
 
         Raises:
-            TooManyCells: there would be more than ten million.
+            TooManyCells: the tables would have more than a million together.
         """
-        count = bins ** features.shape[1]
+        count = tables * bins ** features.shape[1]
         if count > MAX_CELLS:
             raise TooManyCells(
-                f"tabular.bins is {bins} and there are {features.shape[1]} features: {count:,} cells, "
-                f"more than {MAX_CELLS:,}; take fewer bins or features"
+                f"tabular.bins is {bins}, features {features.shape[1]} and tables {tables}: {count:,} "
+                f"cells, more than {MAX_CELLS:,}; take fewer bins, features or seeds"
             )
         shares = np.arange(1, bins) / bins
         # Edges are values that occur, so that a value which repeats much fills a bin of its own.
@@ -87,7 +88,13 @@ class TabularQ:
 
     def q_values(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """From states `[features..., position, 1.0]` of shape (n, state_size) to Q-values (n, 3)."""
-        position = np.rint(states[:, -2]).astype(np.int64)
+        position = states[:, -2].astype(np.int64)
+        wrong = (position != states[:, -2]) | (abs(position) > 1)
+        if wrong.any():
+            first = wrong.argmax()
+            raise ValueError(
+                f"state {first} holds position {states[first, -2]}; it must be -1, 0 or 1"
+            )
         rows = self.discretiser.cell(states[:, :-2]) * POSITIONS + position + 1
         values: NDArray[np.float32] = self.table[rows]
         return values
@@ -108,13 +115,16 @@ class TabularQ:
         """Reads what `save` wrote; nothing is unpickled.
 
         Raises:
-            ValueError: table and edges do not fit one another, or a number is not finite.
+            ValueError: table and edges do not fit one another, a number is not finite, or edges do
+                not ascend.
         """
         known = json.loads((folder / "table.json").read_text())
         with np.load(folder / "table.npz", allow_pickle=False) as arrays:
             edges = tuple(arrays[f"edges_{i}"] for i in range(known["features"]))
             table = arrays["table"]
         discretiser = Discretiser(edges)
+        if not all(np.isfinite(each).all() and (np.diff(each) > 0).all() for each in edges):
+            raise ValueError(f"{folder}: the edges of bins must be finite and ascending")
         wanted = (discretiser.cells * POSITIONS, ACTIONS)
         if table.shape != wanted or not np.isfinite(table).all():
             raise ValueError(f"{folder}: the table must be finite and of shape {wanted}")
@@ -124,6 +134,11 @@ class TabularQ:
 def _load_pyfunc(path: str) -> TabularQ:
     """What `mlflow.pyfunc.load_model` calls: the folder written by `TabularQ.save`."""
     return TabularQ.load(Path(path))
+
+
+def tables_of(algorithm: Algorithm) -> int:
+    """How many tables an algorithm learns."""
+    return 2 if algorithm == "double_q_learning" else 1
 
 
 class TabularLearner:
@@ -148,7 +163,7 @@ class TabularLearner:
     ) -> None:
         self.algorithm, self.learning_rate, self.omega = algorithm, learning_rate, omega
         # Lists: one number at a time they are several times as fast as arrays.
-        count = 2 if algorithm == "double_q_learning" else 1
+        count = tables_of(algorithm)
         self._tables = [[[0.0] * ACTIONS for _ in range(rows)] for _ in range(count)]
         self._visits = [[[0] * ACTIONS for _ in range(rows)] for _ in range(count)]
 

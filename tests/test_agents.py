@@ -90,7 +90,7 @@ def test_the_comparison_names_every_seed_and_their_middle(
     for seed in SEEDS:
         for which in ("best", "last"):
             assert f" {kind} s{seed}, {which} v" in printed[kind]
-    assert f" {kind}, last, IQM" in printed[kind]
+    assert f" {kind} mean, last v" in printed[kind]
     assert printed[kind].count("@candidate is") == 1
 
 

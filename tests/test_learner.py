@@ -1,5 +1,7 @@
 """The learner: losses and steps against NumPy, weights, target schedules."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +12,8 @@ from models.stacked import StackedNetwork
 from training.batches import Transition
 from training.learner import Learner, Noise
 from training.settings import LearnerSettings
+
+Numbers = NDArray[np.floating]
 
 
 def batch(rng: np.random.Generator, size: int = 64) -> Transition:
@@ -144,3 +148,48 @@ def test_risk_changes_the_choice_in_acting_and_in_the_target() -> None:
         assert learner.greedy_action(state).numpy() == choice
         goal = learner._target_of(data, 0.0, Noise()).numpy()[0, 0]
         np.testing.assert_allclose(goal, weights[-1].reshape(3, 10)[choice], rtol=1e-6)
+
+
+def softmax(values: Numbers) -> Numbers:
+    exponential = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(exponential / exponential.sum(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("quantiles", [None, 4])
+@pytest.mark.parametrize("target", ["q_learning", "double", "expected_sarsa", "munchausen"])
+def test_the_learner_wires_each_target_as_its_paper_says(
+    target: Any, quantiles: int | None
+) -> None:
+    """In NumPy, from the outputs of an online and a target network that differ."""
+    settings = LearnerSettings(target=target, munchausen_temperature=0.5)
+    made = [two_layer_q_network(3, (8, 8), seed, quantiles=quantiles) for seed in (1, 2)]
+    learner = Learner(made[:1], settings)
+    other = StackedNetwork(made[1:], "other")
+    for path, variable in learner.target.variables.items():
+        variable.assign(other.variables[path].value)
+    data = batch(np.random.default_rng(6), 10)
+    s, a, r, d, n = (np.asarray(part)[0] for part in data)
+    online_next, target_next, target_here = (
+        np.asarray(network(states))
+        for network, states in zip(made + made[1:], (n, n, s), strict=True)
+    )
+    values = (
+        target_next if quantiles else target_next[..., None]
+    )  # (batch, actions, quantiles or 1)
+    q_next, q_here = values.mean(axis=-1), target_here.reshape(10, 3, -1).mean(axis=-1)
+    q_online = online_next.reshape(10, 3, -1).mean(axis=-1)
+    best = np.eye(3)[q_next.argmax(axis=1)]
+    policy = {
+        "q_learning": best,
+        "double": np.eye(3)[q_online.argmax(axis=1)],
+        "expected_sarsa": 0.7 * best + 0.1,
+        "munchausen": softmax(q_next / 0.5),
+    }[target]
+    if target == "munchausen":
+        log_policy = 0.5 * np.log(softmax(q_here / 0.5))[np.arange(10), a]
+        r = r + 0.9 * np.maximum(log_policy, -1.0)
+        values = values - 0.5 * np.log(policy)[..., None]
+    expected = r[:, None] + d[:, None] * (policy[..., None] * values).sum(axis=1)
+    found = np.asarray(learner._target_of(data, 0.3, Noise()))[0].reshape(10, -1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(q_online.argmax(axis=1), q_next.argmax(axis=1))

@@ -153,12 +153,13 @@ def test_another_seed_gives_another_run(walk: Bars) -> None:
         assert not np.array_equal(one.variables[name], other.variables[name])
 
 
-def test_restoring_the_variables_is_an_exact_checkpoint(walk: Bars) -> None:
-    loop = loop_of(walk)
+@pytest.mark.parametrize("variant", ["plain", "rainbow"])
+def test_restoring_the_variables_is_an_exact_checkpoint(walk: Bars, variant: str) -> None:
+    loop = loop_of(walk, VARIANTS[variant], seeds=(1, 2))
     loop.run(250)
     saved = {name: variable.numpy() for name, variable in loop.variables.items()}
     loop.run(250)
-    fresh = loop_of(walk)
+    fresh = loop_of(walk, VARIANTS[variant], seeds=(1, 2))
     for name, value in saved.items():
         fresh.variables[name].assign(value)
     fresh.run(250)

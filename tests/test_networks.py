@@ -87,9 +87,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_stacked_networks_are_the_networks_to_the_bit(
-    parts: dict[str, Any], tmp_path: Path
-) -> None:
+def test_stacked_networks_are_the_networks(parts: dict[str, Any], tmp_path: Path) -> None:
     """Three at once against one at a time, copied out again, and saved and loaded in safe mode."""
     networks = [two_layer_q_network(4, (8, 16), seed, **parts) for seed in (1, 2, 3)]
     states = np.random.default_rng(1).normal(size=(3, 5, 4)).astype(np.float32)

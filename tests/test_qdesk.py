@@ -74,6 +74,17 @@ BAD_ARGUMENTS = {
         ["--bars", STILL, "--no-features.scale"],
         "the price never changes",
     ),
+    "table past a million cells": (
+        [
+            "--preset",
+            "tabular",
+            "--features.names",
+            "price_change,log_price",
+            "--tabular.bins",
+            "9999",
+        ],
+        "tabular.bins is 9999, features 2 and tables 1: 99,980,001 cells",
+    ),
     "unknown flag": (["--stepz", "5"], "unrecognized arguments: --stepz 5"),
 }
 

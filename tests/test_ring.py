@@ -124,8 +124,12 @@ def test_exponents_move_linearly() -> None:
             assert found[slot] == pytest.approx(leaves[slot], rel=1e-6)
         if overwritten < 2:  # a new transition has the largest priority so far
             assert found[overwritten] == pytest.approx(max(leaves), rel=1e-6)
-    weights = ring.sample(tf.constant([[0, 2**32 - 1]], tf.uint32), tf.constant(0)).weight
-    np.testing.assert_array_equal(weights, [[1, 1]])  # beta is 0 at first
+    ring._tree.set(tf.constant([[0, 1]]), tf.constant([[1.0, 4.0]]))
+    ring._tree.set(tf.constant([[2, 3]]), tf.constant([[0.0, 0.0]]))
+    for iteration, lighter in ((0, 1), (5, 0.5), (10, 0.25), (25, 0.25)):  # (1 / 4)^beta
+        bits = tf.constant([[0, 2**32 - 1]], tf.uint32)
+        weight = ring.sample(bits, tf.constant(iteration)).weight
+        np.testing.assert_allclose(weight, [[1, lighter]], rtol=1e-5)
 
 
 def test_largest_priority_lasts_and_seeds_are_apart() -> None:

@@ -181,3 +181,75 @@ def test_help_lists_every_setting_without_tensorflow() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for path in load().flat():
         assert f"--{path.replace('_', '-')}" in run.stdout
+
+
+NOTHING = {
+    "target of a table": ("tabular", "--learner.target double", "learner.target is set, but does"),
+    "replay of a table": ("tabular", "--replay.prioritised", "replay.prioritised is set, but does"),
+    "bins of a network": (
+        "linear",
+        "--tabular.bins 5",
+        "tabular.bins is set, but does nothing where",
+    ),
+    "priority of uniform replay": (
+        "linear",
+        "--replay.priority.beta 0.5",
+        "replay.priority.beta is set, but does nothing where replay.prioritised is off",
+    ),
+    "temperature of a hard target": (
+        "linear",
+        "--learner.munchausen-temperature 1",
+        "munchausen_temperature is set, but does nothing where learner.target is q_learning",
+    ),
+    "heads without layers": ("linear", "--network.dueling", "dueling is set, but kind is linear"),
+    "risk without quantiles": ("two_layer", "--network.cvar 0.5", "there are no quantiles"),
+    "n-step with all actions": (
+        "all_actions",
+        "--learner.n-step 3",
+        "backup all_actions looks one",
+    ),
+    "n-step with Munchausen": (
+        "two_layer",
+        "--learner.n-step 3 --learner.target munchausen",
+        "target munchausen looks one step ahead",
+    ),
+    "ring shorter than a window": (
+        "rainbow",
+        "--replay.capacity 11",
+        "replay.capacity is 11; it must be at least 12",
+    ),
+    "rings of more than can be numbered": (
+        "linear",
+        "--replay.capacity 1000000000 --seeds 2",
+        "2,000,000,000 transitions",
+    ),
+    "seeds past the last": ("linear", "--seed 2147483647 --seeds 2", "the last is past"),
+    "one seed too few": ("linear", "--seeds 0", "seeds is '0'"),
+    "name that is none": ("linear", "--name My-Model", "name is 'My-Model'"),
+    "iterations that only collect": (
+        "linear",
+        "--steps 251 --replay.learning-starts 1001",
+        "it must be above 251",
+    ),
+}
+
+
+@pytest.mark.parametrize("preset, arguments, message", NOTHING.values(), ids=NOTHING)
+def test_what_contradicts_itself_or_does_nothing_is_refused(
+    preset: str, arguments: str, message: str
+) -> None:
+    with pytest.raises(BadSettings, match=message):
+        load("--preset", preset, *arguments.split())
+
+
+def test_two_presets_of_one_name_are_refused() -> None:
+    for presets in (["linear,linear"], ["linear,two_layer", "--name", "same"]):
+        with pytest.raises(BadSettings, match="another of the presets is called"):
+            load_settings(["--preset", *presets])
+
+
+def test_outputs_of_another_shape_have_another_name() -> None:
+    assert load().called == "two_layer"
+    assert load("--network.quantiles", "8").called == "two_layer_quantiles"
+    assert load("--preset", "rainbow").called == "rainbow"
+    assert load("--name", "mine").called == "mine"

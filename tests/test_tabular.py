@@ -12,7 +12,7 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.table import MarketTable
-from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ
+from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
 from training.settings import EpsilonSettings, TabularSettings
 from training.tabular import TabularAgents
 
@@ -42,10 +42,11 @@ def test_a_value_that_repeats_fills_a_bin() -> None:
 
 def test_a_table_too_large_is_refused() -> None:
     features = np.zeros((10, 8), np.float32)
-    with pytest.raises(
-        ValueError, match=r"tabular.bins is 10 and there are 8 features: 100,000,000"
-    ):
+    message = r"tabular.bins is 10, features 8 and tables 1: 100,000,000"
+    with pytest.raises(TooManyCells, match=message):
         Discretiser.fit(features, 10)
+    with pytest.raises(TooManyCells, match=r"tables 20: 2,000,000 cells, .* features or seeds"):
+        Discretiser.fit(features[:, :5], 10, tables=20)
 
 
 @pytest.mark.parametrize(
@@ -215,3 +216,19 @@ def test_a_row_is_cell_and_position() -> None:
     states = np.array([[-1, -1, 1], [-1, 1, 1], [0, 0, 1], [1, 1, 1]], np.float32)
     expected = table[[0, 2, 1, 5]]
     np.testing.assert_array_equal(TabularQ(discretiser, table).q_values(states), expected)
+
+
+@pytest.mark.parametrize("position", [-2, 2, 0.5, np.nan])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+def test_a_position_that_is_none_is_refused(position: float) -> None:
+    table = TabularQ(Discretiser((np.array([0.0], np.float32),)), np.zeros((6, 3), np.float32))
+    with pytest.raises(ValueError, match="state 1 holds position"):
+        table.q_values(np.array([[1, 0, 1], [1, position, 1]], np.float32))
+
+
+@pytest.mark.parametrize("edges", [[0.0, np.nan], [1.0, 0.0], [0.0, 0.0]])
+def test_edges_that_are_none_are_not_loaded(tmp_path: Path, edges: list[float]) -> None:
+    discretiser = Discretiser((np.array(edges, np.float32),))
+    TabularQ(discretiser, np.zeros((9, 3), np.float32)).save(tmp_path)
+    with pytest.raises(ValueError, match="edges of bins must be finite and ascending"):
+        TabularQ.load(tmp_path)

@@ -30,10 +30,10 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
     """A progress bar; where the output is no terminal, one line when a run starts and ends."""
     columns = (
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[state]}"),
     )
     if not console.is_terminal:
         console.print(f"{name}: {steps:,} iterations")
@@ -45,9 +45,10 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
             nonlocal last
             reward = sum(window.reward for window in windows) / len(windows)
             loss = sum(window.loss for window in windows) / len(windows)
+            each = " each" if len(windows) > 1 else ""
             last = (
                 f"ε {windows[0].epsilon:.3f}  reward {reward:+.4g}  loss {loss:.3g}  "
-                f"{rate:,.0f} steps/s"
+                f"{rate:,.0f} steps/s{each}"
             )
             bar.update(task, completed=step, state=last)
 

@@ -7,7 +7,7 @@ from market.bars import Bars, BarsError, Split
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
-from models.tabular import Discretiser
+from models.tabular import Discretiser, tables_of
 from training.settings import TrainSettings
 
 FILLS: tuple[Fill, ...] = ("close", "next_open")
@@ -48,7 +48,8 @@ class TrainingData:
         train = MarketTable.of(split.train, features, settings.market)
         train.require_episode()
         if settings.network.kind == "tabular":  # refused now, before anything is written
-            Discretiser.fit(train.features, settings.tabular.bins)
+            tables = settings.seeds * tables_of(settings.tabular.algorithm)
+            Discretiser.fit(train.features, settings.tabular.bins, tables)
         deviation = float((train.terms.carry + train.terms.gain).std())
         if deviation == 0:
             raise BarsError(f"{train.name}: the price never changes, so there is nothing to learn")

@@ -61,8 +61,7 @@ class TrainingLoop:
         self.simulator = Simulator(table, replay.streams, seeds, reward_scale)
         self.ring = Ring(len(seeds), replay)
         self._iteration = tf.Variable(0, trainable=False, name="iteration")
-        # A batch is drawn from what was stored before, so the very first iteration only collects.
-        self._first_update = max(math.ceil(replay.learning_starts / replay.streams), 1)
+        self._first_update = replay.first_update
         self.variables: dict[str, tf.Variable] = {
             **self.learner.variables,
             **self.simulator.variables,
@@ -122,9 +121,11 @@ class TrainingLoop:
         for index, seed in enumerate(self.seeds):
             arrays = [sums[index], *(weight[index] for weight in weights)]
             if not all(np.isfinite(array).all() for array in arrays):
+                others = ", and the seeds beside it stop too" if len(self.seeds) > 1 else ""
                 raise Diverged(
-                    f"training of seed {seed} diverged by iteration {iteration}: a loss or a weight is "
-                    "no longer finite; try a smaller learner.learning_rate, or learner.clip_norm"
+                    f"training of seed {seed} diverged by iteration {iteration}{others}: a loss or a "
+                    "weight is no longer finite; try a smaller learner.learning_rate, or "
+                    "learner.clip_norm"
                 )
 
     def _run(self, end: tf.Tensor) -> tf.Tensor:
@@ -203,19 +204,18 @@ class TrainingLoop:
         """
         streams, learner = self.ring.streams, self.learner.settings
         batch = learner.batch * (2 if learner.backup == "all_actions" else 1)
-        bits = tf.stack(
-            [
-                tf.random.stateless_uniform(
-                    (3 * streams + batch,),
-                    seed=tf.stack([seed, iteration]),
-                    minval=None,
-                    maxval=None,
-                    dtype=tf.uint32,
-                    alg="philox",
-                )
-                for seed in self.seeds
-            ]
-        )
+
+        def drawn(seed: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform(
+                (3 * streams + batch,),
+                seed=tf.stack([seed, iteration]),
+                minval=None,
+                maxval=None,
+                dtype=tf.uint32,
+                alg="philox",
+            )
+
+        bits = tf.map_fn(drawn, tf.constant(self.seeds), fn_output_signature=tf.uint32)
         explore, choice, start, rest = tf.split(bits, [streams] * 3 + [-1], axis=1)
         explore = tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32))
         uniform = tf.cast(explore, tf.float32) * 2.0**-24  # in [0, 1), exact in float32

@@ -1,7 +1,7 @@
 """Replay on the host: rings of transitions in NumPy, sampled uniformly or by priority.
 
 The compiled loop keeps a ring of its own (`training/ring.py`); these serve transitions that come from
-outside it: another simulator, recorded experience, a test. Given the same pushes and the same random
+outside it: another simulator, recorded experience, a test. Given the same pushes, priorities and random
 bits, both draw the same.
 """
 
@@ -251,6 +251,11 @@ class PrioritizedReplayBuffer:
         alpha: float = 0.6,
         floor: float = 1e-3,
     ) -> None:
+        if not (0 <= alpha <= 1 and 0 <= floor < np.inf):
+            raise ValueError(
+                f"alpha is {alpha} and floor {floor}; alpha must be from 0 to 1, floor finite and not "
+                "below 0"
+            )
         self._buffer = ReplayBuffer(capacity, state_size, seed, n_step, streams)
         self._tree = SumTree(capacity)
         self.alpha, self.floor = alpha, floor
@@ -278,9 +283,12 @@ class PrioritizedReplayBuffer:
             beta: how far importance weights (N P(i))^-beta correct for the priorities, 0 to 1.
 
         Raises:
-            ValueError: the buffer is empty, batch_size is below 1, or every priority is zero.
+            ValueError: the buffer is empty, batch_size is below 1, beta is not from 0 to 1, or every
+                priority is zero.
         """
         self._buffer.require(batch_size)
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta is {beta}; it must be from 0 to 1")
         return self.at(self.draw(self._buffer.bits(batch_size)), beta)
 
     def draw(self, bits: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -298,6 +306,8 @@ class PrioritizedReplayBuffer:
     def update_priorities(self, slot: NDArray[np.int64], td_error: NDArray[np.floating]) -> None:
         """Gives sampled transitions the priorities of their new TD errors.
 
+        Call it before the next push: a slot filled anew since would get the priority of its past.
+
         Raises:
             ValueError: a TD error is not finite; nothing is changed.
         """
@@ -314,10 +324,11 @@ class PrioritizedReplayBuffer:
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on exactly: `restore` takes it back."""
-        return {**self._buffer.state(), **self._tree.state(), "largest_priority": self._largest}
+        own = {"largest_priority": self._largest, "alpha": self.alpha}
+        return {**self._buffer.state(), **self._tree.state(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave, of a buffer of the same capacity, streams and state size."""
         self._buffer.restore(state)
         self._tree.restore(state)
-        self._largest = state["largest_priority"]
+        self._largest, self.alpha = state["largest_priority"], state["alpha"]

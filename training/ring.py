@@ -111,7 +111,8 @@ class Ring:
         if not self.settings.prioritised:
             return
         priority = self.settings.priority
-        alpha = self._at(iteration, priority.alpha, priority.alpha_end)
+        end = priority.alpha if priority.alpha_end is None else priority.alpha_end
+        alpha = self._at(iteration, priority.alpha, end)
         row = iteration % self.rows
         shape = (self._seeds, self.streams)
         slot = tf.broadcast_to(row * self.streams + tf.range(self.streams), shape)

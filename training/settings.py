@@ -16,6 +16,7 @@ from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
 
 EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
+MAX_STORED = 1_800_000_000  # with the nodes above them, what 31 bits can number
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Units = Annotated[int, Field(ge=1, le=2**16)]
@@ -42,7 +43,9 @@ class NetworkSettings(BaseModel):
         le=1,
         description="choose by the mean of this share of worst outcomes; needs quantiles",
     )
-    noisy: bool = Field(False, description="noisy layers explore; epsilon.start can then be 0")
+    noisy: bool = Field(
+        False, description="noisy layers explore; epsilon.start and epsilon.min can then be 0"
+    )
     layer_norm: bool = Field(False, description="normalise each hidden layer")
 
     @model_validator(mode="after")
@@ -51,7 +54,10 @@ class NetworkSettings(BaseModel):
             if getattr(self, name) and self.kind != "two_layer":
                 raise ValueError(f"{name} is set, but kind is {self.kind}; it needs two_layer")
         if self.cvar < 1 and self.quantiles is None:
-            raise ValueError(f"cvar is {self.cvar:g}, but there are no quantiles; set them, say 32")
+            raise ValueError(
+                f"cvar is {self.cvar:g}, but there are no quantiles to choose by; set network.quantiles, "
+                "say 32, where network.kind is two_layer"
+            )
         return self
 
 
@@ -63,7 +69,7 @@ class TabularSettings(BaseModel):
     algorithm: Literal["q_learning", "expected_sarsa", "double_q_learning"] = Field(
         "q_learning", description="the update"
     )
-    bins: int = Field(10, ge=1, le=10_000, description="quantile bins of each feature")
+    bins: int = Field(10, ge=2, le=10_000, description="quantile bins of each feature")
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="constant; none: 1 / visits^omega"
     )
@@ -84,7 +90,7 @@ class LearnerSettings(BaseModel):
     loss: Literal["mse", "huber"] = Field(
         "mse", description="of the TD error; with network.quantiles always the quantile Huber loss"
     )
-    huber_delta: float = Field(1.0, gt=0, description="where the Huber losses turn linear")
+    huber_delta: float = Field(1.0, gt=0, le=1e6, description="where the Huber losses turn linear")
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm")
     target: Literal["q_learning", "double", "expected_sarsa", "munchausen"] = Field(
         "q_learning", description="the Bellman target"
@@ -96,7 +102,7 @@ class LearnerSettings(BaseModel):
     n_step: int = Field(1, ge=1, le=100, description="rewards summed before the target's value")
     munchausen_alpha: float = Field(0.9, ge=0, le=1, description="share of the log-policy added")
     munchausen_temperature: float = Field(
-        0.03, gt=0, description="of the soft policy, learning units"
+        0.03, ge=1e-4, le=1e6, description="of the soft policy, learning units"
     )
     munchausen_lowest: float = Field(
         -1.0, le=0, description="below which the log-policy is clipped, learning units"
@@ -127,12 +133,14 @@ class PrioritySettings(BaseModel):
     model_config = FROZEN
 
     alpha: float = Field(0.6, ge=0, le=1, description="exponent of priorities at iteration 0")
-    alpha_end: float = Field(0.6, ge=0, le=1, description="exponent of priorities in the end")
+    alpha_end: float | None = Field(
+        None, ge=0, le=1, description="exponent of priorities in the end; none: alpha"
+    )
     beta: float = Field(0.4, ge=0, le=1, description="exponent of importance weights at first")
     beta_end: float = Field(
         1.0, ge=0, le=1, description="exponent of importance weights in the end"
     )
-    steps: int = Field(100_000, ge=1, description="iterations that both schedules take")
+    steps: int = Field(100_000, ge=1, le=10**9, description="iterations that both schedules take")
     floor: float = Field(1e-3, ge=0, le=1e6, description="added to |TD error|, learning units")
 
 
@@ -154,6 +162,11 @@ class ReplaySettings(BaseModel):
     prioritised: bool = Field(False, description="sample by TD error instead of uniformly")
     priority: PrioritySettings = PrioritySettings()
 
+    @property
+    def first_update(self) -> int:
+        """Iterations that only collect; a batch is drawn from what was stored before, so one at least."""
+        return max(-(-self.learning_starts // self.streams), 1)
+
     @model_validator(mode="after")
     def _ring_holds_every_stream(self) -> Self:
         if self.capacity < self.streams:
@@ -174,7 +187,9 @@ class EpsilonSettings(BaseModel):
     start: float = Field(1.0, ge=0, le=1, description="at iteration 0 (DQN_EPSILON_START)")
     min: float = Field(0.05, ge=0, le=1, description="never below (DQN_EPSILON_MIN)")
     decay: float = Field(0.9999, gt=0, le=1, description="factor an iteration (DQN_EPSILON_DECAY)")
-    steps: int = Field(50_000, ge=1, description="iterations that the linear schedule takes")
+    steps: int = Field(
+        50_000, ge=1, le=10**9, description="iterations that the linear schedule takes"
+    )
 
     @model_validator(mode="after")
     def _min_is_below_start(self) -> Self:
@@ -203,7 +218,8 @@ class TrainSettings(BaseSettings):
         None,
         pattern="^[a-z0-9_-]+$",
         max_length=64,
-        description="of runs and of the registered model; by default the kind of network",
+        description="of runs and of the registered model, in a-z, 0-9, _ and -; by default the kind "
+        "of network",
     )
     bars: str = Field(
         "btcusd_30m",
@@ -238,12 +254,22 @@ class TrainSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _learning_takes_place(self) -> Self:
-        late = self.steps * self.replay.streams <= self.replay.learning_starts
-        if late and self.network.kind != "tabular":
+        if self.steps <= self.replay.first_update and self.network.kind != "tabular":
             raise ValueError(
                 f"steps is {self.steps} and ends before learning begins; it must be above "
-                f"{self.replay.learning_starts // self.replay.streams} (replay.learning_starts "
+                f"{self.replay.first_update} (replay.learning_starts "
                 f"{self.replay.learning_starts} over {self.replay.streams} streams)"
+            )
+        if self.replay.capacity // self.replay.streams < self.learner.n_step:
+            raise ValueError(
+                f"replay.capacity is {self.replay.capacity}; it must be at least "
+                f"{self.learner.n_step * self.replay.streams} to hold learner.n_step transitions of each "
+                "of replay.streams"
+            )
+        if self.replay.capacity * self.seeds > MAX_STORED and self.network.kind != "tabular":
+            raise ValueError(
+                f"replay.capacity is {self.replay.capacity:,} and seeds {self.seeds}: "
+                f"{self.replay.capacity * self.seeds:,} transitions; at most {MAX_STORED:,} are held"
             )
         self._refuse_what_does_nothing()
         if self.seed + self.seeds > 2**31:
@@ -254,22 +280,26 @@ class TrainSettings(BaseSettings):
 
     def _refuse_what_does_nothing(self) -> None:
         """A setting of the other kind of learner, given a value of its own, is a misunderstanding."""
+        kind = f"network.kind is {self.network.kind}"
         if self.network.kind == "tabular":
-            idle = [("learner", self.learner, {"gamma"}), ("replay", self.replay, {"streams"})]
-        else:
-            idle = [("tabular", self.tabular, set())]
-        for room, settings, used in idle:
-            for name in sorted(type(settings).model_fields.keys() - used):
-                if getattr(settings, name) != type(settings).model_fields[name].default:
-                    raise ValueError(
-                        f"{room}.{name} is set, but does nothing where network.kind is "
-                        f"{self.network.kind}; leave it out"
-                    )
+            _require_default("learner", self.learner, {"gamma"}, kind)
+            _require_default("replay", self.replay, {"streams"}, kind)
+            return
+        _require_default("tabular", self.tabular, set(), kind)
+        if not self.replay.prioritised:
+            _require_default(
+                "replay.priority", self.replay.priority, set(), "replay.prioritised is off"
+            )
+        if self.learner.target != "munchausen":
+            others = {name for name in LearnerSettings.model_fields if "munchausen" not in name}
+            target = f"learner.target is {self.learner.target}"
+            _require_default("learner", self.learner, others, target)
 
     @property
     def called(self) -> str:
-        """What runs and the registered model are called."""
-        return self.name or self.network.kind
+        """What runs and the registered model are called; outputs of one name have one shape."""
+        kind = self.network.kind
+        return self.name or (f"{kind}_quantiles" if self.network.quantiles else kind)
 
     @classmethod
     def settings_customise_sources(
@@ -286,6 +316,12 @@ class TrainSettings(BaseSettings):
     def flat(self) -> dict[str, str]:
         """Every setting by its dotted path, for tracking."""
         return _flatten(self.model_dump(mode="json"))
+
+
+def _require_default(room: str, settings: BaseModel, used: set[str], where: str) -> None:
+    for name, field in sorted(type(settings).model_fields.items()):
+        if name not in used and getattr(settings, name) != field.default:
+            raise ValueError(f"{room}.{name} is set, but does nothing where {where}; leave it out")
 
 
 class _EpsilonVariables(PydanticBaseSettingsSource):

@@ -41,7 +41,15 @@ def load_settings(arguments: list[str]) -> list[TrainSettings]:
     presets = early.parse_known_args(arguments)[0].preset.split(",")
     if not all(presets):
         raise BadSettings(f"--preset needs a name: {', '.join(preset_names())}, or a TOML file")
-    return [_load(preset, arguments) for preset in presets]
+    trees = [_load(preset, arguments) for preset in presets]
+    names = [settings.called for settings in trees]
+    for preset, name in zip(presets, names, strict=True):
+        if names.count(name) > 1:
+            raise BadSettings(
+                f"preset {preset}: another of the presets is called {name} as well; train them apart, "
+                "each with a --name of its own"
+            )
+    return trees
 
 
 def _load(preset: str, arguments: list[str]) -> TrainSettings:

@@ -145,16 +145,18 @@ def train(
     """
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     compared: dict[str, tuple[TrainingData, dict[str, dict[str, float]]]] = {}
-    candidates: dict[str, str] = {}
+    candidates = []
     with Stop() as stop:
         for settings, data in runs:
             store = Store(settings.mlruns, settings.experiment)
             ended = _train_seeds(settings, data, store, group, command, console, stop)
             _, rows = compared.setdefault(_title(settings, data), (data, {}))
             rows |= _rows(settings, data, ended)
-            for checkpoints in ended:
-                name, number = checkpoints.candidate.name, checkpoints.candidate.version
-                candidates[name] = f"{name}@candidate is v{number}"
+            name, number = ended[-1].candidate.name, ended[-1].candidate.version
+            new = number in {checkpoints.best.version.version for checkpoints in ended}
+            stays = "is" if new else "stays"
+            why = "" if new else ", which did at least as well on these bars"
+            candidates.append(f"{name}@candidate {stays} v{number}{why}")
             if stop.by:
                 break
     for title, (data, rows) in compared.items():
@@ -162,7 +164,7 @@ def train(
         for name, baseline in (("flat", flat), ("buy and hold", buy_and_hold)):
             rows[name] = measures_of(data, baseline(market))
         console.print(screen.comparison(title, rows))
-    console.print(*candidates.values(), sep="\n")
+    console.print(*candidates, sep="\n")
     return stop.by
 
 
@@ -218,7 +220,10 @@ def _train_seeds(
 def _rows(
     settings: TrainSettings, data: TrainingData, ended: list[Checkpoints]
 ) -> dict[str, dict[str, float]]:
-    """Rows of the comparison: best and last of each seed, and what several seeds say together."""
+    """Rows of the comparison: best and last of each seed, and what several seeds say together.
+
+    That is the interquartile mean; of fewer than four it is the mean, and called so.
+    """
     rows, lasts = {}, []
     for seed, checkpoints in enumerate(ended, start=settings.seed):
         for which, each in (("best", checkpoints.best), ("last", checkpoints.last)):
@@ -227,7 +232,9 @@ def _rows(
         lasts.append(rows[name])
     if len(ended) > 1:
         middle = {key: interquartile_mean([row[key] for row in lasts]) for key in lasts[0]}
-        rows[f"{settings.called}, last, IQM"] = {**middle, "ruined": 0.0}
+        versions = f"v{ended[0].last.version.version}-{ended[-1].last.version.version}"
+        middle_of = "IQM" if len(ended) > 3 else "mean"
+        rows[f"{settings.called} {middle_of}, last {versions}"] = {**middle, "ruined": 0.0}
     return rows
 
 

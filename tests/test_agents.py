@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 import qdesk
 from models.networks import q_values_of
@@ -122,7 +123,10 @@ def test_tensorboard_holds_the_same_series(
         events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
         events.Reload()
         for name in ("train/loss", "train/epsilon", "eval/validation/net_return"):
-            shown = {event.step: tensor_of(event.tensor_proto) for event in events.Tensors(name)}
+            shown = {
+                event.step: float(make_ndarray(event.tensor_proto))
+                for event in events.Tensors(name)
+            }
             history = client.get_metric_history(run.info.run_id, name)
             assert shown == {point.step: pytest.approx(point.value, rel=1e-6) for point in history}
         (image,) = events.Tensors("equity_validation")
@@ -130,12 +134,6 @@ def test_tensorboard_holds_the_same_series(
         assert png.startswith(b"\x89PNG")
         assert int.from_bytes(png[16:20]) == int(width)
         assert int.from_bytes(png[20:24]) == int(height)
-
-
-def tensor_of(proto: object) -> float:
-    from tensorboard.util.tensor_util import make_ndarray
-
-    return float(make_ndarray(proto))
 
 
 def test_a_version_trades_as_its_validation_said(

@@ -45,7 +45,7 @@ def test_windows_are_what_the_environments_did(walk: Bars, n_step: int) -> None:
         ring.store(code, tf.constant(iteration))
         restarted = simulator.variables["stream/bar"].numpy()
         for at, env in envs.items():
-            after, reward, terminated, truncated, _ = env.step(int(action[at]))
+            after, reward, terminated, truncated, _ = env.step(np.int64(action[at]))
             told[at].append((seen[at], action[at], reward, after, terminated, truncated))
             ends["terminated"] += terminated
             ends["truncated"] += truncated
@@ -94,8 +94,8 @@ def test_all_actions_are_what_the_environment_would_have_done(
         for action in range(3):
             env = MarketEnv(table, SCALE)
             env.reset(options={"bar": int(bar) - 1})
-            before, *_ = env.step(position + 1)  # out of flat, in both schemes
-            after, reward, *_ = env.step(action)
+            before, *_ = env.step(np.int64(position + 1))  # out of flat, in both schemes
+            after, reward, *_ = env.step(np.int64(action))
             np.testing.assert_array_equal(batch.state[0, i], before)
             assert batch.reward[0, i, action].numpy() == pytest.approx(reward, rel=1e-4, abs=1e-5)
             assert batch.discount[0, i, action].numpy() == pytest.approx(GAMMA)

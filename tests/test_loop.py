@@ -270,7 +270,7 @@ def test_termination_ends_it() -> None:
 def test_divergence_is_named(walk: Bars) -> None:
     loop = loop_of(walk, {"learner": {"optimizer": "sgd", "learning_rate": 1e6}}, seeds=(1, 5))
     with pytest.raises(
-        Diverged, match=r"seed 1 diverged by iteration \d+: .* learner.learning_rate"
+        Diverged, match=r"seed 1 diverged by iteration \d+, and .* learner.learning_rate"
     ):
         loop.run(1000)
 

@@ -252,8 +252,8 @@ def test_prioritised_refuses_what_uniform_refuses() -> None:
 
 
 def test_exponents_out_of_range_are_refused() -> None:
-    for wrong in ({"alpha": -1.0}, {"alpha": 1.5}, {"floor": -1.0}, {"floor": np.inf}):
+    for alpha, floor in ((-1.0, 0.0), (1.5, 0.0), (0.6, -1.0), (0.6, np.inf)):
         with pytest.raises(ValueError, match="alpha must be from 0 to 1, floor finite"):
-            PrioritizedReplayBuffer(4, 1, seed=1, **wrong)
+            PrioritizedReplayBuffer(4, 1, seed=1, alpha=alpha, floor=floor)
     with pytest.raises(ValueError, match=r"beta is -3.0; it must be from 0 to 1"):
         prioritised().sample(4, beta=-3.0)

@@ -129,7 +129,8 @@ def test_exponents_move_linearly() -> None:
     for iteration, lighter in ((0, 1), (5, 0.5), (10, 0.25), (25, 0.25)):  # (1 / 4)^beta
         bits = tf.constant([[0, 2**32 - 1]], tf.uint32)
         weight = ring.sample(bits, tf.constant(iteration)).weight
-        np.testing.assert_allclose(weight, [[1, lighter]], rtol=1e-5)
+        assert weight is not None
+        np.testing.assert_allclose(weight.numpy()[0], [1.0, lighter], rtol=1e-5)
 
 
 def test_largest_priority_lasts_and_seeds_are_apart() -> None:

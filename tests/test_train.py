@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from market.bars import load_bars
 from models.registry import model_id_of
@@ -134,8 +135,7 @@ def test_tensorboard_holds_the_same_series(client: MlflowClient, store: Path, ru
     events.Reload()
     for name in (*SERIES, "eval/validation/net_return"):
         shown = {
-            event.step: float(np.frombuffer(event.tensor_proto.tensor_content, np.float32)[0])
-            for event in events.Tensors(name)
+            event.step: float(make_ndarray(event.tensor_proto)) for event in events.Tensors(name)
         }
         history = client.get_metric_history(run.info.run_id, name)
         assert shown == {point.step: pytest.approx(point.value, rel=1e-6) for point in history}

@@ -257,3 +257,24 @@ def test_exponents_out_of_range_are_refused() -> None:
             PrioritizedReplayBuffer(4, 1, seed=1, alpha=alpha, floor=floor)
     with pytest.raises(ValueError, match=r"beta is -3.0; it must be from 0 to 1"):
         prioritised().sample(4, beta=-3.0)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("leaves", np.full(8, np.nan, np.float32), "priority is nan"),
+        ("leaves", np.ones(1, np.float32), r"leaves have shape \(1,\), this tree has 8"),
+        ("reward", np.ones(3, np.float32), r"replay reward has shape \(3,\)"),
+    ],
+)
+def test_a_prioritised_state_that_does_not_fit_changes_nothing(
+    name: str, value: Any, message: str
+) -> None:
+    buffer, other = prioritised(), prioritised()
+    other.update_priorities(np.arange(4), np.arange(4) * 10.0)
+    before = buffer.state()
+    with pytest.raises(ValueError, match=message):
+        buffer.restore({**other.state(), name: value})
+    after = buffer.state()
+    for each in ("leaves", "reward", "largest_priority", "pushed"):
+        np.testing.assert_array_equal(after[each], before[each])

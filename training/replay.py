@@ -328,7 +328,13 @@ class PrioritizedReplayBuffer:
         return {**self._buffer.state(), **self._tree.state(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave, of a buffer of the same capacity, streams and state size."""
+        """Takes back what `state` gave, of a buffer of the same capacity, streams and state size.
+
+        Raises:
+            ValueError: it does not fit, or a priority is out of range; nothing is changed.
+        """
+        tree = SumTree(self._tree.capacity)
+        tree.restore(state)
         self._buffer.restore(state)
-        self._tree.restore(state)
+        self._tree = tree
         self._largest, self.alpha = state["largest_priority"], state["alpha"]

@@ -99,8 +99,15 @@ class SumTree:
         return {"leaves": self._levels[0][: self.capacity].copy()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave, of a tree of the same capacity."""
-        self.set(np.arange(self.capacity), state["leaves"])
+        """Takes back what `state` gave.
+
+        Raises:
+            ValueError: it is of another capacity, or a leaf is out of range; nothing is changed.
+        """
+        leaves = np.asarray(state["leaves"])
+        if leaves.shape != (self.capacity,):
+            raise ValueError(f"leaves have shape {leaves.shape}, this tree has {self.capacity}")
+        self.set(np.arange(self.capacity), leaves)
 
 
 def _prefixes(children: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ VARIANTS = {
     "3-step": f"--preset two_layer --learner.n-step 3 --replay.capacity 20000 {LITTLE}",
     "prioritised": "--preset two_layer --replay.prioritised",
     "dueling": "--preset two_layer --network.dueling",
-    "32 quantiles": "--preset two_layer --network.quantiles 32",
+    "32 quantiles": f"--preset two_layer --network.quantiles 32 {LITTLE}",
     "noisy": f"--preset two_layer --network.noisy {LITTLE}",
     "layer norm": "--preset two_layer --network.layer-norm",
     "all_actions": "--preset all_actions",

@@ -57,10 +57,10 @@ bench-environments: $(READY) ## measure the Gymnasium environments
 bench-variants: $(READY) ## measure what each part of the algorithm costs
 	@$(PYTHON) -m benchmarks.variants $(ARGS)
 
-study-known: $(READY) ## train every algorithm on a market with a known answer (15 minutes)
+study-known: $(READY) ## train every algorithm on a market with a known answer (long)
 	@$(PYTHON) -m benchmarks.known_markets $(ARGS)
 
-study-real: $(READY) ## train every preset on real bars with five seeds (5 minutes)
+study-real: $(READY) ## train every preset on real bars with five seeds (long)
 	@$(PYTHON) -m benchmarks.real_bars $(ARGS)
 
 golden: $(GOLDEN) ## make the golden numbers of the tests anew, with other libraries

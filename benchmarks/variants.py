@@ -35,21 +35,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def fill(loop: Any) -> None:
-    """Fills the ring without learning from it, so that the memory touched is that of a full one."""
-    loop.ring.variables["replay/ring"].assign(
-        loop.ring.variables["replay/ring"] + 27 * 100  # bar 100, short, short
-    )
-    loop.variables["iteration"].assign(loop.ring.rows)
-    if loop.ring.settings.prioritised:
-        for row in range(0, loop.ring.rows, loop.ring.rows // 100):
-            loop.ring.prioritise(row)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="the cost of each part, on one core")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--iterations", type=int, default=10_000, help="a round of one variant")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--iterations", type=int, default=4_000, help="a round of one variant")
     parser.add_argument("--core", type=int, default=0, help="the core that it is pinned to")
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
@@ -57,16 +46,16 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     loops = {}
     for name, parts in VARIANTS.items():
-        loops[name] = build(parts)
-        fill(loops[name])
-        loops[name].run(100)
+        stored = {"capacity": WORK["capacity"], **parts.get("replay", {})}
+        stored["learning_starts"] = stored["capacity"]  # the ring is full before the first update
+        loops[name] = build({**parts, "replay": stored})
+        loops[name].run(stored["capacity"] // WORK["streams"] + 100)
     times: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(options.rounds):
         for name, loop in loops.items():
-            count = options.iterations // VARIANTS[name].get("seeds", 1)
             began = time.perf_counter()
-            loop.run(count)
-            times[name].append((time.perf_counter() - began) / count * 1e6)
+            loop.run(options.iterations)
+            times[name].append((time.perf_counter() - began) / options.iterations * 1e6)
     result = {
         "work": WORK,
         **machine(load_before),

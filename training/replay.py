@@ -238,7 +238,7 @@ class PrioritizedReplayBuffer:
         n_step: as there.
         streams: as there.
         alpha: 0 samples uniformly, 1 in full proportion.
-        floor: added to TD errors, so that none is never drawn again.
+        floor: added to TD errors, so that no transition is ruled out for good.
     """
 
     def __init__(

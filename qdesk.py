@@ -14,7 +14,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from training.data import TrainingData
+    from training.resume import Start
     from training.settings import TrainSettings
 
 USAGE = """usage: qdesk COMMAND [OPTIONS]
@@ -49,24 +52,60 @@ def main() -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from market.bars import BarsError
-    from models.tabular import TooManyCells
-    from training.data import TrainingData
-    from training.sources import BadSettings, load_settings
+    from rich.console import Console
 
+    from market.bars import BarsError
+    from models.sealed import Damaged
+    from models.tabular import TooManyCells
+    from training import faults
+    from training.sources import BadSettings
+
+    console = Console()
+    bad = (BadSettings, BarsError, TooManyCells, Damaged, faults.NoCheckpoint, faults.InUse)
+    unusable = (faults.CheckpointError, faults.BucketError, faults.TrackingError)
     try:  # bad input is refused before TensorFlow is loaded or anything written
-        trees = load_settings(arguments)
-        networks = any(settings.network.kind != "tabular" for settings in trees)
-        needed = (NEEDED_BY_NETWORKS if networks else ()) + NEEDED
-        missing = " ".join(package for package in needed if find_spec(package) is None)
-        if missing:
-            return _fail(
-                f"qdesk train needs {missing}, not installed here: pip install {missing}", 3
-            )
-        runs = [(settings, TrainingData.of(settings)) for settings in trees]
-    except (BadSettings, BarsError, TooManyCells) as error:
+        runs, start = _prepared(arguments, console)
+        stopped_by = _train_on(runs, start, shlex.join(["qdesk", "train", *arguments]), console)
+    except faults.MissingExtra as error:
+        return _fail(str(error), 3)
+    except (*bad, *unusable) as error:
         return _fail(str(error), 2)
-    return _train_on(runs, networks, shlex.join(["qdesk", "train", *arguments]))
+    except FloatingPointError as error:  # training diverged
+        return _fail(str(error), 1)
+    if stopped_by is None:
+        return 0
+    stop = f"qdesk train: stopped by {stopped_by.name} after a last checkpoint"
+    return _fail(stop, 128 + stopped_by)
+
+
+def _prepared(
+    arguments: list[str], console: "Console"
+) -> "tuple[list[tuple[TrainSettings, TrainingData]], Start | None]":
+    """Settings, their data, and where to go on, all checked."""
+    from training.data import TrainingData
+    from training.faults import MissingExtra
+    from training.object_store import Bucket
+    from training.resume import require_same_data, resumed
+    from training.sources import load_settings
+
+    goes_on = resumed(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
+    trees = load_settings(arguments) if goes_on is None else [goes_on[0]]
+    needed = (NEEDED_BY_NETWORKS if _networks(trees) else ()) + NEEDED
+    missing = " ".join(package for package in needed if find_spec(package) is None)
+    if missing:
+        raise MissingExtra(
+            f"qdesk train needs {missing}, not installed here: pip install {missing}"
+        )
+    for url in {settings.checkpoints.url for settings in trees} - {None}:
+        Bucket(str(url))  # what it needs is there
+    runs = [(settings, TrainingData.of(settings)) for settings in trees]
+    if goes_on is not None:
+        require_same_data(goes_on[1], *runs[0])
+    return runs, goes_on and goes_on[1]
+
+
+def _networks(trees: "list[TrainSettings]") -> bool:
+    return any(settings.network.kind != "tabular" for settings in trees)
 
 
 def _data(arguments: list[str]) -> int:
@@ -95,28 +134,18 @@ class _Terminated(BaseException):
 
 
 def _train_on(
-    runs: "list[tuple[TrainSettings, TrainingData]]", networks: bool, command: str
-) -> int:
-    from rich.console import Console
-
-    console = Console()
+    runs: "list[tuple[TrainSettings, TrainingData]]",
+    start: "Start | None",
+    command: str,
+    console: "Console",
+) -> signal.Signals | None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    networks = _networks([settings for settings, _ in runs])
     with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
         if networks:
             _import_tensorflow_quietly()
-        from training.tracking import TrackingError
         from training.train import train
-
-    try:
-        stopped_by = train(runs, console, command)
-    except TrackingError as error:
-        return _fail(str(error), 2)
-    except FloatingPointError as error:  # training diverged
-        return _fail(str(error), 1)
-    if stopped_by is None:
-        return 0
-    stop = f"qdesk train: stopped by {stopped_by.name} after a last checkpoint"
-    return _fail(stop, 128 + stopped_by)
+    return train(runs, console, command, start)
 
 
 def _import_tensorflow_quietly() -> None:

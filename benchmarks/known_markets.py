@@ -22,9 +22,10 @@ from market.accounting import MarketSettings
 from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import OrnsteinUhlenbeck
 from market.table import MarketTable
+from training.build import build_agents
 from training.keeper import better
+from training.session import learn, validate
 from training.sources import load_settings
-from training.train import build_agents, learn, validate
 
 MARKET, FEE_RATE, GAMMA = OrnsteinUhlenbeck(), 0.01, 0.99
 UPDATES, ENOUGH = 20_000, 0.95

@@ -17,10 +17,11 @@ import numpy as np
 from benchmarks.record import ALGORITHMS, machine, save
 from evaluation.baselines import buy_and_hold
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
+from training.build import build_agents
 from training.data import TrainingData
 from training.keeper import better
+from training.session import learn
 from training.sources import load_settings, preset_names
-from training.train import build_agents, learn
 
 BARS = "btcusd_30m"
 

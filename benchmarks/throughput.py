@@ -84,7 +84,8 @@ def build(parts: dict[str, Any]) -> Any:
     from market.table import MarketTable
     from models.networks import linear_q_network, two_layer_q_network
     from training.loop import TrainingLoop
-    from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
+    from training.replay_settings import ReplaySettings
+    from training.settings import EpsilonSettings, LearnerSettings
 
     train = load_bars(WORK["bars"]).split().train
     features = FeaturePipeline.fit(train, FeatureSettings())

@@ -12,6 +12,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from models.cvar import conditional_value_at_risk
+
 ACTIONS = 3
 
 
@@ -147,24 +149,6 @@ def copy_of(network: keras.Model) -> keras.Model:
         weights = network.get_layer(layer.name).get_weights()
         layer.set_weights(weights[: len(layer.weights)])
     return copy
-
-
-def conditional_value_at_risk(quantiles: Any, level: float) -> Any:
-    """The mean of the lowest share of outcomes, in plain operators: NumPy arrays and tensors alike.
-
-    Quantile i of N stands for the outcomes between i / N and (i + 1) / N, as it was learned; where
-    learned quantiles cross they are not sorted.
-
-    Args:
-        quantiles: shape (..., N).
-        level: in (0, 1]; 1 gives the mean.
-
-    Returns:
-        Shape (...).
-    """
-    count = quantiles.shape[-1]
-    taken = np.clip(level * count - np.arange(count), 0, 1).astype(np.float32)
-    return (quantiles @ (taken / taken.sum())[:, None])[..., 0]
 
 
 def q_values_of(

@@ -23,11 +23,14 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.types.schema import Schema, TensorSpec
 
+from models.bundle import WEIGHTS, Bundle
+from models.sealed import sha256_of
 from models.tabular import ACTIONS, TabularQ
 
 if TYPE_CHECKING:
     import keras
 
+BUNDLE = "bundle"  # the folder of a version's bundle among its artifacts
 CANDIDATE = "candidate"
 NO_ALIAS = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 DESCRIPTION = (
@@ -39,13 +42,12 @@ DESCRIPTION = (
 def register(
     client: MlflowClient,
     model: "keras.Model | TabularQ",
-    called: str,
+    bundle: Bundle,
     run_id: str,
-    step: int,
     tags: Mapping[str, str],
     description: str,
 ) -> ModelVersion:
-    """Logs a model as a checkpoint of the run and makes it a version of `qdesk-<called>`.
+    """Logs a model, and its bundle, as a checkpoint of the run and makes it a version of `qdesk-<name>`.
 
     By way of the client, since `mlflow.keras.log_model` takes long: it infers requirements and reads
     the run's whole metric history.
@@ -53,27 +55,34 @@ def register(
     Args:
         client: of the store that the run is in.
         model: a network of Keras's own layers, or a table.
-        called: what the registered model is called, underscores becoming hyphens.
-        run_id: the run that trained it.
-        step: iterations it was trained for.
-        tags: of checkpoint and version, with `judged_on` and `net_return`; the step is added.
+        bundle: of this model; its origin says what it is called and for how long it was trained.
+        run_id: the run that it is logged under.
+        tags: of checkpoint and version, with `judged_on` and `net_return`; step and hashes are added.
         description: of the version, Markdown.
 
     Returns:
         The new version; metrics logged with its `model_id_of` belong to this checkpoint.
     """
-    name = f"qdesk-{called.replace('_', '-')}"
+    name, step = registered_name(bundle.manifest.origin.name), bundle.manifest.origin.step
     experiment_id = client.get_run(run_id).info.experiment_id
-    tags = {**tags, "step": str(step)}
     logged = client.create_logged_model(
         experiment_id,
         name=f"{name}-{step}",
         source_run_id=run_id,
-        tags=tags,
+        tags=dict(tags),
         model_type="tabular" if isinstance(model, TabularQ) else "dqn",
     )
     with tempfile.TemporaryDirectory() as folder:
         _save(model, Path(folder), Model(model_id=logged.model_id, run_id=run_id))
+        part = Path(folder) / BUNDLE
+        part.mkdir()
+        sealed = bundle.save_into(part)
+        tags = {
+            **tags,
+            "step": str(step),
+            "bundle_sha256": sealed,
+            "weights_sha256": sha256_of(part / WEIGHTS),
+        }
         client.log_model_artifacts(logged.model_id, folder)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     client.finalize_logged_model(logged.model_id, "READY")
@@ -88,9 +97,28 @@ def register(
     )
 
 
+def registered_name(called: str) -> str:
+    """What the registered model of a name is called."""
+    return f"qdesk-{called.replace('_', '-')}"
+
+
 def model_id_of(version: ModelVersion) -> str:
     """The logged model behind a version; the store leaves `version.model_id` empty."""
     return str(version.source).removeprefix("models:/")
+
+
+def find_version(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion | None:
+    """The version of a run that holds the very weights of a bundle, after as many iterations."""
+    origin = bundle.manifest.origin
+    with tempfile.TemporaryDirectory() as folder:
+        bundle.save_into(Path(folder))
+        weights = sha256_of(Path(folder) / WEIGHTS)
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    wanted = {"step": str(origin.step), "weights_sha256": weights}
+    for each in found:
+        if each.name == registered_name(origin.name) and wanted.items() <= each.tags.items():
+            return each
+    return None
 
 
 def propose(client: MlflowClient, version: ModelVersion) -> ModelVersion:

@@ -5,6 +5,7 @@ the position coming in that makes 3 * cells rows of the table, with three action
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -221,7 +222,7 @@ class TabularLearner:
         """Tables and visits, each of shape (1 or 2, rows, 3)."""
         return {"tables": np.array(self._tables), "visits": np.array(self._visits)}
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Takes back what `state` gave, of a learner of the same rows and algorithm.
 
         Raises:

@@ -22,8 +22,8 @@ from models.registry import model_id_of
 from models.tabular import TabularQ
 from tests.test_train import client_of, runs_of
 from training.data import TrainingData
+from training.session import validate
 from training.sources import load_settings
-from training.train import validate
 
 STEPS = 2000
 SEEDS = (5, 6, 7)

@@ -13,10 +13,10 @@ from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import RandomWalk
 from market.table import MarketTable
 from models.networks import q_values_of
+from training.build import build_agents
 from training.learner import Learner
 from training.loop import TrainingLoop
 from training.sources import load_settings
-from training.train import build_agents
 
 
 @pytest.mark.parametrize("variant, seeds", [("two_layer", 5), ("tabular", 5)])

@@ -20,7 +20,8 @@ from models.stacked import StackedNetwork
 from tests.conftest import bars_of
 from training.agent import Diverged, Window
 from training.loop import CHUNK, TrainingLoop
-from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
+from training.replay_settings import ReplaySettings
+from training.settings import EpsilonSettings, LearnerSettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
 SMALL = LearnerSettings(batch=16, target_every=37)
@@ -276,17 +277,38 @@ def test_divergence_is_named(walk: Bars) -> None:
 
 
 def test_a_run_can_be_stopped_between_chunks(walk: Bars) -> None:
-    loop = loop_of(walk)
+    """The window stays open: what is run later gives the means of it all, also after a restart."""
+    whole, stopped, resumed = (loop_of(walk) for _ in range(3))
+    (expected,) = whole.run(5 * CHUNK)
     asked: list[int] = []
 
-    def stopped() -> bool:
-        asked.append(loop.iteration)
+    def twice() -> bool:
+        asked.append(stopped.iteration)
         return len(asked) == 2
 
-    (window,) = loop.run(10**9, stopped)
+    assert stopped.run(5 * CHUNK, twice) == []
     assert asked == [CHUNK, 2 * CHUNK]
-    assert loop.iteration == 2 * CHUNK
-    assert np.isfinite(window).all()
+    assert stopped.iteration == 2 * CHUNK
+    resumed.restore(stopped.state())
+    for loop in (stopped, resumed):
+        assert loop.run(3 * CHUNK) == [expected]
+        assert digest(loop) == digest(whole)
+
+
+def test_a_state_of_other_agents_changes_nothing(walk: Bars) -> None:
+    loop = loop_of(walk)
+    before = digest(loop)
+    other = loop_of(walk, {"replay": {"capacity": 1000}})
+    other.run(30)
+    with pytest.raises(ValueError, match=r"int32 \[250, 1, 4\] as replay/ring; .* \[500, 1, 4\]"):
+        loop.restore(other.state())
+    assert digest(loop) == before
+
+
+def test_a_state_is_a_view(walk: Bars) -> None:
+    """Saving a large ring takes no second one of memory."""
+    loop = loop_of(walk)
+    assert all(array.base is not None for name, array in loop.state().items() if "ring" in name)
 
 
 def test_window_reports_in_price_units(walk: Bars) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.cvar import conditional_value_at_risk
 from models.networks import (
     NoisyDense,
-    conditional_value_at_risk,
     copy_of,
     linear_q_network,
     q_values_of,

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from models.networks import q_values_of
 from training.batches import Transition
+from training.build import build_network
 from training.learner import Learner
 from training.replay import PrioritizedReplayBuffer
 from training.settings import LearnerSettings, TrainSettings
 from training.sources import load_settings, preset_names
-from training.train import build_network
 
 GAMMA = 0.8
 Given = tuple[list[float], int, float, list[float], float]  # state, action, reward, next, discount

@@ -6,8 +6,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.replay import PrioritizedReplayBuffer, ReplayBuffer
+from training.replay_settings import PrioritySettings, ReplaySettings
 from training.ring import Ring, TensorSumTree, strata
-from training.settings import PrioritySettings, ReplaySettings
 from training.sum_tree import SumTree
 
 STREAMS, ROWS, BATCH = 3, 11, 8

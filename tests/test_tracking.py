@@ -8,8 +8,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from models.bundle import Bundle
 from models.networks import copy_of, linear_q_network
-from models.registry import propose, register
+from models.registry import find_version, propose, register
+from tests.test_bundle import bundle_of
 from training.tracking import Store, Tracker, code_version
 
 
@@ -20,8 +22,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
     mlflow.set_tracking_uri(before)
 
 
-def tracker_of(store: Store) -> Tracker:
-    return Tracker(store, "run", {"steps": "1"}, {"group": "g"}, "what it is")
+def tracker_of(store: Store, **tags: str) -> Tracker:
+    with store.create_run("run", {"steps": "1"}, {"group": "g", **tags}, "what it is") as run:
+        return Tracker(store, run)
 
 
 def status_of(store: Store, tracker: Tracker) -> str:
@@ -61,23 +64,32 @@ def test_metrics_are_sent_even_when_the_run_fails(store: Store) -> None:
 def test_registered_is_a_copy_without_optimizer(store: Store) -> None:
     network = linear_q_network(3, seed=1)
     network.compile("adam", "mse")
+    bundle = bundle_of(network)
     with tracker_of(store) as tracker:
         version = register(
-            store.client, copy_of(network), "linear", tracker.run_id, 7, {"seed": "1"}, "good"
+            store.client, copy_of(network), bundle, tracker.run_id, {"seed": "1"}, "good"
         )
     loaded = mlflow.keras.load_model(f"models:/{version.name}/{version.version}")
     assert not loaded.compiled
     assert (loaded.get_weights()[0] == network.get_weights()[0]).all()
+    hashes = {name: version.tags.pop(name) for name in ("bundle_sha256", "weights_sha256")}
     assert version.tags == {"seed": "1", "step": "7"}
+    artifacts = mlflow.artifacts.download_artifacts(str(version.source))
+    kept = Bundle.load(Path(artifacts) / "bundle")
+    assert kept.sha256 == hashes["bundle_sha256"]
+    assert (kept.weights["q_values/kernel"] == network.get_weights()[0]).all()
+    assert find_version(store.client, tracker.run_id, bundle).version == version.version
+    assert find_version(store.client, tracker.run_id, bundle_of(linear_q_network(3, 2))) is None
     assert version.name == "qdesk-linear"
 
 
 def test_a_candidate_set_by_hand_gives_way(store: Store) -> None:
+    networks = [linear_q_network(3, seed) for seed in range(3)]
     judged = {"judged_on": "these bars", "net_return": "0.5"}
     with tracker_of(store) as tracker:
         versions = [
-            register(store.client, linear_q_network(3, seed), "linear", tracker.run_id, 7, tags, "")
-            for seed, tags in enumerate([{}, judged, {**judged, "net_return": "0.5"}])
+            register(store.client, network, bundle_of(network), tracker.run_id, tags, "")
+            for network, tags in zip(networks, [{}, judged, judged], strict=True)
         ]
     by_hand, first, equal = versions
     store.client.set_registered_model_alias(by_hand.name, "candidate", by_hand.version)

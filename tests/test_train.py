@@ -177,7 +177,7 @@ def test_the_candidate_is_the_best_on_validation_and_loads(client: MlflowClient,
 def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run) -> None:
     """Backtests the loaded candidate again, from nothing but the store and the bars."""
     from training.data import TrainingData
-    from training.train import validate
+    from training.session import validate
 
     kind = run.data.tags["network"]
     (settings,) = load_settings(["--preset", kind, "--seed", "3"])

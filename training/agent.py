@@ -1,10 +1,12 @@
 """What a training run needs of whatever learns: Q-networks in the compiled loop, or a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+State = Mapping[str, NDArray[Any]]
 
 
 class Diverged(FloatingPointError):
@@ -12,7 +14,7 @@ class Diverged(FloatingPointError):
 
 
 class Window(NamedTuple):
-    """Means over the iterations of one call of `Agents.run`."""
+    """Means over the iterations since the window before."""
 
     loss: float  # learning units; NaN before the first update
     td_error: float  # mean absolute, learning units; NaN before the first update
@@ -39,18 +41,57 @@ class Agents(Protocol):
         """Gets ready, so that the first call of `run` takes no longer than others."""
 
     def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
-        """Runs some iterations and returns each agent's means.
+        """Runs some iterations and returns each agent's means since means were last returned.
 
         Args:
             iterations: at least 1.
-            stopped: asked now and then; where it says so, the rest is not run.
+            stopped: asked now and then; where it says so, the rest is not run and nothing is returned.
+                The window stays open: a later call that runs the rest returns the means of it all.
 
         Raises:
             Diverged: a metric or a weight is no longer finite.
         """
+
+    def state(self) -> State:
+        """The whole training state, an open window included, as arrays by name.
+
+        They may be views of what the next call of `run` changes.
+        """
+
+    def restore(self, state: State) -> None:
+        """Takes back what `state` gave, of agents of the same settings, seeds and market.
+
+        Raises:
+            ValueError: names, types or shapes differ; nothing is changed.
+        """
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimizer."""
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Has every agent go on at another rate."""
 
     def model(self, index: int) -> Any:
         """A copy of what an agent has learned, to be registered."""
 
     def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
         """An agent's Q-values without exploration, from states (n, state_size) to (n, 3)."""
+
+
+def require_fits(present: State, given: State) -> None:
+    """Refuses a state that is not of these agents.
+
+    Raises:
+        ValueError: the first array whose name, type or shape differs.
+    """
+    for name in sorted(present.keys() | given.keys()):
+        wanted, found = (
+            _form(state[name]) if name in state else "none" for state in (present, given)
+        )
+        if wanted != found:
+            raise ValueError(f"the state holds {found} as {name}; these settings need {wanted}")
+
+
+def _form(array: NDArray[Any]) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -26,7 +26,7 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
+def progress(console: Console, name: str, steps: int, begun_at: int = 0) -> Iterator[Show]:
     """A progress bar; where the output is no terminal, one line when a run starts and ends."""
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -36,9 +36,10 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Show]:
         TextColumn("{task.fields[state]}"),
     )
     if not console.is_terminal:
-        console.print(f"{name}: {steps:,} iterations")
+        goes_on = f", from {begun_at:,} on" if begun_at else ""
+        console.print(f"{name}: {steps:,} iterations{goes_on}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=steps, state="compiling")
+        task = bar.add_task(name, total=steps, completed=begun_at, state="compiling")
         last = ""
 
         def show(step: int, windows: list[Window], rate: float) -> None:

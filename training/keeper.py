@@ -1,6 +1,7 @@
 """The versions of one run: registered whenever validation improves, and at the end."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from mlflow.entities.model_registry import ModelVersion
 
@@ -8,25 +9,31 @@ from evaluation.backtest import Backtest, backtest
 from evaluation.baselines import buy_and_hold
 from evaluation.figures import equity_figure
 from market.table import MarketTable
-from models.registry import model_id_of, propose, register
+from models.bundle import Bundle, Manifest, Origin
+from models.registry import find_version, model_id_of, propose, register
+from models.sealed import Arrays
 from training.agent import Agents
 from training.data import TrainingData
+from training.guards import spread_states
 from training.tracking import Tracker
 
+GOLDEN_STATES = 64
 
-class Checkpoint(NamedTuple):
+
+class Kept(NamedTuple):
     """A registered version and what it did on validation."""
 
     step: int
     version: ModelVersion
     validation: Backtest
+    bundle: Bundle
 
 
-class Checkpoints(NamedTuple):
-    """The versions that count at a run's end; they can be one and the same."""
+class Versions(NamedTuple):
+    """Those that count at a run's end; they can be one and the same."""
 
-    best: Checkpoint  # on validation
-    last: Checkpoint
+    best: Kept  # on validation
+    last: Kept
     candidate: ModelVersion  # the best, or one of an earlier run that did at least as well
 
 
@@ -36,27 +43,30 @@ class Keeper:
     Args:
         agents: those that learn.
         index: of the agent to keep.
-        called: what its registered model is called.
         data: what it learns from and is judged on.
         market: the validation bars under the settings' fill.
+        cvar: share of worst outcomes that quantiles are averaged over.
         tracker: of its run.
         tags: of run and versions.
+        origin: of its models, but for the step.
     """
 
     def __init__(
         self,
         agents: Agents,
         index: int,
-        called: str,
         data: TrainingData,
         market: MarketTable,
+        cvar: float,
         tracker: Tracker,
         tags: dict[str, str],
+        origin: dict[str, Any],
     ) -> None:
-        self.agents, self.index, self.called = agents, index, called
-        self.data, self.market, self.tracker, self.tags = data, market, tracker, tags
-        self.best: Checkpoint | None = None
-        self.last: Checkpoint | None = None
+        self.agents, self.index, self.data, self.market = agents, index, data, market
+        self.cvar, self.tracker, self.tags, self.origin = cvar, tracker, tags, origin
+        self.best: Kept | None = None
+        self.last: Kept | None = None
+        self._went_back = False
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
         """Records a validation, with a version where it is the best so far or the last."""
@@ -66,28 +76,20 @@ class Keeper:
         if not best and not last:
             self.tracker.log(metrics, step)
             return
-        hold = buy_and_hold(self.market).measures["net_return"]
-        description = (
-            f"{measures['net_return']:+.2%} on the validation split of {self.data.bars.name}, net of "
-            f"costs (buy and hold {hold:+.2%}), after {step:,} iterations."
-        )
-        version = register(
-            self.tracker.client,
-            self.agents.model(self.index),
-            self.called,
-            self.tracker.run_id,
-            step,
-            {**self.tags, "net_return": repr(measures["net_return"])},
-            description,
-        )
-        self.tracker.log(metrics, step, model_id=model_id_of(version))
-        checkpoint = Checkpoint(step, version, validation)
+        kept = self._keep(step, validation)
+        self.tracker.log(metrics, step, model_id=model_id_of(kept.version))
         if best:
-            self.best = checkpoint
+            self.best = kept
         if last:
-            self.last = checkpoint
+            self.last = kept
 
-    def finish(self, name: str) -> Checkpoints:
+    def keep_at_stop(self, step: int, validation: Backtest) -> None:
+        """Registers what a run that is stopped has learned. Its curves stay those of a whole run."""
+        self.last = self._keep(step, validation)
+        if better(validation, self.best and self.best.validation):
+            self.best = self.last
+
+    def finish(self, name: str) -> Versions:
         """Makes the best version the candidate and draws what it did."""
         if self.best is None or self.last is None:
             raise RuntimeError("a run ends with a validation that is told to be the last")
@@ -98,7 +100,64 @@ class Keeper:
         }
         title = f"Validation on {self.data.bars.name}, net of costs"
         self.tracker.log_figure("equity_validation", equity_figure(title, curves), self.best.step)
-        return Checkpoints(self.best, self.last, candidate)
+        return Versions(self.best, self.last, candidate)
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """What was kept so far, as JSON and as arrays; `restore` takes it back."""
+        known: dict[str, Any] = {}
+        arrays: Arrays = {}
+        for which, kept in (("best", self.best), ("last", self.last)):
+            if kept is not None:
+                known[which] = {
+                    "step": kept.step,
+                    "version": str(kept.version.version),
+                    "bundle": kept.bundle.as_json(),
+                }
+                weights = {f"{which}/{n}": a for n, a in kept.bundle.weights.items()}
+                arrays = {**arrays, **weights, f"{which}/positions": kept.validation.positions}
+        return known, arrays
+
+    def restore(self, known: Mapping[str, Any], arrays: Arrays) -> None:
+        """Takes back what `state` gave; registers anew what this store does not have."""
+        self._went_back = True
+        for which in ("best", "last"):
+            kept = None
+            if which in known:
+                own = f"{which}/"
+                weights = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
+                positions = weights.pop("positions")
+                manifest = Manifest.model_validate(known[which]["bundle"])
+                kept = self._register(
+                    Bundle(manifest, weights),
+                    known[which]["step"],
+                    backtest(self.market, positions),
+                )
+            setattr(self, which, kept)
+
+    def _keep(self, step: int, validation: Backtest) -> Kept:
+        model = self.agents.model(self.index)
+        origin = Origin(**self.origin, step=step)
+        bundle = Bundle.of(model, origin, spread_states(self.data.train, GOLDEN_STATES), self.cvar)
+        return self._register(bundle, step, validation, model)
+
+    def _register(self, bundle: Bundle, step: int, validation: Backtest, model: Any = None) -> Kept:
+        """Registers a model, unless that was done before training went back to a checkpoint."""
+        client, version = self.tracker.client, None
+        if self._went_back:
+            version = find_version(client, self.tracker.run_id, bundle)
+        if version is None:
+            net_return = validation.measures["net_return"]
+            hold = buy_and_hold(self.market).measures["net_return"]
+            version = register(
+                client,
+                bundle.model() if model is None else model,
+                bundle,
+                self.tracker.run_id,
+                {**self.tags, "net_return": repr(net_return)},
+                f"{net_return:+.2%} on the validation split of {self.data.bars.name}, net of costs "
+                f"(buy and hold {hold:+.2%}), after {step:,} iterations.",
+            )
+        return Kept(step, version, validation, bundle)
 
 
 def better(one: Backtest, other: Backtest | None) -> bool:

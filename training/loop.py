@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from market.simulator import Simulator
 from market.table import MarketTable
 from models.networks import q_values_of
-from training.agent import Diverged, Window
+from training.agent import Diverged, State, Window, require_fits
 from training.batches import of_all_actions, sampled
 from training.learner import Learner, Noise, StepMetrics
+from training.replay_settings import ReplaySettings
 from training.ring import Ring
 from training.schedules import epsilon
-from training.settings import EpsilonSettings, LearnerSettings, ReplaySettings
+from training.settings import EpsilonSettings, LearnerSettings
 
 CHUNK = 2000  # iterations of one call: long enough to hide its cost, short enough to be stopped
 
@@ -42,7 +43,7 @@ class TrainingLoop:
 
     Attributes:
         learner: holds the networks.
-        variables: the whole training state by name; saving and restoring them is an exact checkpoint.
+        variables: what the program changes, by name; with the window that is open, the whole state.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrainingLoop:
             **self.ring.variables,
             "iteration": self._iteration,
         }
+        self._begin_window()
         self._program = tf.function(self._run, jit_compile=True, autograph=False)
 
     @property
@@ -80,32 +82,53 @@ class TrainingLoop:
         self._program(tf.constant(self.iteration))
 
     def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
-        """Runs some iterations and returns each seed's means.
-
-        Args:
-            iterations: at least 1.
-            stopped: asked between chunks of iterations; where it says so, the rest is not run.
-
-        Raises:
-            Diverged: a metric or a weight is no longer finite.
-        """
+        """As `Agents.run` has it; it can be stopped between chunks of iterations."""
         before = done = self.iteration
         end = before + iterations
-        sums = np.zeros((len(self.seeds), 1 + len(StepMetrics._fields)))
-        while done < end and not (done > before and stopped()):
-            sums += self._program(tf.constant(min(done + CHUNK, end))).numpy()
+        while done < end:
+            if done > before and stopped():
+                return []
+            sums = self._program(tf.constant(min(done + CHUNK, end))).numpy()
             done = self.iteration
-        updates = done - max(before, min(self._first_update, done))
+            self._require_finite(done, sums)
+            self._sums += sums
+        began = self._began
+        updates = done - max(began, min(self._first_update, done))
         rate = float(epsilon(done - 1, self.exploration))
         windows = []
-        for reward, *learning in sums.tolist():
+        for reward, *learning in self._sums.tolist():
             means = [value / updates if updates else math.nan for value in learning]
             loss, td_error, q_mean, gradient_norm = means
-            mean_reward = reward / (done - before) / self.reward_scale
+            mean_reward = reward / (done - began) / self.reward_scale
             q_mean /= self.reward_scale
             windows.append(Window(loss, td_error, q_mean, gradient_norm, mean_reward, rate))
-        self._require_finite(done, sums)
+        self._begin_window()
         return windows
+
+    def state(self) -> State:
+        """As `Agents.state` has it: the variables, without a copy, and the open window."""
+        views = {name: np.asarray(memoryview(v.value())) for name, v in self.variables.items()}
+        return {**views, "window/began": np.array(self._began), "window/sums": self._sums}
+
+    def restore(self, state: State) -> None:
+        """As `Agents.restore` has it."""
+        require_fits(self.state(), state)
+        for name, variable in self.variables.items():
+            variable.assign(state[name])
+        self._began, self._sums = int(state["window/began"]), state["window/sums"].copy()
+
+    @property
+    def learning_rate(self) -> float:
+        """As `Agents.learning_rate` has it."""
+        return float(self.learner.optimizer.learning_rate.numpy())
+
+    def set_learning_rate(self, rate: float) -> None:
+        """As `Agents.set_learning_rate` has it."""
+        self.learner.optimizer.learning_rate.assign(rate)
+
+    def _begin_window(self) -> None:
+        self._began = self.iteration
+        self._sums = np.zeros((len(self.seeds), 1 + len(StepMetrics._fields)))
 
     def model(self, index: int) -> keras.Model:
         """A Keras model of its own with what an agent has learned, noise left out."""
@@ -116,7 +139,7 @@ class TrainingLoop:
         network = self.model(index)
         return lambda states: q_values_of(network, states, self.learner.cvar)
 
-    def _require_finite(self, iteration: int, sums: NDArray[np.float64]) -> None:
+    def _require_finite(self, iteration: int, sums: NDArray[np.float32]) -> None:
         weights = [v.value.numpy() for v in self.learner.online.variables.values()]
         for index, seed in enumerate(self.seeds):
             arrays = [sums[index], *(weight[index] for weight in weights)]

@@ -8,16 +8,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
+from training.checkpoint import CheckpointSettings
+from training.replay_settings import FROZEN, ReplaySettings
 
 EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
 MAX_STORED = 1_800_000_000  # with the nodes above them, what 31 bits can number
-FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Units = Annotated[int, Field(ge=1, le=2**16)]
 
@@ -127,55 +128,6 @@ class LearnerSettings(BaseModel):
         return self
 
 
-class PrioritySettings(BaseModel):
-    """Prioritised replay: Schaul et al. (2016). Both exponents move linearly over `steps`."""
-
-    model_config = FROZEN
-
-    alpha: float = Field(0.6, ge=0, le=1, description="exponent of priorities at iteration 0")
-    alpha_end: float | None = Field(
-        None, ge=0, le=1, description="exponent of priorities in the end; none: alpha"
-    )
-    beta: float = Field(0.4, ge=0, le=1, description="exponent of importance weights at first")
-    beta_end: float = Field(
-        1.0, ge=0, le=1, description="exponent of importance weights in the end"
-    )
-    steps: int = Field(100_000, ge=1, le=10**9, description="iterations that both schedules take")
-    floor: float = Field(1e-3, ge=0, le=1e6, description="added to |TD error|, learning units")
-
-
-class ReplaySettings(BaseModel):
-    """Collection of transitions and the ring that holds them."""
-
-    model_config = FROZEN
-
-    streams: int = Field(4, ge=1, le=2**16, description="markets simulated side by side")
-    capacity: int = Field(
-        100_000,
-        ge=1,
-        le=10**9,
-        description="transitions held, rounded down to a multiple of the streams",
-    )
-    learning_starts: int = Field(
-        1000, ge=0, le=5 * 10**8, description="transitions collected before the first update"
-    )
-    prioritised: bool = Field(False, description="sample by TD error instead of uniformly")
-    priority: PrioritySettings = PrioritySettings()
-
-    @property
-    def first_update(self) -> int:
-        """Iterations that only collect; a batch is drawn from what was stored before, so one at least."""
-        return max(-(-self.learning_starts // self.streams), 1)
-
-    @model_validator(mode="after")
-    def _ring_holds_every_stream(self) -> Self:
-        if self.capacity < self.streams:
-            raise ValueError(
-                f"capacity is {self.capacity}; it must be at least the number of streams, {self.streams}"
-            )
-        return self
-
-
 class EpsilonSettings(BaseModel):
     """Exploration: the share of random actions."""
 
@@ -241,6 +193,23 @@ class TrainSettings(BaseSettings):
         ge=1,
         description="iterations a logged point averages over; by default a 200th of the steps",
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="end after so many validations in a row that were no seed's best; none: never",
+    )
+    on_divergence: Literal["fail", "rollback"] = Field(
+        "fail",
+        description="where numbers are no longer finite: end as FAILED, or once go back to the last "
+        "checkpoint with half the learning rate",
+    )
+    resume: str | None = Field(
+        None, description="go on from a checkpoint: a run's id, latest, or a folder"
+    )
+    fork: bool = Field(
+        False,
+        description="with resume: as a new run, whose settings may differ from the checkpoint's",
+    )
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
     experiment: str = Field("qdesk", min_length=1, description="MLflow experiment")
     network: NetworkSettings = NetworkSettings()
@@ -251,6 +220,7 @@ class TrainSettings(BaseSettings):
     market: MarketSettings = MarketSettings()
     features: FeatureSettings = FeatureSettings()
     split: SplitSettings = SplitSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
 
     @model_validator(mode="after")
     def _learning_takes_place(self) -> Self:
@@ -272,6 +242,8 @@ class TrainSettings(BaseSettings):
                 f"{self.replay.capacity * self.seeds:,} transitions; at most {MAX_STORED:,} are held"
             )
         self._refuse_what_does_nothing()
+        if self.fork and self.resume is None:
+            raise ValueError("fork is set without resume, which says what checkpoint to start from")
         if self.seed + self.seeds > 2**31:
             raise ValueError(
                 f"seed is {self.seed} and seeds {self.seeds}; the last is past 2^31 - 1"
@@ -284,6 +256,10 @@ class TrainSettings(BaseSettings):
         if self.network.kind == "tabular":
             _require_default("learner", self.learner, {"gamma"}, kind)
             _require_default("replay", self.replay, {"streams"}, kind)
+            if self.on_divergence == "rollback":
+                raise ValueError(
+                    f"on_divergence is rollback, but {kind}, whose numbers stay bounded"
+                )
             return
         _require_default("tabular", self.tabular, set(), kind)
         if not self.replay.prioritised:
@@ -313,9 +289,29 @@ class TrainSettings(BaseSettings):
         """Environment above preset; the preset is what `load_settings` passes to the constructor."""
         return _EpsilonVariables(settings_cls), env_settings, init_settings
 
+    @property
+    def log_interval(self) -> int:
+        """Iterations that a logged point averages over."""
+        return self.log_every or -(-self.steps // 200)
+
+    @property
+    def evaluate_interval(self) -> int:
+        """Iterations between two validations."""
+        return self.evaluate_every or -(-self.steps // 20)
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Iterations between two checkpoints."""
+        return self.checkpoints.every or -(-self.steps // 10)
+
+    def tree(self) -> dict[str, Any]:
+        """What decides the run, as JSON has it: neither the wish to resume nor where things are."""
+        elsewhere = {"resume", "fork", "mlruns", "checkpoints"}
+        return self.model_dump(mode="json", exclude=elsewhere)
+
     def flat(self) -> dict[str, str]:
         """Every setting by its dotted path, for tracking."""
-        return _flatten(self.model_dump(mode="json"))
+        return flatten(self.model_dump(mode="json", exclude={"resume", "fork"}))
 
 
 def _require_default(room: str, settings: BaseModel, used: set[str], where: str) -> None:
@@ -337,11 +333,12 @@ class _EpsilonVariables(PydanticBaseSettingsSource):
         return {"epsilon": found} if found else {}
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """A tree of settings by dotted path."""
     flat: dict[str, str] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = "none" if value is None else str(value)
     return flat

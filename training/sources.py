@@ -35,13 +35,17 @@ def load_settings(arguments: list[str]) -> list[TrainSettings]:
         SystemExit: `--help` was asked for.
     """
     _refuse_unknown_variables()
+    arguments = _spelt_out(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     default = os.environ.get("QDESK_PRESET", "two_layer")
     early.add_argument("--preset", nargs="?", const="", default=default)
     presets = early.parse_known_args(arguments)[0].preset.split(",")
     if not all(presets):
         raise BadSettings(f"--preset needs a name: {', '.join(preset_names())}, or a TOML file")
-    trees = [_load(preset, arguments) for preset in presets]
+    trees = [
+        _load(_read_preset(preset), f"preset {preset}", [*arguments, "--preset", preset])
+        for preset in presets
+    ]
     names = [settings.called for settings in trees]
     for preset, name in zip(presets, names, strict=True):
         if names.count(name) > 1:
@@ -52,13 +56,34 @@ def load_settings(arguments: list[str]) -> list[TrainSettings]:
     return trees
 
 
-def _load(preset: str, arguments: list[str]) -> TrainSettings:
-    values = _read_preset(preset)
+def load_from(values: dict[str, Any], source: str, arguments: list[str]) -> TrainSettings:
+    """One tree of settings that starts from given values in place of a preset's.
+
+    Args:
+        values: a tree, as `TrainSettings.tree` gives it.
+        source: what they are from, for messages.
+        arguments: of the command line.
+
+    Raises:
+        BadSettings: a key is unknown or a value out of range.
+    """
+    _refuse_unknown_variables()
+    return _load(values, source, _spelt_out(arguments))
+
+
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """Writes `--features a,b` and `--checkpoints URL` in full; next to others they would be lost."""
+    full = {"--features": "--features.names", "--checkpoints": "--checkpoints.where"}
+    parts = [argument.partition("=") for argument in arguments]
+    return [full.get(flag, flag) + equals + value for flag, equals, value in parts]
+
+
+def _load(values: dict[str, Any], source: str, arguments: list[str]) -> TrainSettings:
     try:
         cli: CliSettingsSource[Any] = CliSettingsSource(
             TrainSettings,
             cli_prog_name="qdesk train",
-            cli_parse_args=[*arguments, "--preset", preset],
+            cli_parse_args=arguments,
             cli_kebab_case=True,
             cli_avoid_json=True,
             cli_implicit_flags=True,
@@ -69,7 +94,7 @@ def _load(preset: str, arguments: list[str]) -> TrainSettings:
     except SettingsError as error:
         raise BadSettings(f"qdesk train: {error}; see `qdesk train --help`") from error
     except ValidationError as error:
-        raise BadSettings(_explain(error, values, preset, arguments)) from error
+        raise BadSettings(_explain(error, values, source, arguments)) from error
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
@@ -104,7 +129,7 @@ def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _explain(
-    error: ValidationError, preset_values: dict[str, Any], preset: str, arguments: list[str]
+    error: ValidationError, given: dict[str, Any], of_given: str, arguments: list[str]
 ) -> str:
     """The first fault in one sentence: setting, value, reason, and the source that set it."""
     fault = error.errors()[0]
@@ -112,7 +137,7 @@ def _explain(
     flag = "--" + path.replace("_", "-")
     variables = ["QDESK_" + path.replace(".", "__").upper()]
     variables += [v for v, name in EPSILON_VARIABLES.items() if path == f"epsilon.{name}"]
-    value: Any = preset_values
+    value: Any = given
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if any(argument.split("=")[0] == flag for argument in arguments):
@@ -120,7 +145,7 @@ def _explain(
     elif found := [variable for variable in variables if variable in os.environ]:
         source = f"{found[-1]} in the environment"
     else:
-        source = f"preset {preset}" if value is not None else "settings"
+        source = of_given if value is not None else "settings"
     if fault["type"] == "extra_forbidden":
         return f"{source}: {path} is not a setting; see `qdesk train --help` for those that are"
     reason = fault["msg"].removeprefix("Value error, ")

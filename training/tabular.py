@@ -4,7 +4,7 @@ An iteration steps every stream once, epsilon-greedily, and learns from each ste
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from market.table import MarketTable
 from models.tabular import Discretiser, TabularLearner, TabularQ
-from training.agent import Diverged, Window
+from training.agent import Diverged, State, Window, require_fits
 from training.schedules import epsilon
 from training.settings import EpsilonSettings, TabularSettings
 
@@ -52,6 +52,7 @@ class TabularAgents:
             _Walk(market, settings, self._discretiser.cells, gamma, streams, exploration, seed)
             for seed in seeds
         ]
+        self._begin_window()
 
     @property
     def iteration(self) -> int:
@@ -65,19 +66,28 @@ class TabularAgents:
         """As `Agents.run` has it."""
         before = self.iteration
         end = before + iterations
-        sums = np.zeros((len(self.seeds), 4))
-        while self.iteration < end and not (self.iteration > before and stopped()):
+        while self.iteration < end:
+            if self.iteration > before and stopped():
+                return []
             count = min(CHUNK, end - self.iteration)
-            sums += [walk.run(count) for walk in self._walks]
+            self._sums += [walk.run(count) for walk in self._walks]
+            self._require_finite()
         windows = []
-        for seed, walk, total in zip(self.seeds, self._walks, sums, strict=True):
-            if not np.isfinite(total).all():
-                raise Diverged(f"the table of seed {seed} is no longer finite by {self.iteration}")
-            means = total / ((self.iteration - before) * walk.streams)
+        for walk, total in zip(self._walks, self._sums, strict=True):
+            means = total / ((self.iteration - self._began) * walk.streams)
             loss, td_error, q_mean, reward = (float(mean) for mean in means)
             q_mean, reward = q_mean / self.reward_scale, reward / self.reward_scale
             windows.append(Window(loss, td_error, q_mean, math.nan, reward, walk.rate))
+        self._begin_window()
         return windows
+
+    def _require_finite(self) -> None:
+        for seed, total in zip(self.seeds, self._sums, strict=True):
+            if not np.isfinite(total).all():
+                raise Diverged(f"the table of seed {seed} is no longer finite by {self.iteration}")
+
+    def _begin_window(self) -> None:
+        self._began, self._sums = self.iteration, np.zeros((len(self.seeds), 4))
 
     def model(self, index: int) -> TabularQ:
         """A copy of what an agent has learned."""
@@ -88,14 +98,31 @@ class TabularAgents:
         """An agent's present Q-values, from states (n, state_size) to (n, 3)."""
         return self.model(index).q_values
 
-    def state(self) -> dict[str, Any]:
-        """The whole training state; `restore` takes it back."""
-        return {str(seed): walk.state() for seed, walk in zip(self.seeds, self._walks, strict=True)}
+    def state(self) -> State:
+        """As `Agents.state` has it."""
+        walks = {
+            f"{index}/{name}": array
+            for index, walk in enumerate(self._walks)
+            for name, array in walk.state().items()
+        }
+        return {**walks, "window/began": np.array(self._began), "window/sums": self._sums}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave, of agents of the same settings, seeds and market."""
-        for seed, walk in zip(self.seeds, self._walks, strict=True):
-            walk.restore(state[str(seed)])
+    def restore(self, state: State) -> None:
+        """As `Agents.restore` has it."""
+        require_fits(self.state(), state)
+        for index, walk in enumerate(self._walks):
+            own = f"{index}/"
+            walk.restore({n.removeprefix(own): a for n, a in state.items() if n.startswith(own)})
+        self._began, self._sums = int(state["window/began"]), state["window/sums"].copy()
+
+    @property
+    def learning_rate(self) -> float:
+        """There is none to go on at: a table's rates are settings, or follow from its visits."""
+        return math.nan
+
+    def set_learning_rate(self, rate: float) -> None:
+        """As `Agents.set_learning_rate` has it, but for tables, which have none."""
+        raise NotImplementedError(f"a table cannot go on at the learning rate {rate:g}")
 
 
 class _Market:
@@ -177,21 +204,38 @@ class _Walk:
         cushion = self.market.price[bar] * (1 - self.market.floor)
         return bar, bar + self.market.episode_bars, 1, cushion
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything that `run` changes."""
         return {
             **self.learner.state(),
             "streams": np.array(self._at),
-            "random": self._random.bit_generator.state,
-            "iteration": self.iteration,
+            "random": _packed(self._random.bit_generator.state),
+            "iteration": np.array(self.iteration),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Takes back what `state` gave."""
         self.learner.restore(state)
         self._at = [
             (int(bar), int(end), int(position), float(cushion))
             for bar, end, position, cushion in state["streams"]
         ]
-        self._random.bit_generator.state = state["random"]
-        self.iteration = state["iteration"]
+        self._random.bit_generator.state = _unpacked(state["random"])
+        self.iteration = int(state["iteration"])
+
+
+def _packed(state: Mapping[str, Any]) -> NDArray[np.uint64]:
+    """The state of a PCG64 generator, its two numbers of 128 bits in halves."""
+    numbers = [half for name in ("state", "inc") for half in divmod(state["state"][name], 2**64)]
+    return np.array([*numbers, state["has_uint32"], state["uinteger"]], np.uint64)
+
+
+def _unpacked(packed: NDArray[np.uint64]) -> dict[str, Any]:
+    high, low, inc_high, inc_low, has_uint32, uinteger = packed.tolist()
+    state = {"state": high * 2**64 + low, "inc": inc_high * 2**64 + inc_low}
+    return {
+        "bit_generator": "PCG64",
+        "state": state,
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }

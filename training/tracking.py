@@ -1,6 +1,7 @@
 """MLflow and TensorBoard behind one `log(metrics, step)`."""
 
 import fcntl
+import functools
 import getpass
 import json
 import logging
@@ -10,19 +11,19 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import mlflow
 import numpy as np
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
@@ -32,6 +33,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
     MLFLOW_USER,
 )
+from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.image.metadata import create_summary_metadata
@@ -39,13 +41,12 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from market.bars import Bars
+from training.checkpoint import in_use
 from training.event_file import EventFile
+from training.faults import TrackingError
 
+CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
 FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
-
-
-class TrackingError(OSError):
-    """The store cannot be used. The message names the folder and the reason."""
 
 
 class Store:
@@ -74,9 +75,56 @@ class Store:
                 mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
                 self.client = MlflowClient()
                 self.experiment_id = self._experiment(experiment)
+                self._close_the_dead()
         except (OSError, MlflowException, SQLAlchemyError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
+
+    @contextmanager
+    def create_run(
+        self, name: str, params: Mapping[str, str], tags: Mapping[str, str], description: str
+    ) -> Iterator[Run]:
+        """A new run; others take it for one of a dead process only after the context was left.
+
+        Args:
+            name: of the run, in MLflow and TensorBoard.
+            params: all settings by their dotted path.
+            tags: whatever runs are grouped and searched by.
+            description: Markdown, shown at the top of the run's page.
+        """
+        with _locked(self.folder):
+            run = self.client.create_run(
+                self.experiment_id,
+                run_name=name,
+                tags={**_origin(), **tags, MLFLOW_RUN_NOTE: description},
+            )
+            try:
+                params_ = [Param(key, value) for key, value in params.items()]
+                self.client.log_batch(run.info.run_id, params=params_)
+                yield run
+            except BaseException:
+                self.client.set_terminated(run.info.run_id, "FAILED")
+                raise
+
+    def find_run(self, run_id: str) -> Run | None:
+        """A run of this store that was not deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _close_the_dead(self) -> None:
+        """Ends runs that a process on this host left RUNNING when it was killed."""
+        running = self.client.search_runs(
+            [self.experiment_id],
+            f"attributes.status = 'RUNNING' and tags.host = '{platform.node()}'",
+        )
+        for run in running:
+            folder = run.data.tags.get(CHECKPOINTS)
+            if folder is not None and not in_use(Path(folder)):
+                self.client.set_tag(run.info.run_id, "ended", "its process was gone")
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -98,6 +146,15 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    time: int  # milliseconds since 1970
+    step: int
+
+
 class Tracker:
     """One run in a store, used as a context.
 
@@ -106,37 +163,26 @@ class Tracker:
 
     Args:
         store: where to.
-        name: of the run, in MLflow and TensorBoard.
-        params: all settings by their dotted path.
-        tags: whatever runs are grouped and searched by.
-        description: Markdown, shown at the top of the run's page.
+        run: made by `Store.create_run`, or found there.
+
+    Attributes:
+        history: all that was logged, in its order.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        description: str,
-    ) -> None:
+    def __init__(self, store: Store, run: Run) -> None:
         self.client = store.client
-        run = self.client.create_run(
-            store.experiment_id,
-            run_name=name,
-            tags={**_origin(), **tags, MLFLOW_RUN_NOTE: description},
-        )
         self.run_id: str = run.info.run_id
-        self.folder = store.folder / "tensorboard" / f"{name}-{self.run_id[:8]}"
+        self.folder = store.folder / "tensorboard" / f"{run.info.run_name}-{self.run_id[:8]}"
+        self.history: list[Point] = []
+        self._pending: list[Metric] = []
+        self._stored: dict[tuple[str, int], int] = {}  # the time of what MLflow has from before
+        self._flushed = time.monotonic()
+        self._killed = False
         try:
-            self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in params.items()])
             self._writer = EventFile(self.folder)
         except BaseException:
             self.client.set_terminated(self.run_id, "FAILED")
             raise
-        self._pending: list[Metric] = []
-        self._flushed = time.monotonic()
-        self._killed = False
 
     def log(self, metrics: Mapping[str, float], step: int, model_id: str | None = None) -> None:
         """Records metrics at a step; those that are not finite (no value yet) are left out.
@@ -147,14 +193,40 @@ class Tracker:
             model_id: the checkpoint that they were measured on.
         """
         now = int(time.time() * 1000)
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        for name, value in finite.items():
-            self._writer.add(scalar_pb(name, value), step)
-        self._pending += [
-            Metric(name, value, now, step, model_id=model_id) for name, value in finite.items()
-        ]
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                self._add(Point(name, value, self._stored.get((name, step), now), step), model_id)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    def _add(self, point: Point, model_id: str | None = None) -> None:
+        self.history.append(point)
+        self._writer.add(scalar_pb(point.name, point.value), point.step, point.time / 1000)
+        # MLflow forgets nothing: what was logged after the checkpoint that training goes on from is
+        # not sent again, but for a model's sake, and then with its time, which makes it the same row.
+        if model_id is not None or (point.name, point.step) not in self._stored:
+            metric = Metric(point.name, point.value, point.time, point.step, model_id=model_id)
+            self._pending.append(metric)
+
+    def go_back(self, history: Sequence[Point]) -> None:
+        """Makes the run what it was at a checkpoint: its curves have no gap, and no point twice.
+
+        Args:
+            history: what the checkpoint knew.
+        """
+        self.flush()
+        known = self.client.get_run(self.run_id).data.metrics
+        points = [p for name in known for p in self.client.get_metric_history(self.run_id, name)]
+        self._stored = {(point.key, point.step): point.timestamp for point in points}
+        old = [path for path in self.folder.iterdir() if ".tfevents." in path.name]
+        self._writer.close()
+        self._writer = EventFile(self.folder)
+        self.history = []
+        for point in history:
+            self._add(point)
+        self.flush()
+        for path in old:  # the new file has it all
+            path.unlink()
 
     def log_data(self, bars: Bars, source: str, context: str) -> None:
         """Records bars as an input of the run."""
@@ -219,6 +291,26 @@ class Tracker:
             self.client.set_terminated(self.run_id, status)
 
 
+def packed(history: Sequence[Point]) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Points as the names of metrics and arrays of one entry a point; `unpacked` takes them back."""
+    names = list(dict.fromkeys(point.name for point in history))
+    index = {name: i for i, name in enumerate(names)}
+    arrays: dict[str, NDArray[Any]] = {
+        "name": np.array([index[point.name] for point in history], np.uint16),
+        "value": np.array([point.value for point in history], np.float64),
+        "time": np.array([point.time for point in history], np.int64),
+        "step": np.array([point.step for point in history], np.int64),
+    }
+    return names, arrays
+
+
+def unpacked(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> list[Point]:
+    """What `packed` was given."""
+    columns = (arrays[name].tolist() for name in ("name", "value", "time", "step"))
+    return [Point(names[i], *rest) for i, *rest in zip(*columns, strict=True)]
+
+
+@functools.cache
 def code_version() -> str:
     """The commit of this checkout, with `-dirty` where tracked files differ; else the release."""
     git = ["git", "-C", str(Path(__file__).parent)]

@@ -1,0 +1,183 @@
+"""Trainings killed with SIGKILL at random moments and resumed, against one that was left alone.
+
+`python -m benchmarks.kills` (`make study-kills`) kills each variant 50 times, wherever it is then: loading,
+compiling, training, registering, writing a checkpoint. A training that comes to its end in between is
+compared and the next one begun. The last is left to end.
+"""
+
+import argparse
+import hashlib
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from benchmarks import record
+from models.sealed import TEMPORARY
+from training.checkpoint import newest
+
+QDESK = Path(sys.executable).with_name("qdesk")
+SHORT = {"linear": 20_000, "two_layer": 20_000, "rainbow": 20_000, "tabular": 10_000}
+# As often as they come, so that many moments are those of a checkpoint being written.
+OFTEN = ["--checkpoints.every", "200", "--log-every", "100", "--evaluate-every", "1000"]
+SECONDS = {"tabular": 1.5}  # after its first line, in which a training is killed
+OTHERS_SECONDS = 5.0
+
+
+def training(variant: str, steps: int, store: Path, *more: str) -> list[str]:
+    """The command of a short training."""
+    command = [str(QDESK), "train", "--preset", variant, "--steps", str(steps), *OFTEN]
+    return [*command, *more, "--mlruns", str(store)]
+
+
+def resuming(store: Path) -> list[str]:
+    """The command that goes on with what was trained last."""
+    return [str(QDESK), "train", "--resume", "latest", "--mlruns", str(store)]
+
+
+def killed(command: list[str], seconds: float) -> bool:
+    """Runs a command and kills it so long after its first line; returns whether it was still alive."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    try:
+        if "iterations" not in (first := process.stdout.readline()):
+            raise RuntimeError(f"{command}: {first}{process.stdout.read()}")
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
+        rest, _ = process.communicate()
+    if process.returncode not in (0, -9):
+        raise RuntimeError(f"{command} ended with {process.returncode}: {rest}")
+    return process.returncode == -9
+
+
+def fingerprint(store: Path) -> dict[str, Any]:
+    """What a finished training left: equal fingerprints are equal bits.
+
+    Of metrics all but `perf/`, whose values are times, each point once, in MLflow and in TensorBoard.
+    """
+    with client_of(store) as client:
+        runs = client.search_runs(["1"])
+        (run,) = [run for run in runs if run.info.status == "FINISHED"]
+        # One that was killed before its first checkpoint was begun again, and closed by that.
+        assert {other.info.status for other in runs if other is not run} <= {"KILLED"}
+        points = [
+            (point.key, point.step, point.value)
+            for key in run.data.metrics
+            for point in client.get_metric_history(run.info.run_id, key)
+        ]
+        versions = [
+            (int(version.tags["step"]), version.tags["weights_sha256"])
+            for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")
+        ]
+    (folder,) = (store / "tensorboard").glob(f"*-{run.info.run_id[:8]}")
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    curves = [
+        (tag, event.step, float(make_ndarray(event.tensor_proto)))
+        for tag in events.Tags()["tensors"]
+        if tag != "equity_validation"
+        for event in events.Tensors(tag)
+    ]
+    arrays = newest(store / "checkpoints" / run.info.run_id, None, print).arrays
+    state = hashlib.sha256()
+    for name in sorted(arrays):
+        if name.split("/")[0] in ("agents", "kept"):
+            state.update(name.encode() + arrays[name].tobytes())
+    return {
+        "state": state.hexdigest(),
+        "points": sorted(point for point in points if "perf/" not in point[0]),
+        "times": sorted(point[:2] for point in points),
+        "curves": sorted(point for point in curves if "perf/" not in point[0]),
+        "curve_times": sorted(point[:2] for point in curves),
+        "versions": sorted(versions),
+    }
+
+
+@contextmanager
+def client_of(store: Path) -> Iterator[MlflowClient]:
+    """A client of a store that was trained into."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    try:
+        yield MlflowClient()
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def study(variant: str, steps: int, kills: int, folder: Path, seed: int) -> dict[str, Any]:
+    """Kills trainings so often, each resumed until it has ended.
+
+    Returns:
+        How many trainings it took, how many kills fell into the writing of a checkpoint, and how many of
+        the trainings differ from the one that was left alone, by part of the fingerprint.
+    """
+    draw = random.Random(seed)
+    alone = folder / "alone"
+    subprocess.run(training(variant, steps, alone), check=True, capture_output=True)
+    expected = fingerprint(alone)
+    result: dict[str, Any] = {"kills": 0, "trainings": 0, "while_writing": 0, "differ": {}}
+    while result["kills"] < kills or not ended:
+        store = folder / f"killed-{result['trainings']}"
+        if not any((store / "checkpoints").glob("*/step-*")):
+            command = training(variant, steps, store)
+        else:
+            command = resuming(store)
+        within = SECONDS.get(variant, OTHERS_SECONDS) if result["kills"] < kills else 600
+        ended = not killed(command, draw.uniform(0, within) if within < 600 else within)
+        if ended:
+            found = fingerprint(store)
+            for part in expected:
+                if found[part] != expected[part]:
+                    result["differ"][part] = result["differ"].get(part, 0) + 1
+            result["trainings"] += 1
+        else:
+            result["kills"] += 1
+            left = (store / "checkpoints").glob(f"*/{TEMPORARY}*")
+            result["while_writing"] += any(left)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The committed figures in Markdown."""
+    lines = [
+        "| preset | kills | while a checkpoint was written | trainings | that differ |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["variants"].items():
+        differ = ", ".join(f"{part} {count}" for part, count in row["differ"].items()) or "none"
+        lines.append(
+            f"| `{name}` | {row['kills']} | {row['while_writing']} | {row['trainings']} | {differ} |"
+        )
+    return "\n".join(lines) + f"\n\n{record.where(result)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--only", choices=SHORT, help="one variant")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save", action="store_true", help="commit the figures to the documents")
+    options = parser.parse_args()
+    variants = {}
+    for name in [options.only] if options.only else SHORT:
+        with tempfile.TemporaryDirectory() as folder:
+            variants[name] = study(name, SHORT[name], options.kills, Path(folder), options.seed)
+        print(name, variants[name], flush=True)
+
+
+if __name__ == "__main__":
+    main()

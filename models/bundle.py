@@ -1,0 +1,343 @@
+"""The deployable form of a trained model: weights and a manifest, verified, run in NumPy.
+
+A bundle is a sealed folder inside every model version. It loads without TensorFlow, and only where its
+hashes, its shapes and its arithmetic are those it was made with: it carries states with the Q-values that
+the trained model gave for them, and must give the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.cvar import conditional_value_at_risk
+from models.sealed import Damaged, Sealed, require_finite, seal_into, unseal
+from models.tabular import ACTIONS, Discretiser, TabularQ
+
+if TYPE_CHECKING:
+    import keras
+
+WEIGHTS = "weights.safetensors"
+TOLERANCE = 1e-5  # of golden Q-values, as a share of the largest where that is above one
+NORM_EPSILON = np.float32(1e-3)  # of Keras's layer normalisation
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Network(_Strict):
+    """What computes Q-values.
+
+    Attributes:
+        kind: a network, or a table.
+        state_size: length of a state `[features..., position, 1.0]`.
+        hidden: units of the hidden layers; of a table and of the linear network none.
+        quantiles: outputs an action, None for Q-values themselves.
+        cvar: share of worst outcomes that quantiles are averaged over.
+        bins: inner edges of each feature's bins; of a table alone.
+    """
+
+    kind: Literal["linear", "two_layer", "tabular"]
+    state_size: int = Field(ge=3)
+    hidden: list[int] = []
+    dueling: bool = False
+    quantiles: int | None = None
+    layer_norm: bool = False
+    cvar: float = Field(1.0, gt=0, le=1)
+    bins: list[int] = []
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays that this network must have, by name."""
+        if self.kind == "tabular":
+            rows = 3 * int(np.prod([bins + 1 for bins in self.bins], dtype=np.int64))
+            edges: dict[str, tuple[int, ...]] = {
+                f"edges_{i}": (bins,) for i, bins in enumerate(self.bins)
+            }
+            return {**edges, "table": (rows, ACTIONS)}
+        if self.kind == "linear":
+            return {"q_values/kernel": (self.state_size, ACTIONS)}
+        shapes: dict[str, tuple[int, ...]] = {}
+        inputs = self.state_size
+        for layer, units in enumerate(self.hidden, start=1):
+            shapes |= {f"hidden_{layer}/kernel": (inputs, units), f"hidden_{layer}/bias": (units,)}
+            if self.layer_norm:
+                shapes |= {f"norm_{layer}/gamma": (units,), f"norm_{layer}/beta": (units,)}
+            inputs = units
+        heads = {"advantage": ACTIONS, "value": 1} if self.dueling else {"q_values": ACTIONS}
+        for name, actions in heads.items():
+            outputs = actions * (self.quantiles or 1)
+            shapes |= {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
+        return shapes
+
+
+class Golden(_Strict):
+    """States, and the Q-values that the trained model gave for them."""
+
+    states: list[list[float]] = Field(min_length=1)
+    q_values: list[list[float]] = Field(min_length=1)
+
+
+class Origin(_Strict):
+    """Where a model comes from, and what it is for.
+
+    Attributes:
+        name: of the registered model.
+        run_id: the MLflow run that trained it.
+        step: iterations it was trained for.
+        seed: of its agent.
+        scheme: what an action means: the position to hold, or an order.
+        features: the schema that states are made by, fitted parameters and hash included.
+        settings: all of the training.
+        data_hash: of the bars.
+        code_version: what trained it.
+    """
+
+    name: str
+    run_id: str
+    step: int
+    seed: int
+    scheme: Literal["target", "order"]
+    features: dict[str, Any]
+    settings: dict[str, Any]
+    data_hash: str
+    code_version: str
+
+
+class Manifest(_Strict):
+    """`manifest.json`, but for what seals it."""
+
+    format: Literal["qdesk-bundle/1"] = "qdesk-bundle/1"
+    network: Network
+    origin: Origin
+    golden: Golden
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        features = self.origin.features.get("features")
+        known = len(features) if isinstance(features, list) else 0
+        if known + 2 != self.network.state_size:
+            raise ValueError(
+                f"network.state_size is {self.network.state_size}, but {known} features, position and "
+                f"bias make {known + 2}"
+            )
+        sizes = {len(state) for state in self.golden.states}
+        if sizes != {self.network.state_size}:
+            raise ValueError(f"golden states have the lengths {sizes}, not the network's")
+        outputs = {len(values) for values in self.golden.q_values}
+        if outputs != {ACTIONS} or len(self.golden.states) != len(self.golden.q_values):
+            raise ValueError("golden Q-values must be three for each golden state")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model.
+
+    Attributes:
+        manifest: what it is.
+        weights: its arrays by name, read-only.
+        sha256: of the whole, as sealed; None where it never was.
+    """
+
+    manifest: Manifest
+    weights: Weights
+    sha256: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: "keras.Model | TabularQ",
+        origin: Origin,
+        states: NDArray[np.float32],
+        cvar: float = 1.0,
+    ) -> Self:
+        """The bundle of a trained model.
+
+        Args:
+            model: of Keras's own layers, as `copy_of` gives it, or a table.
+            origin: where it comes from.
+            states: golden ones, of shape (n, state_size). Those with two actions about as good as one
+                another are left out, unless all are so.
+            cvar: see `Network`.
+
+        Raises:
+            Damaged: NumPy does not give the model's Q-values.
+        """
+        if isinstance(model, TabularQ):
+            edges = model.discretiser.edges
+            weights = {**{f"edges_{i}": each for i, each in enumerate(edges)}, "table": model.table}
+            bins = [len(each) for each in edges]
+            network = Network(kind="tabular", state_size=model.state_size, bins=bins)
+            q_values = model.q_values(states)
+        else:
+            from models.networks import q_values_of
+
+            weights = {weight.path: weight.numpy() for weight in model.weights}
+            network = _network_of(model, weights, cvar)
+            q_values = q_values_of(model, states, cvar)
+        ordered = np.sort(q_values, axis=1)
+        clear = ordered[:, 2] - ordered[:, 1] > 4 * TOLERANCE * max(1.0, float(abs(q_values).max()))
+        if clear.any():
+            states, q_values = states[clear], q_values[clear]
+        golden = Golden(states=states.tolist(), q_values=q_values.tolist())
+        bundle = cls(Manifest(network=network, origin=origin, golden=golden), weights)
+        bundle.verify("the bundle that was made")
+        return bundle
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads a bundle and verifies it: hashes, then schema, shapes, finite weights, golden Q-values.
+
+        Raises:
+            Damaged: it is not what was sealed, or not a bundle of this schema.
+            OSError: it cannot be read.
+        """
+        return cls.from_sealed(unseal(folder, WEIGHTS), str(folder))
+
+    @classmethod
+    def from_sealed(cls, sealed: Sealed, where: str) -> Self:
+        """As `load`, of what was read already."""
+        sealing = ("files", "arrays", "sha256")
+        known = {name: value for name, value in sealed.manifest.items() if name not in sealing}
+        try:
+            manifest = Manifest.model_validate(known)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            path = ".".join(map(str, fault["loc"]))
+            raise Damaged(
+                f"{where}: its manifest is not of this schema ({path + ': ' if path else ''}"
+                f"{fault['msg'].removeprefix('Value error, ')})"
+            ) from error
+        for array in sealed.arrays.values():
+            array.flags.writeable = False
+        bundle = cls(manifest, sealed.arrays, sealed.manifest.get("sha256"))
+        bundle.verify(where)
+        return bundle
+
+    def save_into(self, folder: Path) -> str:
+        """Writes the bundle into a folder that is there and empty; returns its sha256."""
+        return str(seal_into(folder, WEIGHTS, self.weights, self.as_json())["sha256"])
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest as JSON has it."""
+        return self.manifest.model_dump(mode="json")
+
+    def verify(self, where: str) -> None:
+        """Refuses what would not trade as it was trained.
+
+        Raises:
+            Damaged: a shape, a weight or a golden Q-value is not what it must be.
+        """
+        wanted = self.manifest.network.shapes()
+        for name in sorted(wanted.keys() | self.weights.keys()):
+            form = f"float32 {wanted[name]}" if name in wanted else "none"
+            array = self.weights.get(name)
+            found = "none" if array is None else f"{array.dtype} {array.shape}"
+            if found != form:
+                raise Damaged(f"{where}: {name} is {found}; it must be {form}")
+        try:
+            require_finite(self.weights)
+        except ValueError as error:
+            raise Damaged(f"{where}: {error}") from error
+        if self.manifest.network.kind == "tabular":
+            for i in range(len(self.manifest.network.bins)):
+                if not (np.diff(self.weights[f"edges_{i}"]) > 0).all():
+                    raise Damaged(f"{where}: edges_{i} must ascend")
+        golden = self.manifest.golden
+        expected = np.array(golden.q_values)
+        q_values = self.q_values(np.array(golden.states, np.float32))
+        scale = max(1.0, float(abs(expected).max()))
+        worst = float(abs(q_values - expected).max())
+        if not worst <= TOLERANCE * scale:
+            raise Damaged(f"{where}: a golden Q-value is off by {worst:.3g}; {TOLERANCE:g} may be")
+        # Two actions about as good as one another may change places; others may not.
+        chosen = np.take_along_axis(expected, q_values.argmax(axis=1)[:, None], axis=1)[:, 0]
+        if (expected.max(axis=1) - chosen > 2 * TOLERANCE * scale).any():
+            raise Damaged(f"{where}: the action in a golden state is another than it was")
+
+    def q_values(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """From states `[features..., position, 1.0]` of shape (n, state_size) to Q-values (n, 3)."""
+        network = self.manifest.network
+        if network.kind == "tabular":
+            return self._table.q_values(states)
+        outputs = _forward(network, self.weights, states)
+        if network.quantiles is None:
+            return outputs
+        values: NDArray[np.float32] = conditional_value_at_risk(outputs, network.cvar)
+        return values
+
+    @property
+    def _table(self) -> TabularQ:
+        edges = tuple(self.weights[f"edges_{i}"] for i in range(len(self.manifest.network.bins)))
+        return TabularQ(Discretiser(edges), self.weights["table"], self.manifest.origin.name)
+
+    def model(self) -> "keras.Model | TabularQ":
+        """The model that this bundle was made of, anew; a network needs Keras."""
+        network = self.manifest.network
+        if network.kind == "tabular":
+            return self._table
+        from models.networks import copy_of, linear_q_network, two_layer_q_network
+
+        if network.kind == "linear":
+            made = copy_of(linear_q_network(network.state_size))
+        else:
+            made = copy_of(
+                two_layer_q_network(
+                    network.state_size,
+                    network.hidden,
+                    dueling=network.dueling,
+                    quantiles=network.quantiles,
+                    layer_norm=network.layer_norm,
+                )
+            )
+        for weight in made.weights:
+            weight.assign(self.weights[weight.path])
+        return made
+
+
+def _network_of(model: "keras.Model", weights: Weights, cvar: float) -> Network:
+    two_layer = model.name == "two_layer"
+    hidden = [weights[f"hidden_{layer}/bias"].shape[0] for layer in (1, 2)] if two_layer else []
+    return Network(
+        kind=model.name,
+        state_size=model.input_shape[-1],
+        hidden=hidden,
+        dueling="value/kernel" in weights,
+        quantiles=model.output_shape[2] if len(model.output_shape) == 3 else None,
+        layer_norm="norm_1/gamma" in weights,
+        cvar=cvar,
+    )
+
+
+def _forward(
+    network: Network, weights: Weights, states: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Outputs of shape (n, 3) or (n, 3, quantiles): what `models/networks.py` builds, in NumPy."""
+    if network.kind == "linear":
+        linear: NDArray[np.float32] = states @ weights["q_values/kernel"]
+        return linear
+    x: NDArray[Any] = states
+    for layer in range(1, len(network.hidden) + 1):
+        x = x @ weights[f"hidden_{layer}/kernel"] + weights[f"hidden_{layer}/bias"]
+        if network.layer_norm:
+            centred = x - x.mean(axis=1, keepdims=True)
+            deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + NORM_EPSILON)
+            x = centred / deviation * weights[f"norm_{layer}/gamma"] + weights[f"norm_{layer}/beta"]
+        x = np.maximum(x, 0)
+
+    def head(name: str, actions: int) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
+        quantiles = network.quantiles
+        return outputs if quantiles is None else outputs.reshape(-1, actions, quantiles)
+
+    if not network.dueling:
+        return head("q_values", ACTIONS)
+    advantage = head("advantage", ACTIONS)
+    return head("value", 1) + (advantage - advantage.mean(axis=1, keepdims=True))

@@ -1,0 +1,209 @@
+"""Sealed folders: a manifest and one file of arrays, whole or not there at all, verified before use.
+
+Checkpoints of a training and bundles of trained models are such folders: `manifest.json`, which a person
+can read, and a safetensors file. The manifest holds the file's size and sha256, every array's type and
+shape, and a sha256 of its own.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 64 * 2**20
+TEMPORARY = ".writing-"  # what a folder's name begins with until it is whole
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Damaged(ValueError):
+    """A folder is not what was sealed. The message names folder, file and fault."""
+
+
+class NotFinite(ValueError):
+    """Arrays hold numbers that are not finite, and are not worth keeping. The message names one."""
+
+
+class Sealed(NamedTuple):
+    """What a folder holds."""
+
+    manifest: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a folder that is there whole or not at all, whatever happens in between.
+
+    It is written under a temporary name beside its own, synced to the disk, renamed, and the folder
+    around it synced. A folder of that name is replaced. Arrays are written as they lie in memory, without
+    a copy.
+
+    Args:
+        folder: to be made; the folders around it are made where they are missing.
+        file: name of the file of arrays in it.
+        arrays: by name.
+        manifest: what is known of them, as JSON has it.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        NotFinite: an array is not finite; nothing was written.
+        OSError: it cannot be written; nothing of it is left.
+    """
+    require_finite(arrays)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f"{TEMPORARY}{folder.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        written = seal_into(temporary, file, arrays, manifest)
+        replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return written
+
+
+def seal_into(
+    folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the two files into a folder that is there, synced; for the rest, see `seal`."""
+    path = folder / file
+    try:
+        save_file({name: _contiguous(array) for name, array in arrays.items()}, path)
+    except SafetensorError as error:  # the disk is full, say
+        raise OSError(f"{path}: {error}") from error
+    _sync(path)
+    table = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    files = {file: {"sha256": sha256_of(path), "bytes": path.stat().st_size}}
+    whole = {**manifest, "files": files, "arrays": table}
+    whole["sha256"] = _digest(whole)
+    (folder / MANIFEST).write_text(json.dumps(whole, indent=1) + "\n")
+    _sync(folder / MANIFEST)
+    _sync(folder)
+    return whole
+
+
+def replace(temporary: Path, folder: Path) -> None:
+    """Gives a whole folder its name, in place of a folder that has it."""
+    old = folder.with_name(f"{TEMPORARY}old-{folder.name}-{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)  # a folder that is not empty cannot be renamed onto
+    temporary.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(folder: Path, file: str) -> dict[str, Any]:
+    """The manifest of a folder, verified but for the arrays.
+
+    Raises:
+        Damaged: it is not what was sealed.
+        OSError: it cannot be read.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise Damaged(f"{folder}: there is no such folder" + _or_link(folder))
+    for entry in sorted(folder.iterdir()):
+        if entry.name not in (MANIFEST, file):
+            raise Damaged(
+                f"{folder}: {entry.name} does not belong here; only {MANIFEST} and {file} do"
+            )
+    for name in (MANIFEST, file):
+        path = folder / name
+        if not path.exists() or not stat.S_ISREG(path.lstat().st_mode):
+            raise Damaged(f"{path}: there is no such file" + _or_link(path))
+    path = folder / MANIFEST
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise Damaged(f"{path}: {path.stat().st_size:,} bytes are too many for a manifest")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path}: this is not JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _digest(manifest):
+        raise Damaged(f"{path}: it does not have the sha256 that it states")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or list(files) != [file]:
+        named = ", ".join(files) if isinstance(files, dict) else "none"
+        raise Damaged(f"{path}: it names the files {named}; it must name {file} alone")
+    return manifest
+
+
+def unseal(folder: Path, file: str) -> Sealed:
+    """What a folder holds; nothing is parsed before its sha256 was compared, and nothing is unpickled.
+
+    Raises:
+        Damaged: it is not what was sealed, or its numbers are not finite.
+        OSError: it cannot be read.
+    """
+    manifest, path = read_manifest(folder, file), folder / file
+    stated = manifest["files"][file]
+    if path.stat().st_size != stated["bytes"]:
+        raise Damaged(f"{path}: {path.stat().st_size:,} bytes; there must be {stated['bytes']:,}")
+    if sha256_of(path) != stated["sha256"]:
+        raise Damaged(f"{path}: it does not have the sha256 that {MANIFEST} states")
+    try:
+        arrays = load_file(path)
+    except SafetensorError as error:
+        raise Damaged(f"{path}: this is not a safetensors file ({error})") from error
+    found = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    for name in sorted(found.keys() | manifest["arrays"].keys()):
+        if found.get(name) != manifest["arrays"].get(name):
+            raise Damaged(
+                f"{path}: {name} is {found.get(name)}; it must be {manifest['arrays'].get(name)}"
+            )
+    try:
+        require_finite(arrays)
+    except NotFinite as error:
+        raise Damaged(f"{path}: {error}") from error
+    return Sealed(manifest, arrays)
+
+
+def require_finite(arrays: Arrays) -> None:
+    """Refuses numbers that are not finite.
+
+    Raises:
+        NotFinite: the first array that holds one.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NotFinite(f"{name} holds numbers that are not finite")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, or a copy where it does not lie in one piece."""
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Of everything in a manifest but this very digest."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _or_link(path: Path) -> str:
+    return "; it is a symbolic link" if path.is_symlink() else ""

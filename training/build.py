@@ -1,0 +1,56 @@
+"""The agents that settings describe."""
+
+from typing import TYPE_CHECKING
+
+from market.table import MarketTable
+from training.agent import Agents
+from training.settings import NetworkSettings, TrainSettings
+from training.tabular import TabularAgents
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build_network(settings: NetworkSettings, state_size: int, seed: int) -> "keras.Model":
+    """The Q-network that settings describe."""
+    from models.networks import linear_q_network, two_layer_q_network
+
+    if settings.kind == "linear":
+        return linear_q_network(state_size, seed)
+    return two_layer_q_network(
+        state_size,
+        settings.hidden,
+        seed,
+        dueling=settings.dueling,
+        quantiles=settings.quantiles,
+        noisy=settings.noisy,
+        layer_norm=settings.layer_norm,
+    )
+
+
+def build_agents(settings: TrainSettings, train: MarketTable, reward_scale: float) -> Agents:
+    """The agents that settings describe, over the training split."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    if settings.network.kind == "tabular":
+        return TabularAgents(
+            train,
+            settings.tabular,
+            settings.learner.gamma,
+            settings.replay.streams,
+            settings.epsilon,
+            seeds,
+            reward_scale,
+            settings.called,
+        )
+    from training.loop import TrainingLoop
+
+    return TrainingLoop(
+        train,
+        [build_network(settings.network, train.state_size, seed) for seed in seeds],
+        settings.learner,
+        settings.replay,
+        settings.epsilon,
+        seeds,
+        reward_scale,
+        settings.network.cvar,
+    )

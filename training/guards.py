@@ -1,0 +1,33 @@
+"""Signs that learning goes wrong while its numbers are still finite."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market.table import MarketTable
+from training.settings import TrainSettings
+
+
+def explained_q(settings: TrainSettings, table: MarketTable, reward_scale: float) -> float:
+    """The largest |Q| that rewards can explain, r_max / (1 - gamma), in learning units.
+
+    r_max is the largest absolute reward of any action out of any position on any bar, liquidation
+    included; Munchausen's target adds its bonus and the entropy of its policy. Infinite for gamma 1.
+    """
+    learner = settings.learner
+    if learner.gamma == 1:
+        return math.inf
+    outcomes = table.outcomes()
+    largest = float(abs(outcomes.net - outcomes.penalty).max() + abs(table.terms.exit_cost).max())
+    largest *= reward_scale
+    if learner.target == "munchausen":
+        largest += learner.munchausen_alpha * abs(learner.munchausen_lowest)
+        largest += learner.munchausen_temperature * math.log(3)
+    return largest / (1 - learner.gamma)
+
+
+def spread_states(table: MarketTable, count: int) -> NDArray[np.float32]:
+    """States from all over a market, in every position, of shape (count or fewer, state_size)."""
+    bars = np.unique(np.linspace(0, len(table) - 1, count).astype(int))
+    return table.states(bars, np.arange(len(bars)) % 3 - 1)

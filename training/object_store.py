@@ -1,0 +1,205 @@
+"""Checkpoints in object storage: any URL that fsspec knows, uploaded in the background.
+
+A checkpoint is there once its manifest is, which is uploaded last; whoever lists a bucket sees no others.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import fsspec
+
+from models.sealed import MANIFEST, TEMPORARY, replace
+from training.faults import BucketError, MissingExtra
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
+
+
+class Bucket:
+    """Folders of folders of files under a URL: `<url>/<run>/<step>/<file>`.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://...`, `abfs://...`, `file:///...`; where to find the server and
+            who we are comes from the environment, as each provider has it.
+
+    Raises:
+        MissingExtra: a package is missing.
+        BucketError: the URL is not one.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        protocol = url.split("://", 1)[0]
+        extra = {"s3a": "s3", "gcs": "gcs", "gs": "gcs", "abfs": "azure", "az": "azure"}
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except ImportError as error:
+            raise MissingExtra(
+                f"checkpoints in {url} need a package that is not installed here ({error}): pip install "
+                f"'qdesk[{extra.get(protocol, protocol)}]'"
+            ) from error
+        except ValueError as error:
+            raise BucketError(
+                f"checkpoints {url}: this is no URL that can be used ({error})"
+            ) from error
+
+    def names(self, *path: str) -> list[str]:
+        """What a folder holds, sorted; nothing where there is no such folder."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls("/".join((self._root, *path)), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted({str(name).rstrip("/").rsplit("/", 1)[-1] for name in found})
+
+    def steps(self, run: str) -> list[str]:
+        """Whole checkpoints of a run, sorted."""
+        return [step for step in self.names(run) if MANIFEST in self.names(run, step)]
+
+    def manifest(self, run: str, step: str) -> dict[str, Any]:
+        """As it stands there, unverified."""
+        loaded: dict[str, Any] = json.loads(self._files.cat_file(self._path(run, step, MANIFEST)))
+        return loaded
+
+    def upload(self, run: str, folder: Path) -> None:
+        """Copies a folder there, its manifest last."""
+        files = sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST)
+        for file in files:
+            self._files.put_file(str(file), self._path(run, folder.name, file.name))
+
+    def download(self, run: str, folder: Path) -> None:
+        """Copies a folder from there; it is here whole or not at all."""
+        temporary = folder.parent / f"{TEMPORARY}{folder.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            for name in self.names(run, folder.name):
+                self._files.get_file(self._path(run, folder.name, name), str(temporary / name))
+            replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def remove(self, run: str, step: str) -> None:
+        """Takes a checkpoint away, its manifest first."""
+        names = sorted(self.names(run, step), key=lambda name: name != MANIFEST)
+        for name in names:
+            self._files.rm_file(self._path(run, step, name))
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((self._root, *parts))
+
+
+class Uploads:
+    """Uploads folders in the background, in their order, again and again until each has arrived.
+
+    Training never waits: where more than `most` folders wait, the oldest of them is left out, and said.
+
+    Args:
+        bucket: where to.
+        run: the folder in it.
+        most: folders that may wait.
+        kept: which steps are to stay in the bucket; asked after each upload.
+        tell: takes a sentence for the user.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        run: str,
+        most: int,
+        kept: Callable[[], set[str]],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._bucket, self._run, self._most = bucket, run, most
+        self._kept, self._tell = kept, tell
+        self._waiting: deque[Path] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failing = False
+        self._thread = threading.Thread(target=self._work, name="uploads", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> set[str]:
+        """Folders that have not arrived yet."""
+        with self._changed:
+            return {folder.name for folder in self._waiting}
+
+    def put(self, folder: Path) -> None:
+        """Has a folder uploaded; it must stay until it is no longer `waiting`."""
+        with self._changed:
+            self._waiting.append(folder)
+            # The first may be on its way right now.
+            left_out = self._waiting[1] if len(self._waiting) > self._most else None
+            if left_out is not None:
+                del self._waiting[1]
+            self._changed.notify_all()
+        if left_out is not None:
+            self._tell(
+                f"{self._bucket.url}: {self._most} checkpoints wait to be uploaded; {left_out.name} is "
+                "left out"
+            )
+
+    def close(self, seconds: float) -> set[str]:
+        """Waits until everything has arrived, at most so long, and returns what has not."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            while self._waiting and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            self._most = 0  # no further attempts
+            self._changed.notify_all()
+            return {folder.name for folder in self._waiting}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(0)
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if not self._waiting or self._most == 0:
+                    return
+                folder = self._waiting[0]
+            try:
+                self._upload(folder)
+            except Exception as error:
+                self._say_once(folder, error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._most == 0, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if self._failing:
+                self._failing = False
+                self._tell(f"{self._bucket.url}: uploads go on with {folder.name}")
+            pause = FIRST_PAUSE
+            with self._changed:
+                self._waiting.popleft()
+                self._changed.notify_all()
+
+    def _upload(self, folder: Path) -> None:
+        self._bucket.upload(self._run, folder)
+        kept = self._kept()
+        for step in self._bucket.steps(self._run):
+            if step not in kept:
+                self._bucket.remove(self._run, step)
+
+    def _say_once(self, folder: Path, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._tell(
+                f"{self._bucket.url}: {folder.name} cannot be uploaded ({reason}); trying again until it "
+                "can, training goes on"
+            )

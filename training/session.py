@@ -1,0 +1,413 @@
+"""One training from start or checkpoint to its end: agents of all seeds, each tracked as a run."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from mlflow.entities import Run
+from numpy.typing import NDArray
+from rich.console import Console
+
+from evaluation.backtest import Backtest, backtest, follow, greedy_choice
+from market.table import MarketTable
+from models.sealed import Arrays, NotFinite
+from training import console as screen
+from training import labels
+from training.agent import Agents, Diverged, Window
+from training.build import build_agents
+from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest
+from training.data import TrainingData
+from training.faults import NoCheckpoint
+from training.guards import explained_q
+from training.keeper import Keeper, Versions, better
+from training.resume import Start
+from training.settings import TrainSettings
+from training.stop import Stop
+from training.tracking import CHECKPOINTS, Store, Tracker, code_version, packed, unpacked
+
+
+class Progress(NamedTuple):
+    """One logged point of agents that learn side by side; lists have an entry for each."""
+
+    step: int  # iterations done
+    windows: list[Window]  # means since the point before
+    iterations_a_second: float  # since the point before, of each agent
+    validations: list[Backtest] | None  # of the greedy policies, where a validation was due
+    largest_q: list[float] | None  # absolute, learning units, in those validations
+
+
+def validate(
+    q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
+) -> Backtest:
+    """The greedy policy of a Q-function over a table."""
+    return backtest(table, follow(greedy_choice(q_values, table)))
+
+
+def learn(
+    agents: Agents,
+    validation: MarketTable,
+    settings: TrainSettings,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Trains until `settings.steps` iterations are done, yielding at every logged point.
+
+    Args:
+        agents: what trains.
+        validation: what the greedy policies are judged on.
+        settings: how long, and how often to log and to judge.
+        stopped: where it says so, training ends, even between two points.
+
+    Raises:
+        Diverged: a metric or a weight is no longer finite.
+    """
+    intervals = settings.log_interval, settings.evaluate_interval
+    agents.compile()  # so that the first window's rate is one of running
+    while (begun_at := agents.iteration) < settings.steps and not stopped():
+        stops = [(begun_at // every + 1) * every for every in intervals]
+        began = time.perf_counter()
+        windows = agents.run(min(*stops, settings.steps) - begun_at, stopped)
+        seconds = time.perf_counter() - began
+        if not windows:
+            return
+        step, results, largest = agents.iteration, None, None
+        if step % settings.evaluate_interval == 0 or step == settings.steps:
+            results, largest = _validate_all(agents, validation)
+        yield Progress(step, windows, (step - begun_at) / seconds, results, largest)
+
+
+def _validate_all(agents: Agents, table: MarketTable) -> tuple[list[Backtest], list[float]]:
+    """The greedy policy of each agent over a table, and the largest of its Q-values."""
+    results, largest = [], []
+    for index in range(len(agents.seeds)):
+        q_values, seen = agents.q_values(index), [0.0]
+
+        def watched(states: NDArray[np.float32]) -> NDArray[Any]:
+            values = q_values(states)  # noqa: B023 - called within this round of the loop
+            seen.append(float(abs(values).max()))  # noqa: B023
+            return values
+
+        results.append(validate(watched, table))
+        largest.append(max(seen))
+    return results, largest
+
+
+class Session:
+    """A training, used as a context.
+
+    Args:
+        settings: of the training.
+        data: what they name.
+        store: to track in.
+        group: of runs.
+        command: what was typed; it stands in each run's description.
+        console: to draw on.
+        start: the checkpoint to go on from, if any.
+
+    Raises:
+        NoCheckpoint: the run to be resumed has ended, or the checkpoint does not fit the settings.
+        CheckpointError: checkpoints cannot be written.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        data: TrainingData,
+        store: Store,
+        group: str,
+        command: str,
+        console: Console,
+        start: Start | None = None,
+    ) -> None:
+        self.settings, self.data, self.store, self.start = settings, data, store, start
+        self._group, self._command, self._console = group, command, console
+        self.market = data.validation[settings.market.fill]
+        self.agents = build_agents(settings, data.train, data.reward_scale)
+        self._explained = explained_q(settings, data.train, data.reward_scale)
+        self.names = [f"{settings.called}-{data.bars.name}-s{seed}" for seed in self.agents.seeds]
+        self._trackers: list[Tracker] = []
+        self._keepers: list[Keeper] = []
+        self._stack = ExitStack()
+        self._ended = self._rolled_back = self._warned = False
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._open()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def run(self, stop: Stop) -> None:
+        """Trains to the end, or until a stop, and saves.
+
+        Raises:
+            Diverged: numbers are no longer finite, and going back was not asked for or did not help.
+        """
+        shown = self.names[0]
+        if len(self.names) > 1:
+            shown += f" to s{self.agents.seeds[-1]}"
+        begun_at = self.agents.iteration
+        with screen.progress(self._console, shown, self.settings.steps, begun_at) as show:
+            while not self._ended and stop.by is None:
+                try:
+                    for point in learn(
+                        self.agents, self.market, self.settings, lambda: stop.by is not None
+                    ):
+                        self._record(point)
+                        show(point.step, point.windows, point.iterations_a_second)
+                        if self._ended:
+                            break
+                except FloatingPointError as error:
+                    self._roll_back(error)
+        if not self._ended:
+            self._save_at_stop()
+
+    def finish(self) -> list[Versions]:
+        """Proposes and draws the best of each seed; nothing where training was stopped at once."""
+        if any(keeper.last is None for keeper in self._keepers):
+            return []
+        return [keeper.finish(name) for keeper, name in zip(self._keepers, self.names, strict=True)]
+
+    def tell(self, sentence: str) -> None:
+        """Shows the user a sentence."""
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def _open(self) -> None:
+        """Makes or finds the runs, and begins where the checkpoint ended, if there is one."""
+        settings, start = self.settings, self.start
+        resumed = start is not None and not settings.fork
+        runs = (
+            [self.store.find_run(run_id) for run_id in start.run_ids] if resumed and start else []
+        )
+        if (
+            resumed
+            and start
+            and start.ended(settings)
+            and all(run is not None and run.info.status == "FINISHED" for run in runs)
+        ):
+            raise NoCheckpoint(
+                f"run {start.run_ids[0]} has ended after {start.checkpoint.step:,} iterations; go on "
+                f"from it as a new run with --fork --steps, above {start.checkpoint.step}"
+            )
+        every = settings.checkpoint_interval
+        self._checkpoints: Checkpoints | None = None
+        if resumed and start and start.lock:
+            opened = Checkpoints(start.lock, settings.checkpoints, every, self.tell)
+            self._checkpoints = self._stack.enter_context(opened)
+        if start is not None:
+            self._require_fits(start.checkpoint)
+        for index, seed in enumerate(self.agents.seeds):
+            self._open_run(index, seed, runs[index] if runs else None)
+        if start is None:
+            self._save(None)
+        elif resumed:
+            self._go_back(start.checkpoint)
+        else:
+            self._fork(start.checkpoint)
+
+    def _open_run(self, index: int, seed: int, found: Run | None) -> None:
+        settings, data, client = self.settings, self.data, self.store.client
+        tags = labels.tags(settings, data, seed, self._group)
+        if found is None:
+            params = {**settings.flat(), "reward_scale": f"{self.agents.reward_scale:.9g}"}
+            params["seed"] = str(seed)
+            about = labels.description(settings, data, seed, self._command)
+            with self.store.create_run(
+                self.names[index], params, {**tags, **self._link(index)}, about
+            ) as made:
+                if self._checkpoints is None:
+                    root = settings.checkpoints.root(settings.mlruns)
+                    lock = RunLock(root / made.info.run_id)
+                    every = settings.checkpoint_interval
+                    opened = Checkpoints(lock, settings.checkpoints, every, self.tell)
+                    self._checkpoints = self._stack.enter_context(opened)
+                client.set_tag(made.info.run_id, CHECKPOINTS, str(self._checkpoints.folder))
+        else:
+            client.update_run(found.info.run_id, status="RUNNING")
+        tracker = self._stack.enter_context(Tracker(self.store, found or made))
+        if found is None:
+            tracker.log_data(data.split.train, settings.bars, "training")
+            tracker.log_data(data.split.validation, settings.bars, "validation")
+        origin = {
+            "name": settings.called,
+            "run_id": tracker.run_id,
+            "seed": seed,
+            "scheme": settings.market.scheme,
+            "features": data.features.schema,
+            "settings": settings.tree(),
+            "data_hash": data.bars.content_hash,
+            "code_version": code_version(),
+        }
+        keeper = Keeper(
+            self.agents, index, data, self.market, settings.network.cvar, tracker, tags, origin
+        )
+        self._trackers.append(tracker)
+        self._keepers.append(keeper)
+
+    def _link(self, index: int) -> dict[str, str]:
+        """Tags that lead from a new run to the one it began with."""
+        if self.start is None:
+            return {}
+        verb = "forked" if self.settings.fork else "continues"
+        parent = self.start.run_ids[min(index, len(self.start.run_ids) - 1)]
+        return {f"{verb}_from": parent, f"{verb}_from_step": str(self.start.checkpoint.step)}
+
+    def _require_fits(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.agents.restore(_part(checkpoint.arrays, "agents/"))
+        except ValueError as error:
+            raise NoCheckpoint(f"{checkpoint.folder}: {error}") from error
+
+    def _record(self, point: Progress) -> None:
+        """Logs a point, registers and saves what is due at it."""
+        step, rate = point.step, point.iterations_a_second
+        for tracker, window in zip(self._trackers, point.windows, strict=True):
+            metrics = {f"train/{key}": value for key, value in window._asdict().items()}
+            metrics["perf/iterations_per_second"] = rate
+            metrics["perf/env_steps_per_second"] = rate * self.settings.replay.streams
+            tracker.log(metrics, step)
+        score = None
+        if point.validations is not None and point.largest_q is not None:
+            self._guard(step, point.largest_q)
+            self._ended = step == self.settings.steps or self._out_of_patience(point)
+            for keeper, validation in zip(self._keepers, point.validations, strict=True):
+                keeper.judge(step, validation, self._ended)
+            returns = [result.measures["net_return"] for result in point.validations]
+            score = float(np.mean(returns))
+        if self._ended or self.checkpoints.due(step, score):
+            self._save(score)
+
+    def _guard(self, step: int, largest_q: Sequence[float]) -> None:
+        """Warns where Q-values are beyond what rewards can explain."""
+        shares = [largest / self._explained for largest in largest_q]
+        for tracker, share in zip(self._trackers, shares, strict=True):
+            tracker.log({"guard/q_over_explained": share}, step)
+        if max(shares) > 1 and not self._warned:
+            self._warned = True
+            self.tell(
+                f"warning: by iteration {step} a Q-value is {max(shares):.3g} times the largest that "
+                "rewards can explain, r_max / (1 - gamma); see guard/q_over_explained"
+            )
+
+    def _out_of_patience(self, point: Progress) -> bool:
+        if self.settings.patience is None or point.validations is None:
+            return False
+        wait = self.settings.patience * self.settings.evaluate_interval
+        pairs = zip(self._keepers, point.validations, strict=True)
+        return all(
+            keeper.best is not None
+            and not better(validation, keeper.best.validation)
+            and point.step - keeper.best.step >= wait
+            for keeper, validation in pairs
+        )
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this training."""
+        assert self._checkpoints is not None
+        return self._checkpoints
+
+    def _save(self, score: float | None) -> None:
+        """Saves a checkpoint; where that fails training goes on, and the one before stays."""
+        step = self.agents.iteration
+        arrays = {f"agents/{name}": array for name, array in self.agents.state().items()}
+        kept, metrics = [], []
+        for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
+            tracker.flush()  # what a checkpoint knows, the store has
+            names, history = packed(tracker.history)
+            known, held = keeper.state()
+            arrays |= {f"metrics/{index}/{name}": array for name, array in history.items()}
+            arrays |= {f"kept/{index}/{name}": array for name, array in held.items()}
+            metrics.append(names)
+            kept.append(known)
+        manifest = {
+            "run_ids": [tracker.run_id for tracker in self._trackers],
+            "settings": self.settings.tree(),
+            "checkpoints": self.settings.checkpoints.model_dump(mode="json"),
+            **labels.identity(self.data),
+            "code_version": code_version(),
+            "ended": self._ended,
+            "rolled_back": self._rolled_back,
+            "metrics": metrics,
+            "kept": kept,
+        }
+        try:
+            self.checkpoints.save(step, arrays, manifest, score)
+        except NotFinite as error:
+            raise Diverged(f"training diverged by iteration {step}: {error}") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.tell(
+                f"warning: no checkpoint of iteration {step}: {self.checkpoints.folder} cannot be "
+                f"written ({reason}); training goes on, those before it are as they were"
+            )
+
+    def _save_at_stop(self) -> None:
+        """Saves the very state that a signal stopped training in, and registers what was learned."""
+        step = self.agents.iteration
+        if step and (self.start is None or step > self.start.checkpoint.step):
+            self._save(None)
+        if step:
+            results, _ = _validate_all(self.agents, self.market)
+            for keeper, validation in zip(self._keepers, results, strict=True):
+                keeper.keep_at_stop(step, validation)
+        for tracker in self._trackers:
+            tracker.killed()
+
+    def _go_back(self, checkpoint: Checkpoint) -> None:
+        """Makes everything what it was at a checkpoint."""
+        manifest, arrays = checkpoint.manifest, checkpoint.arrays
+        self.agents.restore(_part(arrays, "agents/"))
+        for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
+            history = unpacked(manifest["metrics"][index], _part(arrays, f"metrics/{index}/"))
+            tracker.go_back(history)
+            keeper.restore(manifest["kept"][index], _part(arrays, f"kept/{index}/"))
+        self._ended = manifest["ended"]
+        self._rolled_back = manifest["rolled_back"]
+
+    def _fork(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint as another run, under settings of its own."""
+        state = dict(_part(checkpoint.arrays, "agents/"))
+        state["window/began"] = np.array(checkpoint.step)
+        state["window/sums"] = np.zeros_like(state["window/sums"])
+        self.agents.restore(state)
+        if self.settings.network.kind != "tabular":
+            rate = self.settings.learner.learning_rate
+            if rate != checkpoint.manifest["settings"]["learner"]["learning_rate"]:
+                self.agents.set_learning_rate(rate)
+        self._save(None)
+
+    def _roll_back(self, error: FloatingPointError) -> None:
+        """Goes back to the last checkpoint with half the learning rate, once.
+
+        Raises:
+            Diverged: it was done before, or is not asked for.
+        """
+        at = self.agents.iteration
+        if self.settings.on_divergence != "rollback" or self._rolled_back:
+            again = ", again after going back to a checkpoint" if self._rolled_back else ""
+            raise Diverged(f"{error}{again}") from error
+        checkpoint = newest(self.checkpoints.folder, None, self.tell)
+        self._go_back(checkpoint)
+        rate = self.agents.learning_rate / 2
+        self.agents.set_learning_rate(rate)
+        self._rolled_back = True
+        said = f"from iteration {at} to {checkpoint.step}, learning rate now {rate:g}"
+        for tracker in self._trackers:
+            tracker.client.set_tag(tracker.run_id, "rolled_back", said)
+        self.tell(f"warning: {error}; went back {said}")
+        self._save(None)
+
+
+def _part(arrays: Arrays, prefix: str) -> Mapping[str, NDArray[Any]]:
+    """The arrays under a prefix, without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

@@ -25,6 +25,7 @@ USAGE = """usage: qdesk COMMAND [OPTIONS]
 commands:
   train    train Q-networks or tables on bars, track them, register their checkpoints
   data     make event logs into bars; check either
+  models   list, compare, verify, promote and roll back what was trained
 
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
 
@@ -129,6 +130,22 @@ def _data(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, handler)
 
 
+def _models(arguments: list[str]) -> int:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if find_spec("mlflow") is None:
+        return _fail("qdesk models needs mlflow, not installed here: pip install mlflow", 3)
+    from rich.console import Console
+
+    from models.console import models
+    from models.promotion import NoVersion
+    from models.sealed import Damaged
+
+    try:
+        return models(arguments, Console())
+    except (NoVersion, Damaged) as error:
+        return _fail(str(error), 2)
+
+
 class _Terminated(BaseException):
     """SIGTERM came."""
 
@@ -171,7 +188,7 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-COMMANDS = {"train": _train, "data": _data}
+COMMANDS = {"train": _train, "data": _data, "models": _models}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,14 @@
 """Trainings killed with SIGKILL at random moments and resumed, against one that was left alone.
 
-`python -m benchmarks.kills` (`make study-kills`) kills each variant 50 times, wherever it is then: loading,
+`python -m benchmarks.kills` (`make study-kills`) kills each variant 50 times, wherever it is then:
 compiling, training, registering, writing a checkpoint. A training that comes to its end in between is
 compared and the next one begun. The last is left to end.
 """
 
 import argparse
 import hashlib
-import random
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
@@ -46,9 +48,7 @@ def resuming(store: Path) -> list[str]:
 
 def killed(command: list[str], seconds: float) -> bool:
     """Runs a command and kills it so long after its first line; returns whether it was still alive."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:
         if "iterations" not in (first := process.stdout.readline()):
@@ -125,11 +125,12 @@ def study(variant: str, steps: int, kills: int, folder: Path, seed: int) -> dict
         How many trainings it took, how many kills fell into the writing of a checkpoint, and how many of
         the trainings differ from the one that was left alone, by part of the fingerprint.
     """
-    draw = random.Random(seed)
+    draw = np.random.default_rng(seed)
     alone = folder / "alone"
     subprocess.run(training(variant, steps, alone), check=True, capture_output=True)
     expected = fingerprint(alone)
     result: dict[str, Any] = {"kills": 0, "trainings": 0, "while_writing": 0, "differ": {}}
+    ended = False
     while result["kills"] < kills or not ended:
         store = folder / f"killed-{result['trainings']}"
         if not any((store / "checkpoints").glob("*/step-*")):
@@ -154,7 +155,7 @@ def study(variant: str, steps: int, kills: int, folder: Path, seed: int) -> dict
 def table(result: dict[str, Any]) -> str:
     """The committed figures in Markdown."""
     lines = [
-        "| preset | kills | while a checkpoint was written | trainings | that differ |",
+        "| preset | kills | of these while a checkpoint was written | trainings | that differ |",
         "|---|---|---|---|---|",
     ]
     for name, row in result["variants"].items():
@@ -162,21 +163,26 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"| `{name}` | {row['kills']} | {row['while_writing']} | {row['trainings']} | {differ} |"
         )
-    return "\n".join(lines) + f"\n\n{record.where(result)}"
+    return "\n".join(lines) + f"\n\n{result['cpu']}, {result['time'][:10]}."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--only", choices=SHORT, help="one variant")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=50, help="of each preset")
+    parser.add_argument("--only", choices=SHORT, help="one preset; with --save beside the others")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--save", action="store_true", help="commit the figures to the documents")
     options = parser.parse_args()
-    variants = {}
+    result = {**record.machine(os.getloadavg()[0]), "seed": options.seed, "variants": {}}
+    if options.only:
+        result["variants"] = json.loads((record.RESULTS / "kills.json").read_text())["variants"]
     for name in [options.only] if options.only else SHORT:
         with tempfile.TemporaryDirectory() as folder:
-            variants[name] = study(name, SHORT[name], options.kills, Path(folder), options.seed)
-        print(name, variants[name], flush=True)
+            row = study(name, SHORT[name], options.kills, Path(folder), options.seed)
+        result["variants"][name] = row
+        print(name, row, flush=True)
+    if options.save:
+        record.save("kills", result, table(result), record.CHECKPOINTS)
 
 
 if __name__ == "__main__":

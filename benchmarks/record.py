@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 ALGORITHMS = HERE.parent / "docs/algorithms.md"
+CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
 
 
 def machine(load_before: float) -> dict[str, Any]:

@@ -77,25 +77,24 @@ def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -
 def seal_into(
     folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes the two files into a folder that is there, synced; for the rest, see `seal`."""
+    """Writes the two files into a folder that is there; for the rest, see `seal`."""
     path = folder / file
     try:
         save_file({name: _contiguous(array) for name, array in arrays.items()}, path)
     except SafetensorError as error:  # the disk is full, say
         raise OSError(f"{path}: {error}") from error
-    _sync(path)
     table = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
     files = {file: {"sha256": sha256_of(path), "bytes": path.stat().st_size}}
     whole = {**manifest, "files": files, "arrays": table}
     whole["sha256"] = _digest(whole)
     (folder / MANIFEST).write_text(json.dumps(whole, indent=1) + "\n")
-    _sync(folder / MANIFEST)
-    _sync(folder)
     return whole
 
 
 def replace(temporary: Path, folder: Path) -> None:
-    """Gives a whole folder its name, in place of a folder that has it."""
+    """Gives a whole folder its name, in place of a folder that has it, once it is on the disk."""
+    for path in (*temporary.iterdir(), temporary):
+        _sync(path)
     old = folder.with_name(f"{TEMPORARY}old-{folder.name}-{os.getpid()}")
     if folder.exists():
         folder.rename(old)  # a folder that is not empty cannot be renamed onto

@@ -184,12 +184,20 @@ def with_nan(folder: Path) -> None:
     restated(folder)
 
 
+def not_json(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(b"\x80{")
+
+
+def with_code(folder: Path) -> None:
+    (folder / "hook.py").write_text("raise SystemExit")
+
+
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit in the weights": (flip_weight, "does not have the sha256"),
     "a changed manifest": (flip_manifest, "does not have the sha256 that it states"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "manifest.json: there is no such file"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "weights.safetensors: there is no such file"),
-    "not JSON": (lambda f: (f / MANIFEST).write_bytes(b"\x80{"), "this is not JSON"),
+    "not JSON": (not_json, "this is not JSON"),
     "other shapes": (
         resealed(lambda m, a: a.update({"hidden_1/bias": np.zeros(9, np.float32)})),
         r"hidden_1/bias is float32 \(9,\); it must be float32 \(8,\)",
@@ -221,7 +229,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "a link as folder": (linked_folder, "symbolic link"),
     "a path out of the folder": (climbing, "names the files ../outside.safetensors"),
     "a file that does not belong": (
-        lambda f: (f / "hook.py").write_text("raise SystemExit"),
+        with_code,
         "hook.py does not belong here",
     ),
     "a manifest of gigabytes": (

@@ -78,7 +78,9 @@ def test_registered_is_a_copy_without_optimizer(store: Store) -> None:
     kept = Bundle.load(Path(artifacts) / "bundle")
     assert kept.sha256 == hashes["bundle_sha256"]
     assert (kept.weights["q_values/kernel"] == network.get_weights()[0]).all()
-    assert find_version(store.client, tracker.run_id, bundle).version == version.version
+    found = find_version(store.client, tracker.run_id, bundle)
+    assert found is not None
+    assert found.version == version.version
     assert find_version(store.client, tracker.run_id, bundle_of(linear_q_network(3, 2))) is None
     assert version.name == "qdesk-linear"
 

@@ -1,0 +1,235 @@
+"""What `qdesk models` does and says in the terminal."""
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from models.bundle import Bundle
+from models.promotion import NoVersion, history, load_bundle, promote, resolve, rollback
+from models.registry import model_id_of
+
+
+def models(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk models ...` and returns its exit code.
+
+    Raises:
+        NoVersion: there is no such model, version, alias or store.
+        Damaged: a bundle cannot be trusted.
+        SystemExit: bad arguments, or `--help`.
+    """
+    options = parser().parse_args(arguments)
+    client = _client(options.tracking_uri, options.mlruns)
+    commands = {
+        "list": _list,
+        "show": _show,
+        "compare": _compare,
+        "promote": _promote,
+        "rollback": _rollback,
+        "verify": _verify,
+    }
+    commands[options.command](client, options, console)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk models`."""
+    whole = argparse.ArgumentParser(
+        prog="qdesk models", description="Registered models: what there is, and which may trade."
+    )
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument(
+        "--mlruns", type=Path, default=Path("mlruns"), help="folder of the tracking data"
+    )
+    store.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        help="of an MLflow server, in place of --mlruns (default: MLFLOW_TRACKING_URI)",
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, about: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, parents=[store])
+
+    add("list", "all models, with their versions' aliases")
+    show = add("show", "a model's versions and who moved its champion, or one version")
+    show.add_argument("name")
+    show.add_argument("version", nargs="?", help="a number or an alias")
+    compare = add("compare", "versions side by side: what they did, and settings that differ")
+    compare.add_argument("name")
+    compare.add_argument("versions", nargs="+", metavar="version")
+    for name, about in (
+        ("promote", "make a version the champion, the model that may trade"),
+        ("rollback", "make the previous champion the champion again"),
+    ):
+        move = add(name, about)
+        move.add_argument("name")
+        if name == "promote":
+            move.add_argument("version", help="a number or an alias")
+        move.add_argument("--reason", required=True, help="why; it stands in the record")
+        move.add_argument("--by", help="who, for the record (default: user@host)")
+    verify = add("verify", "check a version's bundle: hashes, shapes, golden Q-values")
+    verify.add_argument("name")
+    verify.add_argument("version", help="a number or an alias")
+    return whole
+
+
+def _client(tracking_uri: str | None, mlruns: Path) -> MlflowClient:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if tracking_uri is None:
+        store = mlruns.resolve() / "mlflow.db"
+        if not store.exists():
+            raise NoVersion(f"mlruns {mlruns}: there is no store here; `qdesk train` makes one")
+        tracking_uri = f"sqlite:///{store}"
+    mlflow.set_tracking_uri(tracking_uri)
+    return MlflowClient()
+
+
+def _list(client: MlflowClient, _: argparse.Namespace, console: Console) -> None:
+    table = _table("model", "versions", "champion", "previous", "candidate", "newest on")
+    for model in client.search_registered_models():
+        aliases: Mapping[str, Any] = model.aliases
+        named = [
+            f"v{aliases[alias]}" if alias in aliases else "-"
+            for alias in ("champion", "previous_champion", "candidate")
+        ]
+        versions = _versions(client, model.name)
+        newest = versions[0].tags.get("bars", "-") if versions else "-"
+        table.add_row(model.name, str(len(versions)), *named, newest)
+    console.print(table)
+
+
+def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    moves = history(client, options.name)
+    if options.version is not None:
+        version = resolve(client, options.name, options.version)
+        _show_version(version, load_bundle(client, version), console)
+        return
+    model = client.get_registered_model(options.name)
+    table = _table("version", "alias", "net return", "bars", "algorithm", "step", "seed", "run")
+    for version in _versions(client, options.name):
+        tags = version.tags
+        net_return = f"{float(tags['net_return']):+.1%}" if "net_return" in tags else "-"
+        known = [tags.get(name, "-") for name in ("bars", "algorithm", "step", "seed")]
+        aliases = ", ".join(_aliases_of(model, version))
+        table.add_row(f"v{version.version}", aliases, net_return, *known, str(version.run_id)[:8])
+    console.print(table)
+    console.print("net return: on the validation bars that each version was chosen on\n")
+    if not moves:
+        console.print("no champion yet: `qdesk models promote` makes one")
+    for move in moves:
+        before = f" in place of v{move.before}" if move.before else ""
+        console.print(
+            escape(
+                f"{move.when[:19]} {move.kind} v{move.version}{before} by {move.who}: {move.why}"
+            ),
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> None:
+    grid = Table.grid(padding=(0, 2))
+    origin, network = bundle.manifest.origin, bundle.manifest.network
+    features = [feature["name"] for feature in origin.features["features"]]
+    size = sum(array.size for array in bundle.weights.values())
+    rows = {
+        "version": f"{version.name} v{version.version}",
+        "said of it": version.description or "",
+        "trained": f"{origin.step:,} iterations, seed {origin.seed}, run {origin.run_id}",
+        "network": f"{network.kind}, {size:,} weights",
+        "features": ", ".join(features),
+        "actions": f"scheme {origin.scheme}",
+        "data": origin.data_hash,
+        "code": origin.code_version,
+        "bundle": f"{bundle.sha256}",
+        "verified": f"hashes, shapes, {len(bundle.manifest.golden.states)} golden states",
+    }
+    for name, text in rows.items():
+        grid.add_row(name, escape(text))
+    console.print(grid)
+
+
+def _compare(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    versions = [resolve(client, options.name, which) for which in options.versions]
+    table = _table("", *(f"v{version.version}" for version in versions))
+    columns = [_known(client, version) for version in versions]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        cells = [column.get(name, "-") for column in columns]
+        if len(set(cells)) > 1 or name.startswith("eval/") or name == "step":
+            table.add_row(name, *map(escape, cells))
+    console.print(table)
+    console.print("settings that all share are left out")
+
+
+def _known(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
+    """What a version was trained with and did, by name."""
+    bundle = load_bundle(client, version)
+    logged = client.get_logged_model(model_id_of(version))
+    figures = {metric.key: f"{metric.value:+.4g}" for metric in logged.metrics or []}
+    origin = bundle.manifest.origin
+    known = {"step": f"{origin.step:,}", "seed": str(origin.seed), "data": origin.data_hash[:12]}
+    known |= {"code": origin.code_version[:12], "run": origin.run_id[:8]}
+    return {**known, **dict(sorted(figures.items())), **dict(_flat(origin.settings))}
+
+
+def _promote(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    made = promote(client, options.name, options.version, options.reason, options.by)
+    before = f" in place of v{made.before}" if made.before else ""
+    console.print(f"{options.name}@champion is v{made.version}{before}", highlight=False)
+
+
+def _rollback(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    made = rollback(client, options.name, options.reason, options.by)
+    console.print(
+        f"{options.name}@champion is v{made.version} again, in place of v{made.before}",
+        highlight=False,
+    )
+
+
+def _verify(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    version = resolve(client, options.name, options.version)
+    bundle = load_bundle(client, version)
+    console.print(
+        f"{version.name} v{version.version} is good: hashes, schema, shapes, finite weights, "
+        f"{len(bundle.manifest.golden.states)} golden states",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Newest first."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def _aliases_of(model: RegisteredModel, version: ModelVersion) -> list[str]:
+    aliases: Mapping[str, Any] = model.aliases
+    return [alias for alias, number in aliases.items() if str(number) == str(version.version)]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", "none" if value is None else json.dumps(value).strip('"')
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,191 @@
+"""The model to trade with at start-up: the last one known to be good, whatever else is down.
+
+champion -> previous champion -> the copy that was verified last on this machine -> none. Each step down
+is reported. Nothing here loads TensorFlow; MLflow is loaded only once its store has answered.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlparse
+
+from models.bundle import Bundle
+from models.sealed import TEMPORARY, Damaged, replace
+
+PROBE_SECONDS = 0.5  # what a store is given to say that it is there
+REQUEST_SECONDS = 5  # what it is given for each answer after that
+KEPT = 3  # verified copies in the cache
+INDEX = "last_good.json"
+
+
+class LastGood(NamedTuple):
+    """What was found."""
+
+    bundle: Bundle | None
+    version: str | None
+    source: str  # champion, previous_champion, cache or none
+    steps_down: list[str]  # what was not good before this, in order
+
+
+def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) -> LastGood:
+    """The best model that can be trusted now.
+
+    Args:
+        name: of the registered model.
+        cache_dir: where verified copies are kept, for times when nothing else is there.
+        tracking_uri: of MLflow; by default MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` here.
+
+    Returns:
+        A verified bundle, or none; never an exception for something that is down or damaged.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    cache, steps = _Cache(cache_dir / name), []
+    silent = _silent(uri)
+    if silent is not None:
+        steps.append(f"MLflow at {uri} cannot be reached ({silent})")
+    else:
+        with _impatient():
+            for alias in ("champion", "previous_champion"):
+                try:
+                    bundle, version = _of_registry(name, alias, uri, cache)
+                except Exception as error:
+                    steps.append(
+                        f"{alias}: {str(error).splitlines()[0] if str(error) else error!r}"
+                    )
+                else:
+                    return LastGood(bundle, version, alias, steps)
+    for version, folder, sha256 in cache.newest_first():
+        try:
+            return LastGood(cache.load(folder, sha256), version, "cache", steps)
+        except (Damaged, OSError) as error:
+            steps.append(f"cached v{version}: {error}")
+    steps.append(f"no verified copy of {name} in {cache.folder}")
+    return LastGood(None, None, "none", steps)
+
+
+def _of_registry(name: str, alias: str, uri: str, cache: "_Cache") -> tuple[Bundle, str]:
+    from mlflow import MlflowClient
+
+    from models.promotion import load_bundle, resolve
+
+    client = MlflowClient(uri, uri)
+    version = resolve(client, name, alias)
+    number, sha256 = str(version.version), str(version.tags.get("bundle_sha256"))
+    with suppress(Damaged, OSError):  # the very same is here already
+        return cache.load(cache.folder_of(number, sha256), sha256), number
+    return cache.fill(number, lambda into: load_bundle(client, version, into)), number
+
+
+class _Cache:
+    """Verified copies of a model's bundles, and a list of them, the newest first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def folder_of(self, version: str, sha256: str) -> Path:
+        return self.folder / f"v{version}-{sha256[:16]}"
+
+    def load(self, folder: Path, sha256: str) -> Bundle:
+        bundle = Bundle.load(folder)
+        if bundle.sha256 != sha256:
+            raise Damaged(f"{folder}: its sha256 is {bundle.sha256}; it was {sha256}")
+        return bundle
+
+    def newest_first(self) -> list[tuple[str, Path, str]]:
+        """Version, folder and sha256 of each copy; nothing where there is no readable list."""
+        try:
+            listed = json.loads((self.folder / INDEX).read_text())
+            return [
+                (
+                    str(each["version"]),
+                    self.folder_of(each["version"], each["sha256"]),
+                    each["sha256"],
+                )
+                for each in listed
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def fill(self, version: str, load: Callable[[Path | None], Bundle]) -> Bundle:
+        """Loads a bundle, leaving a copy here; without one where this cannot be written."""
+        temporary = self.folder / f"{TEMPORARY}v{version}-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+        except OSError:
+            return load(None)
+        try:
+            bundle = load(temporary)
+            with suppress(OSError):
+                self._keep(temporary, version, str(bundle.sha256))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return bundle
+
+    def _keep(self, temporary: Path, version: str, sha256: str) -> None:
+        others = [each for each in self.newest_first() if (each[0], each[2]) != (version, sha256)]
+        replace(temporary, self.folder_of(version, sha256))
+        listed = [{"version": version, "sha256": sha256}]
+        listed += [{"version": each[0], "sha256": each[2]} for each in others[: KEPT - 1]]
+        index = self.folder / f"{TEMPORARY}{INDEX}-{os.getpid()}"
+        index.write_text(json.dumps(listed) + "\n")
+        index.replace(self.folder / INDEX)
+        for _, old, _ in others[KEPT - 1 :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _silent(uri: str) -> str | None:
+    """Why a store does not answer, found out quickly; None where it does."""
+    if uri.startswith("sqlite:"):
+        path = quote(unquote(urlparse(uri).path).removeprefix("/"))
+        try:
+            opened = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PROBE_SECONDS)
+            with closing(opened) as store:
+                store.execute("select count(*) from alembic_version")
+        except sqlite3.Error as error:
+            return str(error)
+        return None
+    if not uri.startswith(("http://", "https://")):
+        return None
+    answer: list[str | None] = [f"no answer within {PROBE_SECONDS} s"]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310
+                answer[0] = None
+        except urllib.error.HTTPError:
+            answer[0] = None  # someone answers; whether with what we need, the client finds out
+        except (OSError, ValueError) as error:
+            answer[0] = str(getattr(error, "reason", error))
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking a name up has no time limit
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answer[0]
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Has MLflow's client give up at once instead of asking for minutes."""
+    wanted: dict[str, Any] = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,209 @@
+"""Which version may trade: `champion` and `previous_champion`, and who moved them when and why.
+
+Every move stands as a tag of the registered model, `promotion/<time>`, written before the aliases move: a
+champion without a record cannot come about.
+"""
+
+import getpass
+import json
+import platform
+import shutil
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from models.bundle import Bundle
+from models.registry import BUNDLE, CANDIDATE, NO_ALIAS, model_id_of
+from models.sealed import Damaged
+
+CHAMPION, PREVIOUS = "champion", "previous_champion"
+ALIASES = (CHAMPION, PREVIOUS, CANDIDATE)
+RECORD = "promotion/"
+
+
+class NoVersion(ValueError):
+    """There is no such model, version or alias. The message names it and what there is."""
+
+
+class Promotion(NamedTuple):
+    """One move of the champion."""
+
+    when: str  # ISO 8601, UTC
+    who: str
+    why: str
+    kind: str  # promote or rollback
+    version: str  # champion from then on
+    before: str | None  # champion until then
+
+
+def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
+    """A version by number or alias.
+
+    Raises:
+        NoVersion: there is none such.
+    """
+    try:
+        if which.isdigit():
+            return client.get_model_version(name, which)
+        return client.get_model_version_by_alias(name, which.removeprefix("@"))
+    except MlflowException as error:
+        if error.error_code not in NO_ALIAS:
+            raise
+        raise NoVersion(f"{name}: there is no version {which}; see `qdesk models list`") from error
+
+
+def champion(client: MlflowClient, name: str, alias: str = CHAMPION) -> ModelVersion | None:
+    """The version that an alias stands for, if any."""
+    with suppress(NoVersion):
+        return resolve(client, name, alias)
+    return None
+
+
+def load_bundle(client: MlflowClient, version: ModelVersion, into: Path | None = None) -> Bundle:
+    """The verified bundle of a version; it must be the very one that was registered.
+
+    Args:
+        client: of the registry.
+        version: whose.
+        into: a folder to leave a copy in, which must not be there yet.
+
+    Raises:
+        Damaged: it cannot be trusted.
+    """
+    location = str(client.get_logged_model(model_id_of(version)).artifact_location)
+    where = f"{location}/{BUNDLE}"
+    with TemporaryDirectory() as folder:
+        copy = into or Path(folder) / BUNDLE
+        try:
+            _copy(where, copy, client.tracking_uri)
+            bundle = Bundle.load(copy)
+        except (MlflowException, OSError) as error:
+            raise Damaged(f"{where}: cannot be read ({error})") from error
+        except Damaged as error:
+            raise Damaged(str(error).replace(str(copy), where)) from error
+    stated = version.tags.get("bundle_sha256")
+    if bundle.sha256 != stated:
+        raise Damaged(f"{where}: its sha256 is {bundle.sha256}, but {stated} was registered")
+    return bundle
+
+
+def _copy(where: str, folder: Path, tracking_uri: str) -> None:
+    """Copies what there is, links as links, so that they are refused."""
+    url = urlparse(where)
+    if url.scheme in ("", "file"):
+        shutil.copytree(url2pathname(url.path), folder, symlinks=True)
+    else:
+        with TemporaryDirectory() as temporary:
+            path = mlflow.artifacts.download_artifacts(
+                where, dst_path=temporary, tracking_uri=tracking_uri
+            )
+            shutil.copytree(path, folder, symlinks=True)
+
+
+def promote(
+    client: MlflowClient, name: str, which: str, why: str, who: str | None = None
+) -> Promotion:
+    """Makes a version the champion, once its bundle was verified; the one before is `previous_champion`.
+
+    Args:
+        client: of the registry.
+        name: of the registered model.
+        which: a version's number or alias.
+        why: for the record.
+        who: for the record; by default the user and the host.
+
+    Raises:
+        NoVersion: there is none such, or it is the champion already.
+        Damaged: its bundle cannot be trusted. Nothing was moved.
+    """
+    version, now = resolve(client, name, which), champion(client, name)
+    if now is not None and now.version == version.version:
+        raise NoVersion(f"{name}: v{version.version} is the champion already")
+    load_bundle(client, version)
+    before = None if now is None else str(now.version)
+    made = _record(client, name, "promote", str(version.version), before, why, who)
+    if before is not None:
+        client.set_registered_model_alias(name, PREVIOUS, before)
+    client.set_registered_model_alias(name, CHAMPION, made.version)
+    return made
+
+
+def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) -> Promotion:
+    """Makes the previous champion the champion again, once its bundle was verified.
+
+    `previous_champion` becomes the one that it had replaced, by the record, so that one can roll back
+    further; where there was none, the alias goes.
+
+    Raises:
+        NoVersion: there is none to go back to.
+        Damaged: its bundle cannot be trusted. Nothing was moved.
+    """
+    now, back = champion(client, name), champion(client, name, PREVIOUS)
+    if now is None or back is None:
+        missing = "champion" if now is None else "previous champion to go back to"
+        raise NoVersion(f"{name}: there is no {missing}; see `qdesk models show {name}`")
+    load_bundle(client, back)
+    further = _before(client, name, str(back.version))
+    made = _record(client, name, "rollback", str(back.version), str(now.version), why, who)
+    client.set_registered_model_alias(name, CHAMPION, made.version)
+    if further is not None:
+        client.set_registered_model_alias(name, PREVIOUS, further)
+    else:
+        client.delete_registered_model_alias(name, PREVIOUS)
+    return made
+
+
+def history(client: MlflowClient, name: str) -> list[Promotion]:
+    """All moves of the champion, oldest first.
+
+    Raises:
+        NoVersion: there is no such model.
+    """
+    try:
+        tags = client.get_registered_model(name).tags
+    except MlflowException as error:
+        if error.error_code not in NO_ALIAS:
+            raise
+        raise NoVersion(f"{name}: there is no such model; see `qdesk models list`") from error
+    return [Promotion(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(RECORD)]
+
+
+def _before(client: MlflowClient, name: str, version: str) -> str | None:
+    """The champion that a version had replaced when it was promoted last, if it is still there."""
+    for move in reversed(history(client, name)):
+        if move.kind == "promote" and move.version == version and move.before is not None:
+            with suppress(NoVersion):
+                return str(resolve(client, name, move.before).version)
+            return None
+    return None
+
+
+def _record(
+    client: MlflowClient,
+    name: str,
+    kind: str,
+    version: str,
+    before: str | None,
+    why: str,
+    who: str | None,
+) -> Promotion:
+    when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    made = Promotion(when, who or _user(), why, kind, version, before)
+    client.set_registered_model_tag(name, f"{RECORD}{when}", json.dumps(made._asdict()))
+    return made
+
+
+def _user() -> str:
+    user: Any = "unknown"
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        user = getpass.getuser()
+    return f"{user}@{platform.node()}"

@@ -26,6 +26,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from benchmarks import record
 from models.sealed import TEMPORARY
 from training.checkpoint import newest
+from training.tracking import CHECKPOINTS
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SHORT = {"linear": 20_000, "two_layer": 20_000, "rainbow": 20_000, "tabular": 10_000}
@@ -92,7 +93,7 @@ def fingerprint(store: Path) -> dict[str, Any]:
         if tag != "equity_validation"
         for event in events.Tensors(tag)
     ]
-    arrays = newest(store / "checkpoints" / run.info.run_id, None, print).arrays
+    arrays = newest(Path(run.data.tags[CHECKPOINTS]), None, print).arrays
     state = hashlib.sha256()
     for name in sorted(arrays):
         if name.split("/")[0] in ("agents", "kept"):

@@ -122,7 +122,7 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
         tags = version.tags
         net_return = f"{float(tags['net_return']):+.1%}" if "net_return" in tags else "-"
         known = [tags.get(name, "-") for name in ("bars", "algorithm", "step", "seed")]
-        aliases = ", ".join(_aliases_of(model, version))
+        aliases = "\n".join(_aliases_of(model, version))
         table.add_row(f"v{version.version}", aliases, net_return, *known, str(version.run_id)[:8])
     console.print(table)
     console.print("net return: on the validation bars that each version was chosen on\n")
@@ -231,5 +231,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in {"alias", "step", "net return"})
     return table

@@ -88,6 +88,7 @@ def seal_into(
     whole = {**manifest, "files": files, "arrays": table}
     whole["sha256"] = _digest(whole)
     (folder / MANIFEST).write_text(json.dumps(whole, indent=1) + "\n")
+    shutil.copymode(folder / MANIFEST, path)  # safetensors lets nobody else read what it writes
     return whole
 
 

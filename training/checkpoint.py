@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.sealed import TEMPORARY, Arrays, Damaged, read_manifest, seal, unseal
+from models.sealed import MANIFEST, TEMPORARY, Arrays, Damaged, read_manifest, seal, unseal
 from training.faults import CheckpointError, InUse, NoCheckpoint
 from training.object_store import Bucket, Uploads
 
@@ -239,8 +239,10 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
                 return Checkpoint.load(folder / name)
             except Damaged as error:
                 tell(f"damaged: {error}{_set_aside(folder / name) if aside else ''}")
+            except OSError as error:
+                tell(f"{folder / name}: cannot be read ({error.strerror}); it stays where it is")
         if name in there and bucket is not None:
-            bucket.download(folder.name, folder / name)
+            bucket.download(folder.name, folder / name, (STATE, MANIFEST))
             try:
                 return Checkpoint.load(folder / name)
             except Damaged as error:

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,7 +37,8 @@ class Bucket:
         protocol = url.split("://", 1)[0]
         extra = {"s3a": "s3", "gcs": "gcs", "gs": "gcs", "abfs": "azure", "az": "azure"}
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
+            options = {"auto_mkdir": True} if protocol == "file" else {}
+            self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
         except ImportError as error:
             raise MissingExtra(
                 f"checkpoints in {url} need a package that is not installed here ({error}): pip install "
@@ -72,13 +73,13 @@ class Bucket:
         for file in files:
             self._files.put_file(str(file), self._path(run, folder.name, file.name))
 
-    def download(self, run: str, folder: Path) -> None:
-        """Copies a folder from there; it is here whole or not at all."""
+    def download(self, run: str, folder: Path, files: Sequence[str]) -> None:
+        """Copies these files of a folder from there; it is here whole or not at all."""
         temporary = folder.parent / f"{TEMPORARY}{folder.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            for name in self.names(run, folder.name):
+            for name in files:  # a server that was killed may have left others beside them
                 self._files.get_file(self._path(run, folder.name, name), str(temporary / name))
             replace(temporary, folder)
         finally:

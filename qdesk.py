@@ -90,6 +90,7 @@ def _prepared(
     from training.sources import load_settings
 
     goes_on = resumed(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
+    start = goes_on and goes_on[1]
     trees = load_settings(arguments) if goes_on is None else [goes_on[0]]
     needed = (NEEDED_BY_NETWORKS if _networks(trees) else ()) + NEEDED
     missing = " ".join(package for package in needed if find_spec(package) is None)
@@ -99,10 +100,15 @@ def _prepared(
         )
     for url in {settings.checkpoints.url for settings in trees} - {None}:
         Bucket(str(url))  # what it needs is there
-    runs = [(settings, TrainingData.of(settings)) for settings in trees]
-    if goes_on is not None:
-        require_same_data(goes_on[1], *runs[0])
-    return runs, goes_on and goes_on[1]
+    try:
+        runs = [(settings, TrainingData.of(settings)) for settings in trees]
+        if start is not None:
+            require_same_data(start, *runs[0])
+    except BaseException:
+        if start is not None:
+            start.close()
+        raise
+    return runs, start
 
 
 def _networks(trees: "list[TrainSettings]") -> bool:

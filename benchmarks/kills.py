@@ -48,20 +48,24 @@ def resuming(store: Path) -> list[str]:
 
 
 def killed(command: list[str], seconds: float) -> bool:
-    """Runs a command and kills it so long after its first line; returns whether it was still alive."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """Runs a command and kills it so long after its first line; returns whether it was still training.
+
+    A process that was killed when all was done is told by the next: there is nothing to resume.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        if "iterations" not in (first := process.stdout.readline()):
-            raise RuntimeError(f"{command}: {first}{process.stdout.read()}")
+        process.stdout.readline()
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         pass
     finally:
         process.kill()
-        rest, _ = process.communicate()
+        _, said = process.communicate()
+    if process.returncode == 2 and "has ended" in said:
+        return False
     if process.returncode not in (0, -9):
-        raise RuntimeError(f"{command} ended with {process.returncode}: {rest}")
+        raise RuntimeError(f"{command} ended with {process.returncode}: {said}")
     return process.returncode == -9
 
 

@@ -112,8 +112,10 @@ class RunLock:
             raise CheckpointError(f"checkpoints {folder}: cannot be written ({reason})") from error
 
     def close(self) -> None:
-        """Lets others in."""
-        os.close(self._descriptor)
+        """Lets others in; a second time it does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Checkpoints:

@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from training.checkpoint import Checkpoint, CheckpointSettings, RunLock, Tell, find, newest
 from training.data import TrainingData
 from training.faults import NoCheckpoint
@@ -28,6 +26,11 @@ class Start(NamedTuple):
     def run_ids(self) -> list[str]:
         """MLflow runs of the training that was saved, one for each seed."""
         return list(self.checkpoint.manifest["run_ids"])
+
+    def close(self) -> None:
+        """Lets others have the run."""
+        if self.lock is not None:
+            self.lock.close()
 
     def ended(self, settings: TrainSettings) -> bool:
         """Whether there is nothing left to train."""
@@ -103,18 +106,13 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
                 "--steps above that"
             )
         return
-    try:
-        was = flatten(TrainSettings(**checkpoint.manifest["settings"]).tree())
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise NoCheckpoint(
-            f"{checkpoint.folder}: its settings are not those of this version "
-            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']})"
-        ) from error
-    now = flatten(settings.tree())
-    differ = [name for name in was if name != "bars" and was[name] != now[name]]
+    # As it stands there: another object of settings would take in the environment.
+    was, now = flatten(checkpoint.manifest["settings"]), flatten(settings.tree())
+    differ = [name for name in was if name != "bars" and was[name] != now.get(name)]
     if differ:
-        shown = ", ".join(f"{name} is {was[name]} there and {now[name]} here" for name in differ)
+        shown = ", ".join(
+            f"{name} is {was[name]} there and {now.get(name)} here" for name in differ
+        )
         raise NoCheckpoint(
             f"{checkpoint.folder}: settings differ from the checkpoint's: {shown}; resume without "
             "them, or add --fork to start a new run from it"

@@ -177,6 +177,11 @@ class Session:
             return []
         return [keeper.finish(name) for keeper, name in zip(self._keepers, self.names, strict=True)]
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self._ended
+
     def tell(self, sentence: str) -> None:
         """Shows the user a sentence."""
         self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -184,6 +189,8 @@ class Session:
     def _open(self) -> None:
         """Makes or finds the runs, and begins where the checkpoint ended, if there is one."""
         settings, start = self.settings, self.start
+        if start is not None:
+            self._stack.callback(start.close)
         resumed = start is not None and not settings.fork
         runs = (
             [self.store.find_run(run_id) for run_id in start.run_ids] if resumed and start else []

@@ -45,12 +45,14 @@ def train(
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     compared: dict[str, tuple[TrainingData, dict[str, dict[str, float]]]] = {}
     candidates = []
+    undone = len(runs)
     with Stop() as stop:
         for settings, data in runs:
             store = Store(settings.mlruns, settings.experiment)
             with Session(settings, data, store, group, command, console, start) as session:
                 session.run(stop)
                 ended = session.finish()
+                undone -= session.ended
             if ended:
                 title = labels.title(settings, data)
                 _, rows = compared.setdefault(title, (data, {}))
@@ -64,7 +66,7 @@ def train(
             rows[name] = measures_of(data, baseline(market))
         console.print(screen.comparison(title, rows))
     console.print(*candidates, sep="\n")
-    return stop.by
+    return stop.by if undone else None
 
 
 def _candidate(ended: list[Versions]) -> str:

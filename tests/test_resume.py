@@ -1,0 +1,424 @@
+"""Going on from a checkpoint: exactly, after a kill and after a signal; forks; and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import qdesk
+from benchmarks.kills import QDESK, client_of, fingerprint, resuming, study, training
+from market.bars import load_bars
+from training.checkpoint import STATE, RunLock, newest
+from training.data import TrainingData
+from training.faults import NoCheckpoint
+from training.resume import Start, resumed
+from training.settings import TrainSettings
+from training.sources import load_settings
+from training.stop import Stop
+from training.tracking import CHECKPOINTS
+from training.train import train
+
+MARKET = "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=6000"
+SMALL = ["--bars", MARKET, "--market.episode-bars", "200", "--network.hidden", "16,16"]
+STEPS = 3000
+
+
+@pytest.mark.parametrize("variant, kills", [("rainbow", 2), ("tabular", 2)])
+def test_killed_at_random_moments_it_ends_as_if_left_alone(
+    tmp_path: Path, variant: str, kills: int
+) -> None:
+    """State, metrics, curves and versions, bit for bit. `make study-kills` does it 50 times each."""
+    result = study(variant, 4000, kills, tmp_path, seed=2)
+    assert result["kills"] == kills
+    assert result["trainings"] >= 1
+    assert result["differ"] == {}
+
+
+def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
+    """Stopped between two logged points: no point is missing, moved, or there twice."""
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    few = ("--log-every", "40000", "--evaluate-every", "40000", "--checkpoints.every", "40000")
+    subprocess.run(training("tabular", 45_000, alone, *few), check=True, capture_output=True)
+    process = subprocess.Popen(
+        training("tabular", 45_000, stopped, *few),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        process.wait(1.5)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert said == "qdesk train: stopped by SIGTERM after a last checkpoint\n"
+    with client_of(stopped) as client:
+        (run,) = client.search_runs(["1"])
+        assert run.info.status == "KILLED"
+        saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
+        assert saved.step % 40_000
+        (version,) = [
+            each
+            for each in client.search_model_versions(f"run_id = '{run.info.run_id}'")
+            if each.tags["step"] == str(saved.step)
+        ]
+        assert client.get_model_version_by_alias(version.name, "candidate")
+    subprocess.run(resuming(stopped), check=True, capture_output=True)
+    expected, found = fingerprint(alone), fingerprint(stopped)
+    assert set(expected["versions"]) == set(found["versions"]) - {
+        (saved.step, version.tags["weights_sha256"])
+    }
+    for part in ("state", "points", "times", "curves", "curve_times"):
+        assert found[part] == expected[part], part
+
+
+class Trained:
+    """Trainings in this process, which has TensorFlow loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mlruns = folder / "mlruns"
+        self.said = StringIO()
+
+    def __call__(self, *arguments: str, stop_at: int | None = None) -> signal.Signals | None:
+        command = [*arguments, "--mlruns", str(self.mlruns)]
+        start: Start | None = None
+        if found := resumed(command, self.say):
+            settings, start = found
+        else:
+            (settings,) = load_settings(command)
+        data = TrainingData.of(settings)
+        console = Console(file=self.said, width=200)
+        with pytest.MonkeyPatch.context() as patch:
+            if stop_at is not None:
+                patch.setattr("training.session.learn", learn_until(stop_at))
+            return train([(settings, data)], console, "qdesk train", start)
+
+    def say(self, sentence: str) -> None:
+        self.said.write(f"{sentence}\n")
+
+    @property
+    def settings(self) -> TrainSettings:
+        (settings,) = load_settings([*SMALL, "--mlruns", str(self.mlruns)])
+        return settings
+
+
+def learn_until(step: int) -> Any:
+    """`learn`, with SIGTERM coming once a point at or after a step was logged."""
+    from training.session import learn
+
+    def stopped(*arguments: Any) -> Any:
+        for point in learn(*arguments):
+            yield point
+            if point.step >= step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return stopped
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trained:
+    return Trained(tmp_path)
+
+
+def runs_of(trained: Trained) -> list[Any]:
+    with client_of(trained.mlruns) as client:
+        return list(client.search_runs(["1"], order_by=["attributes.start_time"]))
+
+
+@pytest.mark.parametrize("extra", [("--seeds", "2"), ("--learner.tau", "0.01")])
+def test_seeds_and_soft_targets_go_on_exactly(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    arguments = [*SMALL, "--steps", str(STEPS), *extra, "--checkpoints.every", "300"]
+    alone, stopped = Trained(tmp_path / "alone"), Trained(tmp_path / "stopped")
+    alone(*arguments)
+    assert stopped(*arguments, stop_at=1000) == signal.SIGTERM
+    assert {run.info.status for run in runs_of(stopped)} == {"KILLED"}
+    stopped("--resume", "latest")
+    for ours, theirs in zip(runs_of(alone), runs_of(stopped), strict=True):
+        assert theirs.info.status == "FINISHED"
+        assert ours.data.params["seed"] == theirs.data.params["seed"]
+        expected, found = (
+            newest(Path(run.data.tags[CHECKPOINTS]), None, print).arrays for run in (ours, theirs)
+        )
+        assert expected.keys() == found.keys()
+        for name in expected:
+            times = name.endswith("/time") or (name.endswith("/value") and "metrics/" in name)
+            if not times:
+                np.testing.assert_array_equal(found[name], expected[name], name)
+
+
+def test_a_fork_is_a_run_of_its_own_under_new_settings(trained: Trained) -> None:
+    trained(*SMALL, "--steps", "1500")
+    (parent,) = runs_of(trained)
+    before = fingerprint(trained.mlruns)
+    fork = ["--resume", parent.info.run_id[:10], "--fork", "--steps", "2500"]
+    trained(*fork, "--learner.learning-rate", "0.0001", "--market.fee-rate", "0.002")
+    after, child = runs_of(trained)
+    assert after.info.run_id == parent.info.run_id
+    assert after.data.metrics == parent.data.metrics
+    assert child.data.tags["forked_from"] == parent.info.run_id
+    assert child.data.tags["forked_from_step"] == "1500"
+    assert child.data.params["learner.learning_rate"] == "0.0001"
+    with client_of(trained.mlruns) as client:
+        steps = [p.step for p in client.get_metric_history(child.info.run_id, "train/loss")]
+    assert steps[0] > 1500
+    assert steps[-1] == 2500
+    parents = newest(Path(parent.data.tags[CHECKPOINTS]), None, print)
+    childs = newest(Path(child.data.tags[CHECKPOINTS]), None, print)
+    assert before["state"]
+    assert (parents.step, childs.step) == (1500, 2500)
+    rate = "agents/optimizer/adam/learning_rate"
+    assert float(childs.arrays[rate]) == pytest.approx(1e-4)
+    assert float(parents.arrays[rate]) == pytest.approx(1e-3)
+
+
+def test_a_fork_begins_as_its_parent_ended(trained: Trained) -> None:
+    """Extending a training by a fork gives the weights of one that was as long from the start."""
+    every = ("--log-every", "100", "--evaluate-every", "500")
+    trained(*SMALL, "--steps", "1000", *every)
+    trained("--resume", "latest", "--fork", "--steps", "2000")
+    whole = Trained(trained.mlruns.parent / "whole")
+    whole(*SMALL, "--steps", "2000", *every)
+    fork, expected = (
+        newest(Path(runs_of(each)[-1].data.tags[CHECKPOINTS]), None, print).arrays
+        for each in (trained, whole)
+    )
+    for name in expected:
+        if name.startswith("agents/"):
+            np.testing.assert_array_equal(fork[name], expected[name], name)
+
+
+def test_patience_ends_a_training_for_good(trained: Trained) -> None:
+    arguments = [*SMALL, "--steps", "20000", "--evaluate-every", "500", "--patience", "2"]
+    trained(*arguments, "--network.kind", "linear", "--learner.learning-rate", "1e-9")
+    (run,) = runs_of(trained)
+    assert run.info.status == "FINISHED"
+    saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
+    assert saved.step < 20000
+    best = saved.manifest["kept"][0]["best"]["step"]
+    assert saved.step == best + 2 * 500
+    with pytest.raises(NoCheckpoint, match=f"has ended after {saved.step:,} iterations; go on"):
+        trained("--resume", "latest")
+    assert [run.info.status for run in runs_of(trained)] == ["FINISHED"]
+
+
+def test_divergence_goes_back_once_with_half_the_rate(trained: Trained) -> None:
+    """Weights spoilt after a checkpoint, as a flipped bit in memory would."""
+    spoilt: list[int] = []
+
+    def spoil(loop: Any, *arguments: Any) -> Any:
+        if loop.iteration >= 1000 and not spoilt:
+            spoilt.append(loop.iteration)
+            weight = next(iter(loop.learner.online.variables.values()))
+            weight.assign(np.full(weight.shape, np.nan))
+        return run(loop, *arguments)
+
+    from training.loop import TrainingLoop
+
+    run = TrainingLoop.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoop, "run", spoil)
+        trained(*SMALL, "--steps", "2000", "--on-divergence", "rollback", "--log-every", "100")
+    (tracked,) = runs_of(trained)
+    assert tracked.info.status == "FINISHED"
+    said = tracked.data.tags["rolled_back"]
+    assert said == "from iteration 1100 to 1000, learning rate now 0.0005"
+    assert "went back from iteration 1100 to 1000" in " ".join(trained.said.getvalue().split())
+    saved = newest(Path(tracked.data.tags[CHECKPOINTS]), None, print)
+    assert saved.step == 2000
+    assert saved.manifest["rolled_back"]
+    assert float(saved.arrays["agents/optimizer/adam/learning_rate"]) == pytest.approx(5e-4)
+    with client_of(trained.mlruns) as client:
+        steps = [p.step for p in client.get_metric_history(tracked.info.run_id, "train/loss")]
+    assert steps == list(range(300, 2001, 100))  # learning starts after 250
+
+
+@pytest.mark.parametrize("way", ["fail", "rollback"])
+def test_divergence_ends_as_failed_with_the_step_named(trained: Trained, way: str) -> None:
+    wild = ["--learner.optimizer", "sgd", "--learner.learning-rate", "1e6"]
+    again = ", again after going back to a checkpoint" if way == "rollback" else ""
+    with pytest.raises(FloatingPointError, match=rf"diverged by iteration \d+: .*{again}$"):
+        trained(*SMALL, "--steps", "2000", *wild, "--on-divergence", way)
+    (run,) = runs_of(trained)
+    assert run.info.status == "FAILED"
+    assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step < 2000  # and still good
+
+
+def test_q_values_beyond_what_rewards_explain_are_a_warning(trained: Trained) -> None:
+    wild = [
+        "--learner.optimizer",
+        "sgd",
+        "--learner.learning-rate",
+        "0.05",
+        "--learner.gamma",
+        "0.3",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.session.explained_q", lambda *_: 1e-3)
+        trained(*SMALL, "--steps", "1000", *wild)
+    (run,) = runs_of(trained)
+    assert run.data.metrics["guard/q_over_explained"] > 1
+    said = " ".join(trained.said.getvalue().split())
+    assert said.count("times the largest that rewards can explain") == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
+    trained: Trained,
+) -> None:
+    from models.sealed import seal
+
+    def full(folder: Path, *arguments: Any) -> Any:
+        if folder.name == "step-000000000600":
+            raise OSError(28, "No space left on device")
+        return seal(folder, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.checkpoint.seal", full)
+        trained(
+            *SMALL, "--steps", "1000", "--checkpoints.every", "200", "--checkpoints.keep-last", "9"
+        )
+    (run,) = runs_of(trained)
+    said = " ".join(trained.said.getvalue().split())
+    assert "no checkpoint of iteration 600" in said
+    assert "(No space left on device); training goes on" in said
+    assert run.info.status == "FINISHED"
+    assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step == 1000
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a tabular training that was stopped at step 400 of 1000."""
+    trained = Trained(tmp_path_factory.mktemp("stopped"))
+    bars = trained.mlruns.parent / "bars.csv"
+    load_bars("eurusd_1h").table.head(4000).write_csv(bars)
+    trained("--preset", "tabular", "--bars", str(bars), "--steps", "1000", stop_at=400)
+    return trained.mlruns
+
+
+def refused(capsys: pytest.CaptureFixture[str], mlruns: Path, *arguments: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["qdesk", "train", *arguments, "--mlruns", str(mlruns)])
+        assert qdesk.main() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_settings_that_differ_are_refused_with_the_difference(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused(capsys, stopped, "--resume", "latest", "--tabular.bins", "5", "--seed", "1")
+    assert "settings differ from the checkpoint's: tabular.bins is 10 there and 5 here;" in said
+    assert "seed" not in said.split("differ")[1]
+    monkeypatch.setenv("QDESK_LEARNER__GAMMA", "0.5")
+    said = refused(capsys, stopped, "--resume", "latest")
+    assert "learner.gamma is 0.99 there and 0.5 here" in said
+    monkeypatch.delenv("QDESK_LEARNER__GAMMA")
+    said = refused(capsys, stopped, "--resume", "latest", "--preset", "linear")
+    assert "preset is tabular there and linear here" in said
+
+
+def test_other_bars_are_refused_also_for_a_fork(
+    stopped: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.csv"
+    load_bars("eurusd_1h").table.head(3999).write_csv(other)
+    for fork in ((), ("--fork", "--steps", "2000")):
+        said = refused(capsys, stopped, "--resume", "latest", *fork, "--bars", str(other))
+        assert "data_hash is" in said
+        assert "replay and streams mean nothing on other bars" in said
+    said = refused(
+        capsys, stopped, *("--resume", "latest", "--fork", "--steps", "2000"),
+        *("--market.episode-bars", "50"),
+    )  # fmt: skip
+    assert "market.episode_bars is 1000 in the checkpoint and 50 now" in said
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes((stopped.parent / "bars.csv").read_bytes())
+    found = resumed(["--resume", "latest", "--bars", str(moved), "--mlruns", str(stopped)], print)
+    assert found is not None  # the same bars elsewhere
+    assert found[0].bars == str(moved)
+    assert found[1].lock is not None
+    found[1].lock.close()
+
+
+def test_what_is_not_there_or_in_use_is_refused(
+    stopped: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "nosuchrun: no run in" in refused(capsys, stopped, "--resume", "nosuchrun")
+    said = refused(capsys, tmp_path / "empty", "--resume", "latest")
+    assert "holds no checkpoint" in said
+    assert not (tmp_path / "empty").exists()
+    said = refused(capsys, stopped, "--fork")
+    assert "fork is set without resume" in said
+    said = refused(capsys, stopped, "--resume", "latest", "--fork", "--steps", "300")
+    assert "steps is 300, but the checkpoint has done 400 already" in said
+    (folder,) = (stopped / "checkpoints").iterdir()
+    lock = RunLock(folder)
+    said = refused(capsys, stopped, "--resume", "latest")
+    lock.close()
+    assert f"process {os.getpid()} trains this run; stop it first" in said
+
+
+def test_a_state_that_does_not_fit_is_refused_and_the_run_is_left(stopped: Path) -> None:
+    trained = Trained(stopped.parent)
+    before = [run.info.status for run in runs_of(trained)]
+    with pytest.raises(NoCheckpoint, match=r"the state holds .* as 0/streams; .* need"):
+        trained("--resume", "latest", "--fork", "--steps", "2000", "--replay.streams", "4")
+    assert [run.info.status for run in runs_of(trained)] == before
+
+
+def test_the_damaged_newest_is_named_and_the_one_before_resumed(tmp_path: Path) -> None:
+    trained = Trained(tmp_path)
+    arguments = ["--preset", "tabular", "--steps", "1000", "--checkpoints.every", "100"]
+    trained(*arguments, stop_at=400)
+    (folder,) = (trained.mlruns / "checkpoints").iterdir()
+    path = max(folder.glob("step-*")) / STATE
+    path.write_bytes(path.read_bytes()[:-100])
+    command = [str(QDESK), "train", "--resume", "latest", "--mlruns", str(trained.mlruns)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"damaged: {path}: " in done.stdout
+    assert "from 300 on" in done.stdout
+    whole = Trained(tmp_path / "whole")
+    whole(*arguments)
+    expected, found = fingerprint(whole.mlruns), fingerprint(trained.mlruns)
+    # The version that the stop at 400 registered is the only thing more.
+    assert set(expected.pop("versions")) <= set(found.pop("versions"))
+    assert found == expected
+
+
+def test_runs_of_dead_processes_are_closed_at_the_next_start(tmp_path: Path) -> None:
+    mlruns = tmp_path / "mlruns"
+    process = subprocess.Popen(
+        training("tabular", 100_000, mlruns), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    trained = Trained(tmp_path)
+    try:
+        trained("--preset", "tabular", "--steps", "300")
+        assert [run.info.status for run in runs_of(trained)] == ["RUNNING", "FINISHED"]
+    finally:
+        process.kill()
+        process.communicate()
+    trained("--preset", "tabular", "--steps", "300", "--seed", "2")
+    dead, *_ = runs_of(trained)
+    assert dead.info.status == "KILLED"
+    assert dead.data.tags["ended"] == "its process was gone"
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.by == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)

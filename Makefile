@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants bench-checkpoints study-kills study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -56,6 +56,12 @@ bench-environments: $(READY) ## measure the Gymnasium environments
 
 bench-variants: $(READY) ## measure what each part of the algorithm costs
 	@$(PYTHON) -m benchmarks.variants $(ARGS)
+
+bench-checkpoints: $(READY) ## measure what a checkpoint costs
+	@$(PYTHON) -m benchmarks.checkpoints $(ARGS)
+
+study-kills: $(READY) ## kill trainings at random moments, resume them, compare bit for bit (long)
+	@$(PYTHON) -m benchmarks.kills $(ARGS)
 
 study-known: $(READY) ## train every algorithm on a market with a known answer (long)
 	@$(PYTHON) -m benchmarks.known_markets $(ARGS)

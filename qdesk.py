@@ -71,7 +71,7 @@ def _train(arguments: list[str]) -> int:
         return _fail(str(error), 3)
     except (*bad, *unusable) as error:
         return _fail(str(error), 2)
-    except FloatingPointError as error:  # training diverged
+    except (FloatingPointError, faults.StoreLost) as error:  # training diverged; the disk is full
         return _fail(str(error), 1)
     if stopped_by is None:
         return 0

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from models.bundle import Bundle
+from models.last_good import impatient
 from models.promotion import NoVersion, history, load_bundle, promote, resolve, rollback
 from models.registry import model_id_of
 
@@ -39,7 +40,12 @@ def models(arguments: list[str], console: Console) -> int:
         "rollback": _rollback,
         "verify": _verify,
     }
-    commands[options.command](client, options, console)
+    try:
+        with impatient():
+            commands[options.command](client, options, console)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise NoVersion(f"{client.tracking_uri}: this store cannot be used ({reason})") from error
     return 0
 
 
@@ -49,13 +55,10 @@ def parser() -> argparse.ArgumentParser:
         prog="qdesk models", description="Registered models: what there is, and which may trade."
     )
     store = argparse.ArgumentParser(add_help=False)
-    store.add_argument(
-        "--mlruns", type=Path, default=Path("mlruns"), help="folder of the tracking data"
-    )
-    store.add_argument(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
-        help="of an MLflow server, in place of --mlruns (default: MLFLOW_TRACKING_URI)",
+    either = store.add_mutually_exclusive_group()
+    either.add_argument("--mlruns", type=Path, help="folder of the tracking data (default: mlruns)")
+    either.add_argument(
+        "--tracking-uri", help="of an MLflow server instead (default: MLFLOW_TRACKING_URI)"
     )
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -85,15 +88,15 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _client(tracking_uri: str | None, mlruns: Path) -> MlflowClient:
+def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if tracking_uri is None:
-        store = mlruns.resolve() / "mlflow.db"
-        if not store.exists():
-            raise NoVersion(f"mlruns {mlruns}: there is no store here; `qdesk train` makes one")
-        tracking_uri = f"sqlite:///{store}"
-    mlflow.set_tracking_uri(tracking_uri)
-    return MlflowClient()
+    uri = tracking_uri or (None if mlruns else os.environ.get("MLFLOW_TRACKING_URI"))
+    if uri is None:
+        folder = mlruns or Path("mlruns")
+        if not (folder / "mlflow.db").exists():
+            raise NoVersion(f"mlruns {folder}: there is no store here; `qdesk train` makes one")
+        uri = f"sqlite:///{folder.resolve()}/mlflow.db"
+    return MlflowClient(uri, uri)
 
 
 def _list(client: MlflowClient, _: argparse.Namespace, console: Console) -> None:

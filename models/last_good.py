@@ -52,7 +52,7 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     if silent is not None:
         steps.append(f"MLflow at {uri} cannot be reached ({silent})")
     else:
-        with _impatient():
+        with impatient():
             for alias in ("champion", "previous_champion"):
                 try:
                     bundle, version = _of_registry(name, alias, uri, cache)
@@ -173,8 +173,8 @@ def _silent(uri: str) -> str | None:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Has MLflow's client give up at once instead of asking for minutes."""
+def impatient() -> Iterator[None]:
+    """Has MLflow's client give up at once; it would ask a dead server again for minutes."""
     wanted: dict[str, Any] = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),

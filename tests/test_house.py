@@ -14,10 +14,20 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import environments, events, known_markets, real_bars, throughput, variants
-from benchmarks.record import ALGORITHMS, mark
+from benchmarks import (
+    checkpoints,
+    environments,
+    events,
+    kills,
+    known_markets,
+    real_bars,
+    throughput,
+    variants,
+)
+from benchmarks.record import ALGORITHMS, CHECKPOINTS, mark
 from benchmarks.record import README as README_PATH
 from market.console import parser
+from models.console import parser as models_parser
 from training.sources import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +43,9 @@ LIGHT = [
     *("market.check", "market.console", "market.convert", "market.source"),
     *("market.table", "evaluation.backtest", "evaluation.baselines", "evaluation.statistics"),
     *("models.tabular", "models.n_step", "training.settings", "training.sources", "training.data"),
-    *("training.replay", "training.sum_tree", "training.tabular"),
+    *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
+    *("training.resume", "training.object_store", "training.labels", "training.build"),
+    *("models.sealed", "models.bundle", "models.last_good"),
 ]
 README = README_PATH.read_text()
 
@@ -76,7 +88,8 @@ def test_every_module_says_what_it_is_for_and_stays_short() -> None:
 
 def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    documents = README + CHECKPOINTS.read_text()
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", documents, re.DOTALL))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))
     assert {"train", "test", "lint", "format", "type", "bench", "ui", "tensorboard"} <= named
     assert named <= targets
@@ -86,6 +99,11 @@ def test_readme_commands_exist() -> None:
     assert commands
     for arguments in commands:
         load_settings([argument for argument in arguments.split() if argument != "--help"])
+    models = re.findall(r"^(?:\.venv/bin/)?qdesk models (.*?)(?:#.*)?$", blocks, re.MULTILINE)
+    named = {"list", "show", "compare", "promote", "rollback", "verify"}
+    assert {command.split()[0] for command in models} == named
+    for command in models:
+        models_parser().parse_args(shlex.split(command))
     data = re.findall(r"^(?:\.venv/bin/)?qdesk data (.*?)(?:#.*)?$", blocks, re.MULTILINE)
     assert {command.split()[0] for command in data} == {"convert", "check", "event-log-to-csv"}
     for command in data:
@@ -111,6 +129,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
     [
         *((each, README_PATH) for each in (throughput, events, environments)),
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
+        *((each, CHECKPOINTS) for each in (checkpoints, kills)),
     ],
 )
 def test_documents_show_the_committed_figures(benchmark: ModuleType, document: Path) -> None:

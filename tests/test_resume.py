@@ -1,6 +1,7 @@
 """Going on from a checkpoint: exactly, after a kill and after a signal; forks; and what is refused."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -291,6 +292,31 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
     assert "(No space left on device); training goes on" in said
     assert run.info.status == "FINISHED"
     assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step == 1000
+
+
+def test_a_full_disk_under_the_store_is_one_sentence_and_nothing_is_lost(trained: Trained) -> None:
+    """A limit of the size of files stands in for it; once there is room, training goes on."""
+    trained("--preset", "tabular", "--steps", "100")
+    room = (trained.mlruns / "mlflow.db").stat().st_size + 40_000
+    command = training("tabular", 20_000, trained.mlruns)
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert full.returncode == 1, full.stderr
+    assert full.stderr.startswith(f"mlruns {trained.mlruns}: cannot be written (")
+    assert full.stderr.endswith("`qdesk train --resume latest` goes on from the last checkpoint\n")
+    assert full.stderr.count("\n") == 1
+    resumed = subprocess.run(resuming(trained.mlruns), capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = Trained(trained.mlruns.parent / "whole")
+    subprocess.run(training("tabular", 20_000, whole.mlruns), check=True, capture_output=True)
+    with client_of(trained.mlruns) as client:
+        for run in client.search_runs(["1"], "params.steps = '100'"):
+            client.set_terminated(run.info.run_id, "KILLED")
+    assert fingerprint(trained.mlruns) == fingerprint(whole.mlruns)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,10 @@ class TrackingError(OSError):
     """The store cannot be used. The message names the folder and the reason."""
 
 
+class StoreLost(OSError):
+    """The store could be used, and no longer can. The message names the folder and the reason."""
+
+
 class NoCheckpoint(ValueError):
     """There is none to go on from, or it is of another training. The message says where it was sought."""
 

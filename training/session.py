@@ -215,11 +215,19 @@ class Session:
         for index, seed in enumerate(self.agents.seeds):
             self._open_run(index, seed, runs[index] if runs else None)
         if start is None:
-            self._save(None)
+            self.save(None)
         elif resumed:
             self._go_back(start.checkpoint)
+            self._say_resumed(start.checkpoint)
         else:
             self._fork(start.checkpoint)
+
+    def _say_resumed(self, checkpoint: Checkpoint) -> None:
+        for tracker in self._trackers:
+            tracker.client.set_tag(tracker.run_id, "resumed_from_step", str(checkpoint.step))
+        was, now = checkpoint.manifest["code_version"], code_version()
+        if was != now:
+            self.tell(f"note: this checkpoint was made by code {was}, and this is {now}")
 
     def _open_run(self, index: int, seed: int, found: Run | None) -> None:
         settings, data, client = self.settings, self.data, self.store.client
@@ -291,7 +299,7 @@ class Session:
             returns = [result.measures["net_return"] for result in point.validations]
             score = float(np.mean(returns))
         if self._ended or self.checkpoints.due(step, score):
-            self._save(score)
+            self.save(score)
 
     def _guard(self, step: int, largest_q: Sequence[float]) -> None:
         """Warns where Q-values are beyond what rewards can explain."""
@@ -323,7 +331,7 @@ class Session:
         assert self._checkpoints is not None
         return self._checkpoints
 
-    def _save(self, score: float | None) -> None:
+    def save(self, score: float | None) -> None:
         """Saves a checkpoint; where that fails training goes on, and the one before stays."""
         step = self.agents.iteration
         arrays = {f"agents/{name}": array for name, array in self.agents.state().items()}
@@ -362,7 +370,7 @@ class Session:
         """Saves the very state that a signal stopped training in, and registers what was learned."""
         step = self.agents.iteration
         if step and (self.start is None or step > self.start.checkpoint.step):
-            self._save(None)
+            self.save(None)
         if step:
             results, _ = _validate_all(self.agents, self.market)
             for keeper, validation in zip(self._keepers, results, strict=True):
@@ -391,7 +399,7 @@ class Session:
             rate = self.settings.learner.learning_rate
             if rate != checkpoint.manifest["settings"]["learner"]["learning_rate"]:
                 self.agents.set_learning_rate(rate)
-        self._save(None)
+        self.save(None)
 
     def _roll_back(self, error: FloatingPointError) -> None:
         """Goes back to the last checkpoint with half the learning rate, once.
@@ -412,7 +420,7 @@ class Session:
         for tracker in self._trackers:
             tracker.client.set_tag(tracker.run_id, "rolled_back", said)
         self.tell(f"warning: {error}; went back {said}")
-        self._save(None)
+        self.save(None)
 
 
 def _part(arrays: Arrays, prefix: str) -> Mapping[str, NDArray[Any]]:

@@ -65,6 +65,9 @@ class Store:
         # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(
+            logging.CRITICAL
+        )  # it is raised as well
         try:
             for part in ("artifacts", "tensorboard"):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -117,7 +120,7 @@ class Store:
     def _close_the_dead(self) -> None:
         """Ends runs that a process on this host left RUNNING when it was killed."""
         running = self.client.search_runs(
-            [self.experiment_id],
+            [experiment.experiment_id for experiment in self.client.search_experiments()],
             f"attributes.status = 'RUNNING' and tags.host = '{platform.node()}'",
         )
         for run in running:

@@ -1,16 +1,21 @@
 """The wiring of training runs: from settings and data to sessions and a comparison."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
+from mlflow.exceptions import MlflowException
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.statistics import interquartile_mean
 from training import console as screen
 from training import labels
 from training.data import TrainingData
+from training.faults import CheckpointError, InUse, StoreLost
 from training.keeper import Versions, measures_of
 from training.resume import Start
 from training.session import Session
@@ -40,6 +45,7 @@ def train(
         TrackingError: the store cannot be written.
         CheckpointError: checkpoints cannot be written.
         NoCheckpoint: a checkpoint is not one to go on from.
+        StoreLost: the store can no longer be written.
         Diverged: a run's numbers are no longer finite.
     """
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -49,10 +55,13 @@ def train(
     with Stop() as stop:
         for settings, data in runs:
             store = Store(settings.mlruns, settings.experiment)
-            with Session(settings, data, store, group, command, console, start) as session:
+            with (
+                _disk_trouble(settings.mlruns),
+                Session(settings, data, store, group, command, console, start) as session,
+            ):
                 session.run(stop)
                 ended = session.finish()
-                undone -= session.ended
+            undone -= session.ended
             if ended:
                 title = labels.title(settings, data)
                 _, rows = compared.setdefault(title, (data, {}))
@@ -67,6 +76,21 @@ def train(
         console.print(screen.comparison(title, rows))
     console.print(*candidates, sep="\n")
     return stop.by if undone else None
+
+
+@contextmanager
+def _disk_trouble(mlruns: Path) -> Iterator[None]:
+    """Says in one sentence that the store cannot be written: the disk is full, or gone."""
+    try:
+        yield
+    except (CheckpointError, InUse):
+        raise
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise StoreLost(
+            f"mlruns {mlruns}: cannot be written ({reason}); `qdesk train --resume latest` goes on "
+            "from the last checkpoint"
+        ) from error
 
 
 def _candidate(ended: list[Versions]) -> str:

@@ -30,8 +30,9 @@ from training.tracking import CHECKPOINTS
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SHORT = {"linear": 20_000, "two_layer": 20_000, "rainbow": 20_000, "tabular": 10_000}
-# As often as they come, so that many moments are those of a checkpoint being written.
-OFTEN = ["--checkpoints.every", "200", "--log-every", "100", "--evaluate-every", "1000"]
+# As often as can be and large, so that many moments are those of a checkpoint being written.
+OFTEN = ["--checkpoints.every", "100", "--log-every", "100", "--evaluate-every", "1000"]
+LARGE = ["--replay.capacity", "1000000"]
 SECONDS = {"tabular": 1.5}  # after its first line, in which a training is killed
 OTHERS_SECONDS = 5.0
 
@@ -39,6 +40,7 @@ OTHERS_SECONDS = 5.0
 def training(variant: str, steps: int, store: Path, *more: str) -> list[str]:
     """The command of a short training."""
     command = [str(QDESK), "train", "--preset", variant, "--steps", str(steps), *OFTEN]
+    command += [] if variant == "tabular" else LARGE
     return [*command, *more, "--mlruns", str(store)]
 
 

@@ -20,7 +20,7 @@ from evaluation.statistics import interquartile_mean, interquartile_mean_interva
 from training.build import build_agents
 from training.data import TrainingData
 from training.keeper import better
-from training.session import learn
+from training.learn import learn
 from training.sources import load_settings, preset_names
 
 BARS = "btcusd_30m"

@@ -22,7 +22,7 @@ from models.registry import model_id_of
 from models.tabular import TabularQ
 from tests.test_train import client_of, runs_of
 from training.data import TrainingData
-from training.session import validate
+from training.learn import validate
 from training.sources import load_settings
 
 STEPS = 2000

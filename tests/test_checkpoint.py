@@ -16,12 +16,12 @@ from training.checkpoint import (
     STATE,
     Checkpoint,
     Checkpoints,
-    CheckpointSettings,
     RunLock,
     find,
     in_use,
     newest,
 )
+from training.checkpoint_settings import CheckpointSettings
 from training.faults import CheckpointError, InUse, NoCheckpoint
 
 RUN = "0123456789abcdef"

@@ -45,6 +45,7 @@ LIGHT = [
     *("models.tabular", "models.n_step", "training.settings", "training.sources", "training.data"),
     *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
     *("training.resume", "training.object_store", "training.labels", "training.build"),
+    *("training.learn", "training.history"),
     *("models.sealed", "models.bundle", "models.last_good"),
 ]
 README = README_PATH.read_text()

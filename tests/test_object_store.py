@@ -16,7 +16,8 @@ import s3fs
 
 from benchmarks.kills import fingerprint, killed, training
 from models.sealed import MANIFEST
-from training.checkpoint import STATE, Checkpoint, Checkpoints, CheckpointSettings, RunLock, newest
+from training.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
+from training.checkpoint_settings import CheckpointSettings
 from training.faults import BucketError, MissingExtra, NoCheckpoint
 from training.object_store import Bucket, Uploads
 

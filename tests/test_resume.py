@@ -114,7 +114,7 @@ class Trained:
 
 def learn_until(step: int) -> Any:
     """`learn`, with SIGTERM coming once a point at or after a step was logged."""
-    from training.session import learn
+    from training.learn import learn
 
     def stopped(*arguments: Any) -> Any:
         for point in learn(*arguments):

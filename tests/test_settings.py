@@ -53,6 +53,38 @@ def test_the_environment_can_hold_everything(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.learner.target == "double"
 
 
+def test_what_is_written_alone_stands_beside_others_of_its_group(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flags = ("--checkpoints", "s3://b/p", "--checkpoints.every", "7")
+    settings = load(*flags, "--no-features.scale", "--features=log_price,price_change")
+    assert (settings.checkpoints.where, settings.checkpoints.every) == ("s3://b/p", 7)
+    assert settings.features.names == ("log_price", "price_change")
+    assert not settings.features.scale
+    preset = tmp_path / "mine.toml"
+    preset.write_text('checkpoints = "/x"\nfeatures = ["log_price"]\n')
+    mine = load("--preset", str(preset), "--checkpoints.every", "7", "--no-features.scale")
+    assert (mine.checkpoints.where, mine.checkpoints.every) == ("/x", 7)
+    assert (mine.features.names, mine.features.scale) == (("log_price",), False)
+    monkeypatch.setenv("QDESK_CHECKPOINTS", "s3://b/p")
+    with pytest.raises(BadSettings, match="QDESK_CHECKPOINTS: write QDESK_CHECKPOINTS__WHERE"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--fork",), "fork is set without resume"),
+        (("--preset", "tabular", "--on-divergence", "rollback"), "on_divergence is rollback, but"),
+        (("--checkpoints.keep-last", "0"), "checkpoints.keep_last is '0'"),
+        (("--patience", "0"), "patience is '0'"),
+    ],
+)
+def test_what_saving_cannot_do_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadSettings, match=message):
+        load(*arguments)
+
+
 def test_flags_of_every_kind() -> None:
     settings = load(
         *("--network.hidden", "8,16", "--learner.target", "double", "--learner.clip-norm", "10"),

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def test_the_candidate_is_the_best_on_validation_and_loads(client: MlflowClient,
 def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run) -> None:
     """Backtests the loaded candidate again, from nothing but the store and the bars."""
     from training.data import TrainingData
-    from training.session import validate
+    from training.learn import validate
 
     kind = run.data.tags["network"]
     (settings,) = load_settings(["--preset", kind, "--seed", "3"])
@@ -209,8 +210,9 @@ def test_an_earlier_candidate_yields_only_to_a_better_one(
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_keeps_a_last_checkpoint(tmp_path: Path, which: signal.Signals) -> None:
     command = [str(QDESK), "train", "--preset", "linear,two_layer", "--steps", "100000000"]
+    often = ["--log-every", "500", "--checkpoints.every", "500"]
     process = subprocess.Popen(
-        [*command, "--mlruns", str(tmp_path / "mlruns")],
+        [*command, *often, "--mlruns", str(tmp_path / "mlruns")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -218,7 +220,11 @@ def test_a_stop_keeps_a_last_checkpoint(tmp_path: Path, which: signal.Signals) -
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "linear-btcusd_30m-s1: 100,000,000 iterations\n"
-        process.send_signal(which)  # wherever the run now is, compiling or training
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("mlruns/checkpoints/*/step-*[1-9]*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(which)
         _, stderr = process.communicate()
     finally:
         process.kill()
@@ -230,5 +236,7 @@ def test_a_stop_keeps_a_last_checkpoint(tmp_path: Path, which: signal.Signals) -
         (version,) = client.search_model_versions("name = 'qdesk-linear'")
         candidate = client.get_model_version_by_alias("qdesk-linear", "candidate")
         assert candidate.version == version.version
+        saved = max(path.name for path in tmp_path.glob("mlruns/checkpoints/*/step-*"))
+        assert int(version.tags["step"]) == int(saved.removeprefix("step-"))
         last = client.get_metric_history(run.info.run_id, "train/loss")[-1].step
-        assert int(version.tags["step"]) == last
+        assert last == int(version.tags["step"]) // 500 * 500

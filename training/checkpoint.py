@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 from models.sealed import MANIFEST, TEMPORARY, Arrays, Damaged, read_manifest, seal, unseal
+from training.checkpoint_settings import CheckpointSettings
 from training.faults import CheckpointError, InUse, NoCheckpoint
 from training.object_store import Bucket, Uploads
 
@@ -26,41 +25,6 @@ STATE = "state.safetensors"
 UPLOAD_SECONDS = 300.0  # how long a training's end waits for what was not uploaded yet
 
 Tell = Callable[[str], None]
-
-
-class CheckpointSettings(BaseModel):
-    """Exact checkpoints, to resume from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    where: str | None = Field(
-        None,
-        min_length=1,
-        description="a folder, or a URL such as s3://bucket/prefix (extras s3, gcs, azure); none: "
-        "checkpoints in mlruns",
-    )
-    every: int | None = Field(
-        None, ge=1, description="iterations between two; by default a tenth of the steps"
-    )
-    keep_last: int = Field(3, ge=1, description="newest that are kept")
-    keep_best: int = Field(1, ge=0, description="best on validation that are kept besides")
-    queue: int = Field(32, ge=1, description="uploads that may wait before the oldest is left out")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _where_alone(cls, value: object) -> object:
-        """Lets it be written `--checkpoints s3://bucket/prefix`."""
-        return {"where": value} if isinstance(value, str) else value
-
-    def root(self, mlruns: Path) -> Path:
-        """The local folder; with a URL, what is on its way there."""
-        local = mlruns / "checkpoints" if self.where is None or self.url else Path(self.where)
-        return local.resolve()
-
-    @property
-    def url(self) -> str | None:
-        """Where to upload, if anywhere."""
-        return self.where if self.where and "://" in self.where else None
 
 
 class Checkpoint(NamedTuple):

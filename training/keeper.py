@@ -83,6 +83,12 @@ class Keeper:
         if last:
             self.last = kept
 
+    def since_best(self, step: int, validation: Backtest) -> int:
+        """Iterations since the best validation; none where this one is better."""
+        if self.best is None or better(validation, self.best.validation):
+            return 0
+        return step - self.best.step
+
     def keep_at_stop(self, step: int, validation: Backtest) -> None:
         """Registers what a run that is stopped has learned. Its curves stay those of a whole run."""
         self.last = self._keep(step, validation)

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from training.checkpoint import Checkpoint, CheckpointSettings, RunLock, Tell, find, newest
+from training.checkpoint import Checkpoint, RunLock, Tell, find, newest
+from training.checkpoint_settings import CheckpointSettings
 from training.data import TrainingData
 from training.faults import NoCheckpoint
 from training.labels import identity
@@ -129,7 +130,7 @@ def _asked(arguments: list[str]) -> argparse.Namespace:
         "--checkpoints",
         "--checkpoints.where",
         dest="where",
-        default=environment("QDESK_CHECKPOINTS__WHERE", environment("QDESK_CHECKPOINTS")),
+        default=environment("QDESK_CHECKPOINTS__WHERE"),
     )
     early.add_argument("--fork", action=argparse.BooleanOptionalAction, default=False)
     return early.parse_known_args(arguments)[0]

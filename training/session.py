@@ -1,97 +1,32 @@
 """One training from start or checkpoint to its end: agents of all seeds, each tracked as a run."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from mlflow.entities import Run
 from numpy.typing import NDArray
 from rich.console import Console
 
-from evaluation.backtest import Backtest, backtest, follow, greedy_choice
-from market.table import MarketTable
+from evaluation.backtest import Backtest
 from models.sealed import Arrays, NotFinite
 from training import console as screen
 from training import labels
-from training.agent import Agents, Diverged, Window
+from training.agent import Diverged
 from training.build import build_agents
 from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest
 from training.data import TrainingData
 from training.faults import NoCheckpoint
 from training.guards import explained_q
-from training.keeper import Keeper, Versions, better
+from training.history import packed, unpacked
+from training.keeper import Keeper, Versions
+from training.learn import Progress, learn, validate_all
 from training.resume import Start
 from training.settings import TrainSettings
 from training.stop import Stop
-from training.tracking import CHECKPOINTS, Store, Tracker, code_version, packed, unpacked
-
-
-class Progress(NamedTuple):
-    """One logged point of agents that learn side by side; lists have an entry for each."""
-
-    step: int  # iterations done
-    windows: list[Window]  # means since the point before
-    iterations_a_second: float  # since the point before, of each agent
-    validations: list[Backtest] | None  # of the greedy policies, where a validation was due
-    largest_q: list[float] | None  # absolute, learning units, in those validations
-
-
-def validate(
-    q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
-) -> Backtest:
-    """The greedy policy of a Q-function over a table."""
-    return backtest(table, follow(greedy_choice(q_values, table)))
-
-
-def learn(
-    agents: Agents,
-    validation: MarketTable,
-    settings: TrainSettings,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[Progress]:
-    """Trains until `settings.steps` iterations are done, yielding at every logged point.
-
-    Args:
-        agents: what trains.
-        validation: what the greedy policies are judged on.
-        settings: how long, and how often to log and to judge.
-        stopped: where it says so, training ends, even between two points.
-
-    Raises:
-        Diverged: a metric or a weight is no longer finite.
-    """
-    intervals = settings.log_interval, settings.evaluate_interval
-    agents.compile()  # so that the first window's rate is one of running
-    while (begun_at := agents.iteration) < settings.steps and not stopped():
-        stops = [(begun_at // every + 1) * every for every in intervals]
-        began = time.perf_counter()
-        windows = agents.run(min(*stops, settings.steps) - begun_at, stopped)
-        seconds = time.perf_counter() - began
-        if not windows:
-            return
-        step, results, largest = agents.iteration, None, None
-        if step % settings.evaluate_interval == 0 or step == settings.steps:
-            results, largest = _validate_all(agents, validation)
-        yield Progress(step, windows, (step - begun_at) / seconds, results, largest)
-
-
-def _validate_all(agents: Agents, table: MarketTable) -> tuple[list[Backtest], list[float]]:
-    """The greedy policy of each agent over a table, and the largest of its Q-values."""
-    results, largest = [], []
-    for index in range(len(agents.seeds)):
-        q_values, seen = agents.q_values(index), [0.0]
-
-        def watched(states: NDArray[np.float32]) -> NDArray[Any]:
-            values = q_values(states)  # noqa: B023 - called within this round of the loop
-            seen.append(float(abs(values).max()))  # noqa: B023
-            return values
-
-        results.append(validate(watched, table))
-        largest.append(max(seen))
-    return results, largest
+from training.tracking import CHECKPOINTS, Store, Tracker, code_version
 
 
 class Session:
@@ -129,6 +64,7 @@ class Session:
         self.names = [f"{settings.called}-{data.bars.name}-s{seed}" for seed in self.agents.seeds]
         self._trackers: list[Tracker] = []
         self._keepers: list[Keeper] = []
+        self.checkpoints: Checkpoints = None  # type: ignore[assignment] # once entered there are
         self._stack = ExitStack()
         self._ended = self._rolled_back = self._warned = False
 
@@ -188,39 +124,38 @@ class Session:
 
     def _open(self) -> None:
         """Makes or finds the runs, and begins where the checkpoint ended, if there is one."""
-        settings, start = self.settings, self.start
+        start = self.start
+        runs: list[Run | None] = [None] * len(self.agents.seeds)
         if start is not None:
             self._stack.callback(start.close)
-        resumed = start is not None and not settings.fork
-        runs = (
-            [self.store.find_run(run_id) for run_id in start.run_ids] if resumed and start else []
-        )
-        if (
-            resumed
-            and start
-            and start.ended(settings)
-            and all(run is not None and run.info.status == "FINISHED" for run in runs)
-        ):
-            raise NoCheckpoint(
-                f"run {start.run_ids[0]} has ended after {start.checkpoint.step:,} iterations; go on "
-                f"from it as a new run with --fork --steps, above {start.checkpoint.step}"
-            )
-        every = settings.checkpoint_interval
-        self._checkpoints: Checkpoints | None = None
-        if resumed and start and start.lock:
-            opened = Checkpoints(start.lock, settings.checkpoints, every, self.tell)
-            self._checkpoints = self._stack.enter_context(opened)
-        if start is not None:
             self._require_fits(start.checkpoint)
+            if start.lock is not None:
+                runs = [self.store.find_run(run_id) for run_id in start.run_ids]
+                self._require_unfinished(start, runs)
+                self._keep_checkpoints(start.lock)
         for index, seed in enumerate(self.agents.seeds):
-            self._open_run(index, seed, runs[index] if runs else None)
+            self._open_run(index, seed, runs[index])
         if start is None:
             self.save(None)
-        elif resumed:
+        elif start.lock is not None:
             self._go_back(start.checkpoint)
             self._say_resumed(start.checkpoint)
         else:
             self._fork(start.checkpoint)
+
+    def _require_unfinished(self, start: Start, runs: Sequence[Run | None]) -> None:
+        finished = (run is not None and run.info.status == "FINISHED" for run in runs)
+        if start.ended(self.settings) and all(finished):
+            step = start.checkpoint.step
+            raise NoCheckpoint(
+                f"run {start.run_ids[0]} has ended after {step:,} iterations; go on from it as a new run "
+                f"with --fork --steps, above {step}"
+            )
+
+    def _keep_checkpoints(self, lock: RunLock) -> None:
+        settings = self.settings
+        kept = Checkpoints(lock, settings.checkpoints, settings.checkpoint_interval, self.tell)
+        self.checkpoints = self._stack.enter_context(kept)
 
     def _say_resumed(self, checkpoint: Checkpoint) -> None:
         for tracker in self._trackers:
@@ -239,13 +174,10 @@ class Session:
             with self.store.create_run(
                 self.names[index], params, {**tags, **self._link(index)}, about
             ) as made:
-                if self._checkpoints is None:
+                if self.checkpoints is None:
                     root = settings.checkpoints.root(settings.mlruns)
-                    lock = RunLock(root / made.info.run_id)
-                    every = settings.checkpoint_interval
-                    opened = Checkpoints(lock, settings.checkpoints, every, self.tell)
-                    self._checkpoints = self._stack.enter_context(opened)
-                client.set_tag(made.info.run_id, CHECKPOINTS, str(self._checkpoints.folder))
+                    self._keep_checkpoints(RunLock(root / made.info.run_id))
+                client.set_tag(made.info.run_id, CHECKPOINTS, str(self.checkpoints.folder))
         else:
             client.update_run(found.info.run_id, status="RUNNING")
         tracker = self._stack.enter_context(Tracker(self.store, found or made))
@@ -293,11 +225,12 @@ class Session:
         score = None
         if point.validations is not None and point.largest_q is not None:
             self._guard(step, point.largest_q)
-            self._ended = step == self.settings.steps or self._out_of_patience(point)
+            self._ended = step == self.settings.steps or self._out_of_patience(
+                step, point.validations
+            )
             for keeper, validation in zip(self._keepers, point.validations, strict=True):
                 keeper.judge(step, validation, self._ended)
-            returns = [result.measures["net_return"] for result in point.validations]
-            score = float(np.mean(returns))
+            score = float(np.mean([each.measures["net_return"] for each in point.validations]))
         if self._ended or self.checkpoints.due(step, score):
             self.save(score)
 
@@ -313,23 +246,12 @@ class Session:
                 "rewards can explain, r_max / (1 - gamma); see guard/q_over_explained"
             )
 
-    def _out_of_patience(self, point: Progress) -> bool:
-        if self.settings.patience is None or point.validations is None:
+    def _out_of_patience(self, step: int, validations: Sequence[Backtest]) -> bool:
+        if self.settings.patience is None:
             return False
         wait = self.settings.patience * self.settings.evaluate_interval
-        pairs = zip(self._keepers, point.validations, strict=True)
-        return all(
-            keeper.best is not None
-            and not better(validation, keeper.best.validation)
-            and point.step - keeper.best.step >= wait
-            for keeper, validation in pairs
-        )
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Those of this training."""
-        assert self._checkpoints is not None
-        return self._checkpoints
+        pairs = zip(self._keepers, validations, strict=True)
+        return all(keeper.since_best(step, validation) >= wait for keeper, validation in pairs)
 
     def save(self, score: float | None) -> None:
         """Saves a checkpoint; where that fails training goes on, and the one before stays."""
@@ -372,7 +294,7 @@ class Session:
         if step and (self.start is None or step > self.start.checkpoint.step):
             self.save(None)
         if step:
-            results, _ = _validate_all(self.agents, self.market)
+            results, _ = validate_all(self.agents, self.market)
             for keeper, validation in zip(self._keepers, results, strict=True):
                 keeper.keep_at_stop(step, validation)
         for tracker in self._trackers:

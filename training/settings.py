@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
-from training.checkpoint import CheckpointSettings
+from training.checkpoint_settings import CheckpointSettings
 from training.replay_settings import FROZEN, ReplaySettings
 
 EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}

@@ -15,6 +15,9 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from training.settings import EPSILON_VARIABLES, TrainSettings
 
+# Settings that may be written alone, and what is meant. They are spelt out before they are merged: beside
+# others of their group they would be lost.
+ALONE = {"features": "names", "checkpoints": "where"}
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -72,8 +75,8 @@ def load_from(values: dict[str, Any], source: str, arguments: list[str]) -> Trai
 
 
 def _spelt_out(arguments: list[str]) -> list[str]:
-    """Writes `--features a,b` and `--checkpoints URL` in full; next to others they would be lost."""
-    full = {"--features": "--features.names", "--checkpoints": "--checkpoints.where"}
+    """Writes `--features a,b` and `--checkpoints URL` in full."""
+    full = {f"--{group}": f"--{group}.{name}" for group, name in ALONE.items()}
     parts = [argument.partition("=") for argument in arguments]
     return [full.get(flag, flag) + equals + value for flag, equals, value in parts]
 
@@ -100,7 +103,7 @@ def _load(values: dict[str, Any], source: str, arguments: list[str]) -> TrainSet
 def _read_preset(preset: str) -> dict[str, Any]:
     path = PRESETS / f"{preset}.toml" if preset in preset_names() else Path(preset)
     try:
-        return tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text())
     except FileNotFoundError:
         names = ", ".join(preset_names())
         raise BadSettings(
@@ -108,10 +111,18 @@ def _read_preset(preset: str) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"preset {preset}: cannot be read as TOML: {error}") from error
+    for group, name in ALONE.items():
+        if isinstance(values.get(group), str | list):
+            values[group] = {name: values[group]}
+    return values
 
 
 def _refuse_unknown_variables() -> None:
     """pydantic-settings passes over variables that name no setting; a misspelt one must not."""
+    for group, name in ALONE.items():
+        variable = f"QDESK_{group.upper()}"
+        if variable in os.environ:
+            raise BadSettings(f"{variable}: write {variable}__{name.upper()}")
     known = {f"QDESK_{path.replace('.', '__').upper()}" for path in _paths(TrainSettings)}
     for name in sorted(os.environ):
         unknown = name.startswith("QDESK_") and name.upper() not in known

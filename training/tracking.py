@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import mlflow
 import numpy as np
@@ -33,7 +33,6 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
     MLFLOW_USER,
 )
-from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.image.metadata import create_summary_metadata
@@ -44,6 +43,7 @@ from market.bars import Bars
 from training.checkpoint import in_use
 from training.event_file import EventFile
 from training.faults import TrackingError
+from training.history import Point
 
 CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
 FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
@@ -147,15 +147,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-class Point(NamedTuple):
-    """One value of a metric."""
-
-    name: str
-    value: float
-    time: int  # milliseconds since 1970
-    step: int
 
 
 class Tracker:
@@ -292,25 +283,6 @@ class Tracker:
             self._writer.close()
         finally:
             self.client.set_terminated(self.run_id, status)
-
-
-def packed(history: Sequence[Point]) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Points as the names of metrics and arrays of one entry a point; `unpacked` takes them back."""
-    names = list(dict.fromkeys(point.name for point in history))
-    index = {name: i for i, name in enumerate(names)}
-    arrays: dict[str, NDArray[Any]] = {
-        "name": np.array([index[point.name] for point in history], np.uint16),
-        "value": np.array([point.value for point in history], np.float64),
-        "time": np.array([point.time for point in history], np.int64),
-        "step": np.array([point.step for point in history], np.int64),
-    }
-    return names, arrays
-
-
-def unpacked(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> list[Point]:
-    """What `packed` was given."""
-    columns = (arrays[name].tolist() for name in ("name", "value", "time", "step"))
-    return [Point(names[i], *rest) for i, *rest in zip(*columns, strict=True)]
 
 
 @functools.cache

@@ -1,0 +1,78 @@
+"""Training as a sequence of logged points, and the validations among them."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.backtest import Backtest, backtest, follow, greedy_choice
+from market.table import MarketTable
+from training.agent import Agents, Window
+from training.settings import TrainSettings
+
+
+class Progress(NamedTuple):
+    """One logged point of agents that learn side by side; lists have an entry for each."""
+
+    step: int  # iterations done
+    windows: list[Window]  # means since the point before
+    iterations_a_second: float  # since the point before, of each agent
+    validations: list[Backtest] | None  # of the greedy policies, where a validation was due
+    largest_q: list[float] | None  # absolute, learning units, in those validations
+
+
+def validate(
+    q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
+) -> Backtest:
+    """The greedy policy of a Q-function over a table."""
+    return backtest(table, follow(greedy_choice(q_values, table)))
+
+
+def learn(
+    agents: Agents,
+    validation: MarketTable,
+    settings: TrainSettings,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """Trains until `settings.steps` iterations are done, yielding at every logged point.
+
+    Args:
+        agents: what trains.
+        validation: what the greedy policies are judged on.
+        settings: how long, and how often to log and to judge.
+        stopped: where it says so, training ends, even between two points.
+
+    Raises:
+        Diverged: a metric or a weight is no longer finite.
+    """
+    intervals = settings.log_interval, settings.evaluate_interval
+    agents.compile()  # so that the first window's rate is one of running
+    while (begun_at := agents.iteration) < settings.steps and not stopped():
+        stops = [(begun_at // every + 1) * every for every in intervals]
+        began = time.perf_counter()
+        windows = agents.run(min(*stops, settings.steps) - begun_at, stopped)
+        seconds = time.perf_counter() - began
+        if not windows:
+            return
+        step, results, largest = agents.iteration, None, None
+        if step % settings.evaluate_interval == 0 or step == settings.steps:
+            results, largest = validate_all(agents, validation)
+        yield Progress(step, windows, (step - begun_at) / seconds, results, largest)
+
+
+def validate_all(agents: Agents, table: MarketTable) -> tuple[list[Backtest], list[float]]:
+    """The greedy policy of each agent over a table, and the largest of its Q-values."""
+    results, largest = [], []
+    for index in range(len(agents.seeds)):
+        q_values, seen = agents.q_values(index), [0.0]
+
+        def watched(states: NDArray[np.float32]) -> NDArray[Any]:
+            values = q_values(states)  # noqa: B023 - called within this round of the loop
+            seen.append(float(abs(values).max()))  # noqa: B023
+            return values
+
+        results.append(validate(watched, table))
+        largest.append(max(seen))
+    return results, largest

@@ -221,6 +221,30 @@ def test_a_full_queue_leaves_the_oldest_out_and_says_so(tmp_path: Path) -> None:
     assert [line.split("; ")[1].split()[0] for line in said] == names[1:4]
 
 
+def test_an_upload_that_breaks_off_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
+    """Whichever file it breaks off at; the manifest is the last."""
+    bucket = Bucket(f"file://{tmp_path}/bucket")
+    with Checkpoints(RunLock(tmp_path / RUN), CheckpointSettings(), 1, print) as checkpoints:
+        save(checkpoints, 1)
+    folder = tmp_path / RUN / "step-000000000001"
+    copy, copied = bucket._files.put_file, list[str]()
+
+    def breaking(source: str, target: str) -> None:
+        if len(copied) == 1:
+            raise ConnectionError
+        copied.append(target)
+        copy(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket._files, "put_file", breaking)
+        with pytest.raises(ConnectionError):
+            bucket.upload(RUN, folder)
+    assert bucket.names(RUN, folder.name) == [STATE]
+    assert bucket.steps(RUN) == []
+    bucket.upload(RUN, folder)
+    assert bucket.steps(RUN) == [folder.name]
+
+
 def test_urls_that_cannot_be_used() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'qdesk\[gcs\]'"):
         Bucket("gs://desk/qdesk")

@@ -19,6 +19,7 @@ from market.bars import load_bars
 from training.checkpoint import STATE, RunLock, newest
 from training.data import TrainingData
 from training.faults import NoCheckpoint
+from training.learn import learn
 from training.resume import Start, resumed
 from training.settings import TrainSettings
 from training.sources import load_settings
@@ -112,13 +113,14 @@ class Trained:
         return settings
 
 
-def learn_until(step: int) -> Any:
-    """`learn`, with SIGTERM coming once a point at or after a step was logged."""
-    from training.learn import learn
+def learn_until(step: int, fault: Exception | None = None) -> Any:
+    """`learn`, with SIGTERM or a fault coming once a point at or after a step was logged."""
 
     def stopped(*arguments: Any) -> Any:
         for point in learn(*arguments):
             yield point
+            if point.step >= step and fault is not None:
+                raise fault
             if point.step >= step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -133,6 +135,36 @@ def trained(tmp_path: Path) -> Trained:
 def runs_of(trained: Trained) -> list[Any]:
     with client_of(trained.mlruns) as client:
         return list(client.search_runs(["1"], order_by=["attributes.start_time"]))
+
+
+def test_what_was_logged_and_registered_after_the_checkpoint_is_not_done_twice(
+    tmp_path: Path,
+) -> None:
+    """A crash well after the last checkpoint, everything flushed: MLflow knows more than it."""
+    arguments = [*SMALL, "--steps", "2000", "--log-every", "50", "--evaluate-every", "100"]
+    arguments += ["--checkpoints.keep-best", "0", "--checkpoints.every"]
+    alone = Trained(tmp_path / "alone")
+    alone(*arguments, "900")
+    expected = fingerprint(alone.mlruns)
+    for every, last in (("5000", 0), ("900", 900)):
+        crashed = Trained(tmp_path / every)
+        with pytest.MonkeyPatch.context() as patch:
+            fault = RuntimeError("the power went")
+            patch.setattr("training.session.learn", learn_until(1650, fault))
+            with pytest.raises(RuntimeError, match="the power went"):
+                crashed(*arguments, every)
+        (run,) = runs_of(crashed)
+        assert run.info.status == "FAILED"
+        with client_of(crashed.mlruns) as client:
+            known = client.get_metric_history(run.info.run_id, "train/loss")
+            assert known[-1].step == 1650
+            registered = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+        assert len(registered) == sum(step <= 1650 for step, _ in expected["versions"]) > 0
+        saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
+        assert saved.step == last
+        assert bool(saved.manifest["kept"][0]) == (last > 0)  # a best to be taken back
+        crashed("--resume", "latest")
+        assert fingerprint(crashed.mlruns) == expected
 
 
 @pytest.mark.parametrize("extra", [("--seeds", "2"), ("--learner.tau", "0.01")])

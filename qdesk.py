@@ -143,12 +143,12 @@ def _models(arguments: list[str]) -> int:
     from rich.console import Console
 
     from models.console import models
-    from models.promotion import NoVersion
+    from models.promotion import NoReason, NoVersion
     from models.sealed import Damaged
 
     try:
         return models(arguments, Console())
-    except (NoVersion, Damaged) as error:
+    except (NoVersion, NoReason, Damaged) as error:
         return _fail(str(error), 2)
 
 

@@ -53,6 +53,13 @@ class Network(_Strict):
     cvar: float = Field(1.0, gt=0, le=1)
     bins: list[int] = []
 
+    @model_validator(mode="after")
+    def _bins_fit(self) -> Self:
+        wanted = self.state_size - 2 if self.kind == "tabular" else 0
+        if len(self.bins) != wanted or min(self.bins, default=0) < 0:
+            raise ValueError(f"bins are {self.bins}; there must be {wanted}")
+        return self
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The arrays that this network must have, by name."""
         if self.kind == "tabular":

@@ -15,10 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.bundle import Bundle
 from models.last_good import impatient
-from models.promotion import NoVersion, history, load_bundle, promote, resolve, rollback
+from models.promotion import NoVersion, Promotion, history, load_bundle, promote, resolve, rollback
 from models.registry import model_id_of
 
 
@@ -31,7 +32,6 @@ def models(arguments: list[str], console: Console) -> int:
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)
-    client = _client(options.tracking_uri, options.mlruns)
     commands = {
         "list": _list,
         "show": _show,
@@ -42,10 +42,14 @@ def models(arguments: list[str], console: Console) -> int:
     }
     try:
         with impatient():
+            client = _client(options.tracking_uri, options.mlruns)
             commands[options.command](client, options, console)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise NoVersion(f"{client.tracking_uri}: this store cannot be used ({reason})") from error
+        if "Max retries exceeded" in reason or "Failed to establish" in reason:
+            reason = "no server answers there"
+        store = options.tracking_uri or options.mlruns or "mlruns"
+        raise NoVersion(f"{store}: this store cannot be used ({reason})") from error
     return 0
 
 
@@ -67,23 +71,24 @@ def parser() -> argparse.ArgumentParser:
 
     add("list", "all models, with their versions' aliases")
     show = add("show", "a model's versions and who moved its champion, or one version")
-    show.add_argument("name")
+    show.add_argument("name", help="of the registered model, as `list` has it")
     show.add_argument("version", nargs="?", help="a number or an alias")
     compare = add("compare", "versions side by side: what they did, and settings that differ")
-    compare.add_argument("name")
-    compare.add_argument("versions", nargs="+", metavar="version")
+    compare.add_argument("name", help="of the registered model, as `list` has it")
+    compare.add_argument("version", help="a number or an alias")
+    compare.add_argument("others", nargs="+", metavar="version", help="to compare it with")
     for name, about in (
         ("promote", "make a version the champion, the model that may trade"),
         ("rollback", "make the previous champion the champion again"),
     ):
         move = add(name, about)
-        move.add_argument("name")
+        move.add_argument("name", help="of the registered model, as `list` has it")
         if name == "promote":
             move.add_argument("version", help="a number or an alias")
         move.add_argument("--reason", required=True, help="why; it stands in the record")
         move.add_argument("--by", help="who, for the record (default: user@host)")
     verify = add("verify", "check a version's bundle: hashes, shapes, golden Q-values")
-    verify.add_argument("name")
+    verify.add_argument("name", help="of the registered model, as `list` has it")
     verify.add_argument("version", help="a number or an alias")
     return whole
 
@@ -94,7 +99,7 @@ def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
     if uri is None:
         folder = mlruns or Path("mlruns")
         if not (folder / "mlflow.db").exists():
-            raise NoVersion(f"mlruns {folder}: there is no store here; `qdesk train` makes one")
+            raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
         uri = f"sqlite:///{folder.resolve()}/mlflow.db"
     return MlflowClient(uri, uri)
 
@@ -123,10 +128,10 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
     table = _table("version", "alias", "net return", "bars", "algorithm", "step", "seed", "run")
     for version in _versions(client, options.name):
         tags = version.tags
-        net_return = f"{float(tags['net_return']):+.1%}" if "net_return" in tags else "-"
         known = [tags.get(name, "-") for name in ("bars", "algorithm", "step", "seed")]
         aliases = "\n".join(_aliases_of(model, version))
-        table.add_row(f"v{version.version}", aliases, net_return, *known, str(version.run_id)[:8])
+        known = [_net_return(version), *known, str(version.run_id)[:8]]
+        table.add_row(f"v{version.version}", aliases, *known)
     console.print(table)
     console.print("net return: on the validation bars that each version was chosen on\n")
     if not moves:
@@ -165,12 +170,14 @@ def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> No
 
 
 def _compare(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
-    versions = [resolve(client, options.name, which) for which in options.versions]
+    versions = [
+        resolve(client, options.name, which) for which in (options.version, *options.others)
+    ]
     table = _table("", *(f"v{version.version}" for version in versions))
     columns = [_known(client, version) for version in versions]
     for name in dict.fromkeys(name for column in columns for name in column):
         cells = [column.get(name, "-") for column in columns]
-        if len(set(cells)) > 1 or name.startswith("eval/") or name == "step":
+        if len(set(cells)) > 1 or name.startswith("eval/") or name in ("iterations", "net return"):
             table.add_row(name, *map(escape, cells))
     console.print(table)
     console.print("settings that all share are left out")
@@ -182,23 +189,34 @@ def _known(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
     logged = client.get_logged_model(model_id_of(version))
     figures = {metric.key: f"{metric.value:+.4g}" for metric in logged.metrics or []}
     origin = bundle.manifest.origin
-    known = {"step": f"{origin.step:,}", "seed": str(origin.seed), "data": origin.data_hash[:12]}
+    known = {
+        "iterations": f"{origin.step:,}",
+        "seed": str(origin.seed),
+        "data": origin.data_hash[:12],
+    }
+    known["net return"] = _net_return(version)
     known |= {"code": origin.code_version[:12], "run": origin.run_id[:8]}
     return {**known, **dict(sorted(figures.items())), **dict(_flat(origin.settings))}
 
 
 def _promote(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
     made = promote(client, options.name, options.version, options.reason, options.by)
-    before = f" in place of v{made.before}" if made.before else ""
-    console.print(f"{options.name}@champion is v{made.version}{before}", highlight=False)
+    console.print(_moved(client, options.name, made, ""), highlight=False, soft_wrap=True)
 
 
 def _rollback(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
     made = rollback(client, options.name, options.reason, options.by)
-    console.print(
-        f"{options.name}@champion is v{made.version} again, in place of v{made.before}",
-        highlight=False,
+    console.print(_moved(client, options.name, made, " again"), highlight=False, soft_wrap=True)
+
+
+def _moved(client: MlflowClient, name: str, made: Promotion, again: str) -> str:
+    """What the champion is now, with what both did on validation."""
+    numbers = [number for number in (made.version, made.before) if number is not None]
+    now, *before = (
+        f"v{number} ({_net_return(resolve(client, name, number))} on validation)"
+        for number in numbers
     )
+    return f"{name}@champion is {now}{again}" + "".join(f", in place of {each}" for each in before)
 
 
 def _verify(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
@@ -210,6 +228,11 @@ def _verify(client: MlflowClient, options: argparse.Namespace, console: Console)
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _net_return(version: ModelVersion) -> str:
+    net_return = version.tags.get("net_return")
+    return "-" if net_return is None else f"{float(net_return):+.1%}"
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

@@ -6,14 +6,16 @@ is reported. Nothing here loads TensorFlow; MLflow is loaded only once its store
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlparse
 
@@ -46,6 +48,8 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     Returns:
         A verified bundle, or none; never an exception for something that is down or damaged.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name):
+        return LastGood(None, None, "none", [f"{name!r} is no model's name"])
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
     cache, steps = _Cache(cache_dir / name), []
     silent = _silent(uri)
@@ -65,7 +69,7 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     for version, folder, sha256 in cache.newest_first():
         try:
             return LastGood(cache.load(folder, sha256), version, "cache", steps)
-        except (Damaged, OSError) as error:
+        except Exception as error:
             steps.append(f"cached v{version}: {error}")
     steps.append(f"no verified copy of {name} in {cache.folder}")
     return LastGood(None, None, "none", steps)
@@ -80,8 +84,16 @@ def _of_registry(name: str, alias: str, uri: str, cache: "_Cache") -> tuple[Bund
     version = resolve(client, name, alias)
     number, sha256 = str(version.version), str(version.tags.get("bundle_sha256"))
     with suppress(Damaged, OSError):  # the very same is here already
-        return cache.load(cache.folder_of(number, sha256), sha256), number
-    return cache.fill(number, lambda into: load_bundle(client, version, into)), number
+        bundle = cache.load(cache.folder_of(number, sha256), sha256)
+        with suppress(OSError):
+            cache.put_first(number, sha256)
+        return bundle, number
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "bundle"
+        bundle = load_bundle(client, version, copy)
+        with suppress(OSError):  # trading goes on without a copy
+            cache.keep(copy, number, sha256)
+    return bundle, number
 
 
 class _Cache:
@@ -103,36 +115,30 @@ class _Cache:
         """Version, folder and sha256 of each copy; nothing where there is no readable list."""
         try:
             listed = json.loads((self.folder / INDEX).read_text())
-            return [
-                (
-                    str(each["version"]),
-                    self.folder_of(each["version"], each["sha256"]),
-                    each["sha256"],
-                )
-                for each in listed
-            ]
-        except (OSError, ValueError, KeyError, TypeError):
+            known = [(str(each["version"]), str(each["sha256"])) for each in listed]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []
+        return [
+            (version, self.folder_of(version, sha256), sha256)
+            for version, sha256 in known
+            if version.isdigit() and re.fullmatch("[0-9a-f]{64}", sha256)
+        ]
 
-    def fill(self, version: str, load: Callable[[Path | None], Bundle]) -> Bundle:
-        """Loads a bundle, leaving a copy here; without one where this cannot be written."""
+    def keep(self, copy: Path, version: str, sha256: str) -> None:
+        """Takes in a verified copy."""
         temporary = self.folder / f"{TEMPORARY}v{version}-{os.getpid()}"
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
-        except OSError:
-            return load(None)
-        try:
-            bundle = load(temporary)
-            with suppress(OSError):
-                self._keep(temporary, version, str(bundle.sha256))
+            shutil.copytree(copy, temporary)
+            replace(temporary, self.folder_of(version, sha256))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return bundle
+        self.put_first(version, sha256)
 
-    def _keep(self, temporary: Path, version: str, sha256: str) -> None:
+    def put_first(self, version: str, sha256: str) -> None:
+        """Makes a copy the one that was good last; takes the oldest away."""
         others = [each for each in self.newest_first() if (each[0], each[2]) != (version, sha256)]
-        replace(temporary, self.folder_of(version, sha256))
         listed = [{"version": version, "sha256": sha256}]
         listed += [{"version": each[0], "sha256": each[2]} for each in others[: KEPT - 1]]
         index = self.folder / f"{TEMPORARY}{INDEX}-{os.getpid()}"

@@ -34,6 +34,10 @@ class NoVersion(ValueError):
     """There is no such model, version or alias. The message names it and what there is."""
 
 
+class NoReason(ValueError):
+    """A champion is not moved without a reason."""
+
+
 class Promotion(NamedTuple):
     """One move of the champion."""
 
@@ -52,13 +56,16 @@ def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
         NoVersion: there is none such.
     """
     try:
-        if which.isdigit():
-            return client.get_model_version(name, which)
+        number = which.removeprefix("v")
+        if number.isdigit():
+            return client.get_model_version(name, number)
         return client.get_model_version_by_alias(name, which.removeprefix("@"))
     except MlflowException as error:
         if error.error_code not in NO_ALIAS:
             raise
-        raise NoVersion(f"{name}: there is no version {which}; see `qdesk models list`") from error
+        raise NoVersion(
+            f"{name}: there is no version or alias {which}; see `qdesk models show {name}`"
+        ) from error
 
 
 def champion(client: MlflowClient, name: str, alias: str = CHAMPION) -> ModelVersion | None:
@@ -98,9 +105,10 @@ def load_bundle(client: MlflowClient, version: ModelVersion, into: Path | None =
 
 def _copy(where: str, folder: Path, tracking_uri: str) -> None:
     """Copies what there is, links as links, so that they are refused."""
-    url = urlparse(where)
-    if url.scheme in ("", "file"):
-        shutil.copytree(url2pathname(url.path), folder, symlinks=True)
+    if where.startswith("/"):
+        shutil.copytree(where, folder, symlinks=True)
+    elif where.startswith("file:"):
+        shutil.copytree(url2pathname(urlparse(where).path), folder, symlinks=True)
     else:
         with TemporaryDirectory() as temporary:
             path = mlflow.artifacts.download_artifacts(
@@ -123,6 +131,7 @@ def promote(
 
     Raises:
         NoVersion: there is none such, or it is the champion already.
+        NoReason: nothing stands in `why`.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
     version, now = resolve(client, name, which), champion(client, name)
@@ -140,8 +149,8 @@ def promote(
 def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) -> Promotion:
     """Makes the previous champion the champion again, once its bundle was verified.
 
-    `previous_champion` becomes the one that it had replaced, by the record, so that one can roll back
-    further; where there was none, the alias goes.
+    `previous_champion` becomes the one that it had replaced, by the record, but never the version that is
+    rolled back from; so one can roll back further. Where there is none, the alias goes.
 
     Raises:
         NoVersion: there is none to go back to.
@@ -151,8 +160,10 @@ def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) 
     if now is None or back is None:
         missing = "champion" if now is None else "previous champion to go back to"
         raise NoVersion(f"{name}: there is no {missing}; see `qdesk models show {name}`")
+    if back.version == now.version:
+        raise NoVersion(f"{name}: the previous champion is v{now.version}, the champion itself")
     load_bundle(client, back)
-    further = _before(client, name, str(back.version))
+    further = _before(client, name, str(back.version), str(now.version))
     made = _record(client, name, "rollback", str(back.version), str(now.version), why, who)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     if further is not None:
@@ -177,13 +188,21 @@ def history(client: MlflowClient, name: str) -> list[Promotion]:
     return [Promotion(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(RECORD)]
 
 
-def _before(client: MlflowClient, name: str, version: str) -> str | None:
-    """The champion that a version had replaced when it was promoted last, if it is still there."""
-    for move in reversed(history(client, name)):
-        if move.kind == "promote" and move.version == version and move.before is not None:
-            with suppress(NoVersion):
-                return str(resolve(client, name, move.before).version)
-            return None
+def _before(client: MlflowClient, name: str, version: str, rejected: str) -> str | None:
+    """The champion before a version by the record, none that is gone or just rejected."""
+    champions: list[str] = []  # of each one, those that it had replaced lie below it
+    for move in history(client, name):
+        if move.kind == "promote":
+            champions.append(move.version)
+        else:
+            while len(champions) > 1 and champions[-1] != move.version:
+                champions.pop()
+    while champions and champions[-1] != version:
+        champions.pop()
+    for earlier in reversed(champions[:-1]):
+        with suppress(NoVersion):
+            if earlier not in (version, rejected):
+                return str(resolve(client, name, earlier).version)
     return None
 
 
@@ -196,6 +215,8 @@ def _record(
     why: str,
     who: str | None,
 ) -> Promotion:
+    if not why.strip():
+        raise NoReason(f"{name}: the champion is not moved without a reason; say one")
     when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     made = Promotion(when, who or _user(), why, kind, version, before)
     client.set_registered_model_tag(name, f"{RECORD}{when}", json.dumps(made._asdict()))

@@ -34,8 +34,8 @@ BUNDLE = "bundle"  # the folder of a version's bundle among its artifacts
 CANDIDATE = "candidate"
 NO_ALIAS = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 DESCRIPTION = (
-    "Q-networks or tables trained by `qdesk train`. The alias `candidate` is the version that did best on "
-    "the validation bars that were used last; `champion` is the one that may trade, moved by `qdesk "
+    "Q-networks or tables trained by `qdesk train`. The alias `candidate` is the version that did best "
+    "on the validation bars that were used last; `champion` is the one that may trade, moved by `qdesk "
     "models promote` and `rollback`, each move recorded as a tag `promotion/<time>`."
 )
 

@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save_file
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
+READ_AT_ONCE = 64 * 2**20  # bytes
 TEMPORARY = ".writing-"  # what a folder's name begins with until it is whole
+
+REPLACED = f"{TEMPORARY}old-"  # before a folder's name while another takes it
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -96,12 +99,25 @@ def replace(temporary: Path, folder: Path) -> None:
     """Gives a whole folder its name, in place of a folder that has it, once it is on the disk."""
     for path in (*temporary.iterdir(), temporary):
         _sync(path)
-    old = folder.with_name(f"{TEMPORARY}old-{folder.name}-{os.getpid()}")
+    old = folder.with_name(f"{REPLACED}{folder.name}")
     if folder.exists():
         folder.rename(old)  # a folder that is not empty cannot be renamed onto
     temporary.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def tidy(around: Path) -> None:
+    """Mends what a killed process left: unwritten folders go, one that was being replaced comes back.
+
+    Only whoever keeps others from writing there may do this.
+    """
+    for left in around.glob(f"{TEMPORARY}*"):
+        name = left.name.removeprefix(REPLACED)
+        if left.name.startswith(REPLACED) and not (around / name).exists():
+            left.rename(around / name)
+        else:
+            shutil.rmtree(left)
 
 
 def read_manifest(folder: Path, file: str) -> dict[str, Any]:
@@ -135,6 +151,11 @@ def read_manifest(folder: Path, file: str) -> dict[str, Any]:
     if not isinstance(files, dict) or list(files) != [file]:
         named = ", ".join(files) if isinstance(files, dict) else "none"
         raise Damaged(f"{path}: it names the files {named}; it must name {file} alone")
+    stated = files[file]
+    if not isinstance(stated, dict) or not stated.keys() >= {"bytes", "sha256"}:
+        raise Damaged(f"{path}: it does not state bytes and sha256 of {file}")
+    if not isinstance(manifest.get("arrays"), dict):
+        raise Damaged(f"{path}: it does not list the arrays of {file}")
     return manifest
 
 
@@ -148,19 +169,21 @@ def unseal(folder: Path, file: str) -> Sealed:
     manifest, path = read_manifest(folder, file), folder / file
     stated = manifest["files"][file]
     if path.stat().st_size != stated["bytes"]:
-        raise Damaged(f"{path}: {path.stat().st_size:,} bytes; there must be {stated['bytes']:,}")
-    if sha256_of(path) != stated["sha256"]:
+        raise Damaged(f"{path}: {path.stat().st_size:,} bytes; there must be {stated['bytes']}")
+    # What is small is read once, so that the very bytes that were hashed are parsed.
+    content = path.read_bytes() if path.stat().st_size <= READ_AT_ONCE else None
+    found = sha256_of(path) if content is None else hashlib.sha256(content).hexdigest()
+    if found != stated["sha256"]:
         raise Damaged(f"{path}: it does not have the sha256 that {MANIFEST} states")
     try:
-        arrays = load_file(path)
+        arrays = load_file(path) if content is None else load(content)
     except SafetensorError as error:
         raise Damaged(f"{path}: this is not a safetensors file ({error})") from error
-    found = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
-    for name in sorted(found.keys() | manifest["arrays"].keys()):
-        if found.get(name) != manifest["arrays"].get(name):
-            raise Damaged(
-                f"{path}: {name} is {found.get(name)}; it must be {manifest['arrays'].get(name)}"
-            )
+    forms = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    listed = manifest["arrays"]
+    for name in sorted(forms.keys() | listed.keys()):
+        if forms.get(name) != listed.get(name):
+            raise Damaged(f"{path}: {name} is {forms.get(name)}; it must be {listed.get(name)}")
     try:
         require_finite(arrays)
     except NotFinite as error:

@@ -17,12 +17,12 @@ from training.checkpoint import (
     Checkpoint,
     Checkpoints,
     RunLock,
-    find,
     in_use,
     newest,
 )
 from training.checkpoint_settings import CheckpointSettings
 from training.faults import CheckpointError, InUse, NoCheckpoint
+from training.resume import find
 
 RUN = "0123456789abcdef"
 
@@ -131,6 +131,48 @@ def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
     assert not in_use(tmp_path / RUN)
     assert not in_use(tmp_path / "never was")
     RunLock(tmp_path / RUN).close()
+
+
+def test_a_lock_that_cannot_be_seen_counts_as_held(tmp_path: Path) -> None:
+    """A live run must not be closed for a dead one."""
+    RunLock(tmp_path / RUN).close()
+    tmp_path.chmod(0o700)
+    (tmp_path / RUN / "lock").chmod(0o600)
+    with nobody():
+        assert in_use(tmp_path / RUN)
+    before = (tmp_path / RUN / "lock").read_text()
+    assert not in_use(tmp_path / RUN)
+    assert (tmp_path / RUN / "lock").read_text() == before  # asking leaves no trace
+
+
+def test_saved_again_it_keeps_its_score_and_its_place(tmp_path: Path) -> None:
+    with checkpoints_of(tmp_path / RUN, keep_last=1, keep_best=1) as checkpoints:
+        save(checkpoints, 1, 0.9)
+        save(checkpoints, 1)
+        save(checkpoints, 2, 0.1)
+        save(checkpoints, 3, 0.2)
+    assert steps_of(tmp_path / RUN) == [1, 3]
+
+
+def test_one_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    with checkpoints_of(folder) as checkpoints:
+        save(checkpoints, 1)
+    (folder / "step-000000000001").rename(folder / f"{TEMPORARY}old-step-000000000001")
+    RunLock(folder).close()
+    assert newest(folder, None, print).step == 1
+
+
+def test_going_back_sets_what_came_later_aside(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    with checkpoints_of(folder) as checkpoints:
+        for step in (1, 2, 3):
+            save(checkpoints, step)
+        checkpoints.set_aside_after(1)
+        assert newest(folder, None, print).step == 1
+        save(checkpoints, 2)
+    assert steps_of(folder) == [1, 2]
+    assert (folder / "before-going-back-step-000000000003" / STATE).exists()
 
 
 def test_what_a_killed_process_left_is_taken_away(tmp_path: Path) -> None:

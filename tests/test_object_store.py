@@ -20,6 +20,7 @@ from training.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
 from training.checkpoint_settings import CheckpointSettings
 from training.faults import BucketError, MissingExtra, NoCheckpoint
 from training.object_store import Bucket, Uploads
+from training.resume import scores_in
 
 QDESK = Path(sys.executable).with_name("qdesk")
 URL = "s3://desk/qdesk"
@@ -107,6 +108,35 @@ def test_they_arrive_are_kept_few_and_are_found_from_another_machine(
     assert (found.arrays["weights"] == 5).all()
     assert Checkpoint.load(tmp_path / "there" / RUN / "step-000000000005").step == 5
     assert [line for line in said if "waiting" not in line] == []
+
+
+def test_what_another_machine_uploaded_is_judged_by_the_same_rule(tmp_path: Path) -> None:
+    """Its best stays the best, and nothing goes that this machine has merely not seen."""
+    url = f"file://{tmp_path}/bucket"
+    settings = CheckpointSettings(where=url, keep_last=2)
+    with Checkpoints(RunLock(tmp_path / "here" / RUN), settings, 1, print) as checkpoints:
+        for step, score in ((1, 0.9), (2, 0.1), (3, 0.2)):
+            checkpoints.save(step, {"w": np.ones(3)}, {"run_ids": [RUN]}, score)
+    bucket = Bucket(url)
+    elsewhere = scores_in(bucket, RUN)
+    assert elsewhere == {1: 0.9, 2: 0.1, 3: 0.2}
+    lock = RunLock(tmp_path / "there" / RUN)
+    newest(lock.folder, bucket, print)
+    with Checkpoints(lock, settings, 100, print, elsewhere) as checkpoints:
+        assert not checkpoints.due(4, score=0.5)
+        checkpoints.save(4, {"w": np.ones(3)}, {"run_ids": [RUN]}, 0.3)
+    assert bucket.steps(RUN) == [f"step-{step:012d}" for step in (1, 3, 4)]
+
+
+def test_a_bucket_that_lost_a_file_gives_the_one_before(tmp_path: Path) -> None:
+    url, said = f"file://{tmp_path}/bucket", list[str]()
+    settings = CheckpointSettings(where=url)
+    with Checkpoints(RunLock(tmp_path / "here" / RUN), settings, 1, print) as checkpoints:
+        save(checkpoints, 1)
+        save(checkpoints, 2)
+    (tmp_path / "bucket" / RUN / "step-000000000002" / STATE).unlink()
+    assert newest(tmp_path / "there" / RUN, Bucket(url), said.append).step == 1
+    assert "step-000000000002: checkpoints file://" in said[0]
 
 
 def test_a_damaged_one_in_the_bucket_is_named_and_the_one_before_taken(
@@ -209,7 +239,7 @@ def test_a_full_queue_leaves_the_oldest_out_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     bucket = Stuck(f"file://{tmp_path}/bucket")
     names = [f"step-{step:012d}" for step in range(6)]
-    with Uploads(bucket, RUN, 3, lambda: set(names), said.append) as uploads:
+    with Uploads(bucket, RUN, 2, set, said.append) as uploads:
         for name in names:
             (tmp_path / name).mkdir()
             (tmp_path / name / "manifest.json").write_text("{}")
@@ -218,6 +248,8 @@ def test_a_full_queue_leaves_the_oldest_out_and_says_so(tmp_path: Path) -> None:
         Stuck.gate.set()
         assert uploads.close(30) == set()
     assert bucket.steps(RUN) == [names[0], *names[4:]]
+    bucket.remove(RUN, names[0])
+    assert bucket.names(RUN) == names[4:]
     assert [line.split("; ")[1].split()[0] for line in said] == names[1:4]
 
 
@@ -245,7 +277,15 @@ def test_an_upload_that_breaks_off_leaves_nothing_to_be_seen(tmp_path: Path) -> 
     assert bucket.steps(RUN) == [folder.name]
 
 
-def test_urls_that_cannot_be_used() -> None:
+def test_urls_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(BucketError, match=r"s3://x/y: cannot be read \(NoCredentials.*environment"):
+        Bucket("s3://x/y").names()
+    s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(MissingExtra, match=r"pip install 'qdesk\[gcs\]'"):
         Bucket("gs://desk/qdesk")
     with pytest.raises(BucketError, match="checkpoints nonsense://x: this is no URL"):

@@ -90,6 +90,50 @@ def test_champions_come_and_go_with_a_record(client: MlflowClient) -> None:
     assert moves == sorted(moves)
 
 
+def test_a_rejected_version_is_nobodys_predecessor(client: MlflowClient) -> None:
+    for which in ("1", "2", "1"):
+        promote(client, NAME, which, "back and forth")
+    rollback(client, NAME, "1 is bad")
+    assert aliases(client) == {"champion": 2}
+    client.set_registered_model_alias(NAME, "previous_champion", "2")  # as a crash could leave it
+    with pytest.raises(NoVersion, match="the previous champion is v2, the champion itself"):
+        rollback(client, NAME, "to itself")
+
+
+def test_the_cache_follows_a_rollback(client: MlflowClient, mlruns: Path, tmp_path: Path) -> None:
+    """What was verified last comes from it, not what was taken in last."""
+    cache = tmp_path / "cache"
+    for which in ("1", "2"):
+        promote(client, NAME, which, "next")
+        load_last_good(NAME, cache, uri_of(mlruns))
+    rollback(client, NAME, "2 is bad")
+    assert load_last_good(NAME, cache, uri_of(mlruns)).version == "1"
+    assert load_last_good(NAME, cache, "sqlite:////nowhere/mlflow.db").version == "1"
+
+
+def test_a_champion_is_good_where_the_cache_cannot_be_written(
+    client: MlflowClient, mlruns: Path, tmp_path: Path
+) -> None:
+    promote(client, NAME, "1", "first")
+    (tmp_path / NAME).symlink_to("/proc")
+    found = load_last_good(NAME, tmp_path, uri_of(mlruns))
+    assert (found.version, found.source, found.steps_down) == ("1", "champion", [])
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "", "..", "a/b"])
+def test_a_name_stays_in_the_cache(tmp_path: Path, name: str) -> None:
+    found = load_last_good(name, tmp_path, "sqlite:////nowhere/mlflow.db")
+    assert found.source == "none"
+    assert "is no model's name" in found.steps_down[0]
+
+
+@pytest.mark.parametrize("index", ["[" * 100_000, "7", '[{"version": "../v1", "sha256": "0"}]'])
+def test_a_list_that_is_none_is_passed_over(tmp_path: Path, index: str) -> None:
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / INDEX).write_text(index)
+    assert load_last_good(NAME, tmp_path, "sqlite:////nowhere/mlflow.db").source == "none"
+
+
 def test_what_cannot_be_trusted_is_not_promoted(client: MlflowClient) -> None:
     promote(client, NAME, "1", "the first")
     spoil(client, "2")
@@ -97,7 +141,7 @@ def test_what_cannot_be_trusted_is_not_promoted(client: MlflowClient) -> None:
         promote(client, NAME, "2", "looks good")
     with pytest.raises(NoVersion, match="v1 is the champion already"):
         promote(client, NAME, "champion", "again")
-    with pytest.raises(NoVersion, match="there is no version 9"):
+    with pytest.raises(NoVersion, match="there is no version or alias 9"):
         promote(client, NAME, "9", "typo")
     assert aliases(client) == {"champion": 1}
     assert len(history(client, NAME)) == 1
@@ -289,7 +333,8 @@ def test_the_command_line(
     store = ["--mlruns", str(mlruns)]
     assert ran("promote", NAME, "1", "--reason", "the first", *store) == 0
     assert ran("promote", NAME, "2", "--reason", "more", "--by", "ann", *store) == 0
-    assert f"{NAME}@champion is v2 in place of v1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{NAME}@champion is v2 (+20.0% on validation), in place of v1 (+10.0%" in said
     assert ran("show", NAME, *store) == 0
     shown = capsys.readouterr().out
     assert "promote v2 in place of v1 by ann: more" in shown
@@ -303,7 +348,8 @@ def test_the_command_line(
     assert ran("verify", NAME, "champion", *store) == 0
     assert f"{NAME} v2 is good" in capsys.readouterr().out
     assert ran("rollback", NAME, "--reason", "worse", *store) == 0
-    assert f"{NAME}@champion is v1 again, in place of v2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{NAME}@champion is v1 (+10.0% on validation) again, in place of v2" in said
     spoil(client, "3")
     assert ran("verify", NAME, "3", *store) == 2
     assert "does not have the sha256" in capsys.readouterr().err
@@ -311,6 +357,7 @@ def test_the_command_line(
         ["show", "qdesk-none"],
         ["verify", NAME, "77"],
         ["rollback", NAME, "--reason", "x"],
+        ["promote", NAME, "2", "--reason", " "],
     ):
         assert ran(*wrong, *store) == 2
         assert capsys.readouterr().err.count("\n") == 1
@@ -321,5 +368,5 @@ def test_the_command_line(
     assert ran("list", "--tracking-uri", "http://127.0.0.1:9") == 2
     assert time.monotonic() - began < 30  # MLflow alone would ask for minutes
     said = capsys.readouterr().err
-    assert said.startswith("http://127.0.0.1:9: this store cannot be used (")
+    assert said.startswith("http://127.0.0.1:9: this store cannot be used (no server answers there")
     assert said.count("\n") == 1

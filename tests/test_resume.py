@@ -238,9 +238,18 @@ def test_patience_ends_a_training_for_good(trained: Trained) -> None:
     assert saved.step < 20000
     best = saved.manifest["kept"][0]["best"]["step"]
     assert saved.step == best + 2 * 500
-    with pytest.raises(NoCheckpoint, match=f"has ended after {saved.step:,} iterations; go on"):
+    with pytest.raises(
+        NoCheckpoint, match=rf"has ended after {saved.step:,} iterations; go on.*\d$"
+    ):
         trained("--resume", "latest")
     assert [run.info.status for run in runs_of(trained)] == ["FINISHED"]
+    trained("--preset", "tabular", "--bars", MARKET, "--steps", "1000", stop_at=400)
+    (_, other) = runs_of(trained)
+    said = f"saved at iteration 400; go on: qdesk train --resume {other.info.run_id[:8]} --mlruns"
+    assert said in trained.said.getvalue()
+    left = rf"not at their end are {other.info.run_id[:8]} \(saved at 400 of 1,000\)$"
+    with pytest.raises(NoCheckpoint, match=left):
+        trained("--resume", run.info.run_id)
 
 
 def test_divergence_goes_back_once_with_half_the_rate(trained: Trained) -> None:
@@ -408,10 +417,33 @@ def test_other_bars_are_refused_also_for_a_fork(
     found[1].lock.close()
 
 
+def test_a_fork_asked_for_by_the_environment_is_one(
+    stopped: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("QDESK_FORK", "true")
+    monkeypatch.setenv("QDESK_STEPS", "300")
+    said = refused(capsys, stopped, "--resume", "latest")
+    assert "steps is 300, but the checkpoint has done 400 already" in said
+    monkeypatch.setenv("QDESK_STEPS", "2000")
+    assert "seed is 1 in the checkpoint and 9 here" in refused(
+        capsys, stopped, "--resume", "latest", "--seed", "9"
+    )
+    monkeypatch.delenv("QDESK_FORK")
+    preset = tmp_path / "mine.toml"
+    preset.write_text('resume = "latest"\n')
+    assert "resume is no setting of a preset" in refused(capsys, stopped, "--preset", str(preset))
+    assert "cannot be read (File name too long)" in refused(capsys, stopped, "--resume", "x" * 300)
+
+
 def test_what_is_not_there_or_in_use_is_refused(
     stopped: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert "nosuchrun: no run in" in refused(capsys, stopped, "--resume", "nosuchrun")
+    assert "--resume is empty" in refused(capsys, stopped, "--resume", "")
+    assert "no/such: there is no such folder" in refused(capsys, stopped, "--resume", "no/such")
     said = refused(capsys, tmp_path / "empty", "--resume", "latest")
     assert "holds no checkpoint" in said
     assert not (tmp_path / "empty").exists()

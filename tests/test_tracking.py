@@ -44,6 +44,28 @@ def test_how_a_run_ends_is_recorded(store: Store) -> None:
     assert ends == ["FINISHED", "KILLED", "FAILED", "KILLED"]
 
 
+def test_after_going_back_the_same_is_stored_once_and_another_beside(store: Store) -> None:
+    def values(tracker: Tracker) -> list[tuple[int, float]]:
+        history = store.client.get_metric_history(tracker.run_id, "train/loss")
+        return sorted((point.step, point.value) for point in history)
+
+    with tracker_of(store) as tracker:
+        tracker.log({"train/loss": 1.0}, 10)
+        saved = list(tracker.history)
+        tracker.log({"train/loss": 2.0}, 20)
+        tracker.go_back(saved)
+        tracker.log({"train/loss": 2.0}, 20)
+        tracker.log({"train/loss": 3.0}, 30)
+        tracker.flush()
+        assert values(tracker) == [(10, 1), (20, 2), (30, 3)]
+        tracker.go_back(saved, repeats=False)
+        tracker.log({"train/loss": 2.5}, 20)
+        tracker.flush()
+        assert values(tracker) == [(10, 1), (20, 2), (20, 2.5), (30, 3)]
+    assert [point.value for point in tracker.history] == [1.0, 2.5]
+    assert len(list(tracker.folder.iterdir())) == 1
+
+
 def test_metrics_are_sent_even_when_the_run_fails(store: Store) -> None:
     tracker = tracker_of(store)
 

@@ -15,14 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from models.sealed import MANIFEST, TEMPORARY, Arrays, Damaged, read_manifest, seal, unseal
+from models.sealed import MANIFEST, TEMPORARY, Arrays, Damaged, read_manifest, seal, tidy, unseal
 from training.checkpoint_settings import CheckpointSettings
-from training.faults import CheckpointError, InUse, NoCheckpoint
+from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
 from training.object_store import Bucket, Uploads
 
 FORMAT = "qdesk-checkpoint/1"
 STATE = "state.safetensors"
-UPLOAD_SECONDS = 300.0  # how long a training's end waits for what was not uploaded yet
+UPLOAD_SECONDS, STOP_SECONDS = (
+    300.0,
+    8.0,
+)  # that an end, or a stop, waits for what is not uploaded yet
 
 Tell = Callable[[str], None]
 
@@ -67,8 +70,7 @@ class RunLock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = _lock(folder, attempts=3)
-            for left in folder.glob(f"{TEMPORARY}*"):  # by a process that was killed
-                shutil.rmtree(left)
+            tidy(folder)
         except InUse:
             raise
         except OSError as error:
@@ -90,41 +92,47 @@ class Checkpoints:
         settings: how many to keep, and where.
         every: iterations between two.
         tell: takes a sentence for the user.
+        elsewhere: scores of those that a bucket has, by step.
     """
 
     def __init__(
-        self, lock: RunLock, settings: CheckpointSettings, every: int, tell: Tell = print
+        self,
+        lock: RunLock,
+        settings: CheckpointSettings,
+        every: int,
+        tell: Tell = print,
+        elsewhere: Mapping[int, float | None] | None = None,
     ) -> None:
         self.folder, self.settings, self.every, self._tell = lock.folder, settings, every, tell
         self._lock = lock
         self._uploads: Uploads | None = None
-        self._scores: dict[int, float | None] = {}
+        self._scores = dict(elsewhere or {})
+        self._gone: frozenset[str] = frozenset()
+        self._patience = UPLOAD_SECONDS
 
     def __enter__(self) -> Self:
         """Begins to keep what is saved; what was never uploaded is uploaded now."""
-        for step, folder in _steps(self.folder).items():
-            with suppress(Damaged):
+        here = steps_in(self.folder)
+        for step, folder in here.items():
+            with suppress(Damaged, OSError):
                 self._scores[step] = read_manifest(folder, STATE).get("score")
         if self.settings.url is not None:
             bucket = Bucket(self.settings.url)
             self._uploads = Uploads(
-                bucket, self.folder.name, self.settings.queue, self._kept_names, self._tell
+                bucket, self.folder.name, self.settings.queue, self._not_kept, self._tell
             )
-            there = set()
-            with suppress(Exception):  # a server that is down now may be up later
-                there = set(bucket.steps(self.folder.name))
-            for step in sorted(self._scores):
-                if _name(step) not in there:
-                    self._uploads.put(self.folder / _name(step))
+            for step in sorted(here.keys() & self._scores.keys()):
+                self._uploads.put(here[step], if_missing=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self._uploads is not None:
-                wait = 0.0 if kind is not None else UPLOAD_SECONDS
+                wait = 0.0 if kind is not None else self._patience
                 if kind is None and self._uploads.waiting:
                     self._tell(f"waiting for {self.settings.url}")
                 left = self._uploads.close(wait)
+                self._prune()
                 if left:
                     self._tell(
                         f"{self.settings.url}: {', '.join(sorted(left))} did not arrive; they are in "
@@ -132,6 +140,22 @@ class Checkpoints:
                     )
         finally:
             self._lock.close()
+
+    def hurry(self) -> None:
+        """Someone waits for the process to end: uploads get seconds, not minutes."""
+        self._patience = STOP_SECONDS
+
+    def has(self, step: int) -> bool:
+        """Whether a checkpoint of this step is here."""
+        return (self.folder / _name(step) / MANIFEST).exists()
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames those after a step that training goes back to; they are made anew."""
+        for later, folder in steps_in(self.folder).items():
+            if later > step:
+                aside = folder.with_name(f"before-going-back-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
 
     def due(self, step: int, score: float | None = None) -> bool:
         """Whether to save now: after `every` iterations, at the best validation so far, at the first.
@@ -154,22 +178,26 @@ class Checkpoints:
             NotFinite: the state is not worth keeping.
             OSError: it cannot be written; those before it are as they were.
         """
+        score = self._scores.get(step) if score is None else score  # it may be saved a second time
         known = {"format": FORMAT, "step": step, "score": score, "saved_at": _now()}
         folder = self.folder / _name(step)
         seal(folder, STATE, arrays, {**known, **manifest})
         self._scores[step] = score
+        self._gone -= {folder.name}
         if self._uploads is not None:
             self._uploads.put(folder)
         self._prune()
 
-    def _kept(self) -> set[int]:
-        steps = sorted(self._scores)
-        scored = [step for step in steps if self._scores[step] is not None]
-        best = sorted(scored, key=lambda step: (-(self._scores[step] or 0.0), step))
-        return {*steps[-self.settings.keep_last :], *best[: self.settings.keep_best]}
+    def _not_kept(self) -> set[str]:
+        """Names of those that a bucket need not hold; asked by another thread."""
+        return {_name(step) for step in dict(self._scores).keys() - self._kept()} | self._gone
 
-    def _kept_names(self) -> set[str]:
-        return {_name(step) for step in self._kept()} | self._waiting()
+    def _kept(self) -> set[int]:
+        scores = dict(self._scores)
+        steps = sorted(scores)
+        scored = [step for step in steps if scores[step] is not None]
+        best = sorted(scored, key=lambda step: (-(scores[step] or 0.0), step))
+        return {*steps[-self.settings.keep_last :], *best[: self.settings.keep_best]}
 
     def _waiting(self) -> set[str]:
         return self._uploads.waiting if self._uploads is not None else set()
@@ -183,6 +211,7 @@ class Checkpoints:
                     folder.rename(gone)  # never seen half
                 shutil.rmtree(gone, ignore_errors=True)
                 del self._scores[step]
+                self._gone |= {folder.name}
 
 
 def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) -> Checkpoint:
@@ -197,7 +226,7 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
     Raises:
         NoCheckpoint: there is none that is good.
     """
-    here = {path.name for path in _steps(folder).values()}
+    here = {path.name for path in steps_in(folder).values()}
     there = set(bucket.steps(folder.name)) if bucket is not None else set()
     for name in sorted(here | there, reverse=True):
         if name in here:
@@ -208,72 +237,32 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
             except OSError as error:
                 tell(f"{folder / name}: cannot be read ({error.strerror}); it stays where it is")
         if name in there and bucket is not None:
-            bucket.download(folder.name, folder / name, (STATE, MANIFEST))
             try:
+                bucket.download(folder.name, folder / name, (STATE, MANIFEST))
                 return Checkpoint.load(folder / name)
             except Damaged as error:
                 tell(f"damaged in {bucket.url}: {error}")
                 shutil.rmtree(folder / name)
+            except BucketError as error:
+                tell(f"{name}: {error}")
     looked = f"{folder}{f' and {bucket.url}/{folder.name}' if bucket else ''}"
     raise NoCheckpoint(f"{looked}: there is no checkpoint that can be used")
 
 
-def find(which: str, root: Path, bucket: Bucket | None) -> Path:
-    """The folder of the run, or of the one checkpoint, that is to be resumed.
-
-    Args:
-        which: `latest`, a run's id (its first characters do), or the path of either folder.
-        root: where checkpoints are.
-        bucket: where else to look for ids and the latest.
-
-    Raises:
-        NoCheckpoint: there is none such.
-    """
-    path = Path(which)
-    if path.is_dir() and (_steps(path) or (path / "manifest.json").exists()):
-        return path.resolve()
-    runs = {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
-    runs |= set(bucket.names()) if bucket is not None else set()
-    known = {run: _newest_known(root / run, bucket) for run in sorted(runs)}
-    known = {run: manifest for run, manifest in known.items() if manifest}
-    looked = f"{root}{f' and {bucket.url}' if bucket else ''}"
-    if not known:
-        raise NoCheckpoint(f"{which}: {looked} holds no checkpoint")
-    if which == "latest":
-        return root / max(known, key=lambda run: str(known[run].get("saved_at")))
-    fitting = [
-        run
-        for run, manifest in known.items()
-        if any(name.startswith(which) for name in (run, *manifest.get("run_ids", [])))
-    ]
-    if len(fitting) != 1:
-        many = "no run" if not fitting else f"more than one run ({', '.join(fitting)})"
-        raise NoCheckpoint(
-            f"{which}: {many} in {looked} has this id; give a run's id, latest, or a folder"
-        )
-    return root / fitting[0]
-
-
-def _newest_known(folder: Path, bucket: Bucket | None) -> dict[str, Any]:
-    """A manifest of a run's newest checkpoint, unverified where it is in a bucket."""
-    for step in sorted(_steps(folder).values(), reverse=True):
-        with suppress(Damaged, OSError):
-            return read_manifest(step, STATE)
-    if bucket is not None:
-        for name in reversed(bucket.steps(folder.name)):
-            with suppress(ValueError):
-                return bucket.manifest(folder.name, name)
-    return {}
-
-
 def in_use(folder: Path) -> bool:
-    """Whether a process trains this run, on this host."""
+    """Whether a process of this host may be training this run; so it is where that cannot be seen."""
     try:
-        os.close(_lock(folder))
-    except InUse:
-        return True
-    except OSError:
+        descriptor = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 
@@ -306,7 +295,8 @@ def _set_aside(folder: Path) -> str:
     return f" (set aside as {aside.name})"
 
 
-def _steps(folder: Path) -> dict[int, Path]:
+def steps_in(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a run's folder, whole or damaged, by step."""
     found = folder.glob("step-*") if folder.is_dir() else ()
     return {int(path.name[5:]): path for path in sorted(found) if path.name[5:].isdigit()}
 

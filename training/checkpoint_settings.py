@@ -13,8 +13,8 @@ class CheckpointSettings(BaseModel):
     where: str | None = Field(
         None,
         min_length=1,
-        description="a folder, or a URL such as s3://bucket/prefix (extras s3, gcs, azure); none: "
-        "checkpoints in mlruns",
+        description="a folder, or a URL such as s3://bucket/prefix (extras s3, gcs, azure), in short "
+        "--checkpoints URL; none: checkpoints in mlruns",
     )
     every: int | None = Field(
         None, ge=1, description="iterations between two; by default a tenth of the steps"

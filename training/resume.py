@@ -2,17 +2,24 @@
 
 import argparse
 import os
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from training.checkpoint import Checkpoint, RunLock, Tell, find, newest
+from models.sealed import MANIFEST, Damaged, read_manifest
+from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, steps_in
 from training.checkpoint_settings import CheckpointSettings
 from training.data import TrainingData
-from training.faults import NoCheckpoint
+from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
 from training.labels import identity
 from training.object_store import Bucket
 from training.settings import TrainSettings, flatten
 from training.sources import load_from
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 FORKS_KEEP = ("data_hash", "train_hash", "features_hash", "reward_scale")
 
@@ -22,6 +29,7 @@ class Start(NamedTuple):
 
     checkpoint: Checkpoint
     lock: RunLock | None  # of the run that is resumed; a fork leaves its parent's alone
+    elsewhere: Mapping[int, float | None]  # scores of the run's checkpoints in a bucket, by step
 
     @property
     def run_ids(self) -> list[str]:
@@ -33,9 +41,26 @@ class Start(NamedTuple):
         if self.lock is not None:
             self.lock.close()
 
-    def ended(self, settings: TrainSettings) -> bool:
-        """Whether there is nothing left to train."""
-        return bool(self.checkpoint.manifest["ended"]) or self.checkpoint.step >= settings.steps
+    def require_unfinished(self, settings: TrainSettings, runs: "Sequence[Run | None]") -> None:
+        """Refuses a training of which nothing is left to do.
+
+        Args:
+            settings: to go on under.
+            runs: as MLflow has them, None for those that it does not have.
+
+        Raises:
+            NoCheckpoint: names it, and those that have not ended.
+        """
+        manifest, step = self.checkpoint.manifest, self.checkpoint.step
+        finished = all(run is not None and run.info.status == "FINISHED" for run in runs)
+        if not finished or not (manifest["ended"] or step >= settings.steps):
+            return
+        others = unfinished(self.checkpoint.folder.parents[1])
+        raise NoCheckpoint(
+            f"run {self.run_ids[0]} has ended after {step:,} iterations; go on from it as a new run with "
+            f"--fork --steps, above {step}"
+            + (f"; not at their end are {', '.join(others)}" if others else "")
+        )
 
 
 def resumed(arguments: list[str], tell: Tell) -> tuple[TrainSettings, Start] | None:
@@ -50,8 +75,19 @@ def resumed(arguments: list[str], tell: Tell) -> tuple[TrainSettings, Start] | N
         BadSettings: a key is unknown or a value out of range.
     """
     asked = _asked(arguments)
-    if asked.resume is None:
+    if asked.resume in (None, "none"):
         return None
+    try:
+        return _resumed(asked, arguments, tell)
+    except (CheckpointError, InUse, BucketError):
+        raise
+    except OSError as error:
+        raise NoCheckpoint(f"{asked.resume}: cannot be read ({error.strerror})") from error
+
+
+def _resumed(
+    asked: argparse.Namespace, arguments: list[str], tell: Tell
+) -> tuple[TrainSettings, Start]:
     where = CheckpointSettings(where=asked.where)
     bucket = Bucket(where.url) if where.url else None
     folder = find(asked.resume, where.root(Path(asked.mlruns)), bucket)
@@ -73,7 +109,8 @@ def resumed(arguments: list[str], tell: Tell) -> tuple[TrainSettings, Start] | N
         if lock is not None:
             lock.close()
         raise
-    return settings, Start(checkpoint, lock)
+    elsewhere = scores_in(bucket, run.name) if bucket is not None and lock is not None else {}
+    return settings, Start(checkpoint, lock, elsewhere)
 
 
 def require_same_data(start: Start, settings: TrainSettings, data: TrainingData) -> None:
@@ -106,6 +143,13 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
                 f"steps is {settings.steps}, but the checkpoint has done {checkpoint.step} already; set "
                 "--steps above that"
             )
+        for name in ("seed", "seeds"):
+            was, now = checkpoint.manifest["settings"][name], getattr(settings, name)
+            if was != now:
+                raise NoCheckpoint(
+                    f"{name} is {was} in the checkpoint and {now} here; a fork goes on with the random "
+                    "numbers of its parent"
+                )
         return
     # As it stands there: another object of settings would take in the environment.
     was, now = flatten(checkpoint.manifest["settings"]), flatten(settings.tree())
@@ -132,5 +176,83 @@ def _asked(arguments: list[str]) -> argparse.Namespace:
         dest="where",
         default=environment("QDESK_CHECKPOINTS__WHERE"),
     )
-    early.add_argument("--fork", action=argparse.BooleanOptionalAction, default=False)
+    fork = str(environment("QDESK_FORK", "")).lower() in {"1", "true", "yes", "on", "t", "y"}
+    early.add_argument("--fork", action=argparse.BooleanOptionalAction, default=fork)
     return early.parse_known_args(arguments)[0]
+
+
+def find(which: str, root: Path, bucket: Bucket | None) -> Path:
+    """The folder of the run, or of the one checkpoint, that is to be resumed.
+
+    Args:
+        which: `latest`, a run's id (its first characters do), or the path of either folder.
+        root: where checkpoints are.
+        bucket: where else to look for ids and the latest.
+
+    Raises:
+        NoCheckpoint: there is none such.
+    """
+    path = Path(which)
+    if not which:
+        raise NoCheckpoint("--resume is empty; give a run's id, latest, or a folder")
+    if "/" in which and not path.is_dir():
+        raise NoCheckpoint(f"{which}: there is no such folder")
+    if path.is_dir() and (steps_in(path) or (path / MANIFEST).exists()):
+        return path.resolve()
+    runs = {folder.name for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else set()
+    runs |= set(bucket.names()) if bucket is not None else set()
+    known = {run: _newest_known(root / run, bucket) for run in sorted(runs)}
+    known = {run: manifest for run, manifest in known.items() if manifest}
+    looked = f"{root}{f' and {bucket.url}' if bucket else ''}"
+    if not known:
+        raise NoCheckpoint(f"{which}: {looked} holds no checkpoint")
+    if which == "latest":
+        return root / max(known, key=lambda run: str(known[run].get("saved_at")))
+    fitting = [
+        run
+        for run, manifest in known.items()
+        if any(name.startswith(which) for name in (run, *manifest.get("run_ids", [])))
+    ]
+    if len(fitting) != 1:
+        many = "no run" if not fitting else f"more than one run ({', '.join(fitting)})"
+        raise NoCheckpoint(
+            f"{which}: {many} in {looked} has this id; give a run's id, latest, or a folder"
+        )
+    return root / fitting[0]
+
+
+def resuming(run_id: str, settings: TrainSettings) -> str:
+    """The command that goes on with a run."""
+    where, mlruns = settings.checkpoints.where, str(settings.mlruns)
+    flags = ["--resume", run_id[:8]]
+    flags += ["--checkpoints", where] if where is not None else []
+    flags += ["--mlruns", mlruns] if mlruns != "mlruns" else []
+    return shlex.join(["qdesk", "train", *flags])
+
+
+def unfinished(root: Path) -> list[str]:
+    """Trainings that were saved before their end, as a user would name them, the newest first."""
+    runs = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+    known = [(_newest_known(folder, None), folder.name) for folder in runs]
+    left = [(str(each["saved_at"]), each, run) for each, run in known if each and not each["ended"]]
+    return [
+        f"{run[:8]} (saved at {each['step']:,} of {each['settings']['steps']:,})"
+        for _, each, run in sorted(left, key=lambda one: one[0], reverse=True)
+    ]
+
+
+def _newest_known(folder: Path, bucket: Bucket | None) -> dict[str, Any]:
+    """A manifest of a run's newest checkpoint, unverified where it is in a bucket."""
+    for step in sorted(steps_in(folder).values(), reverse=True):
+        with suppress(Damaged, OSError):
+            return read_manifest(step, STATE)
+    if bucket is not None:
+        for name in reversed(bucket.steps(folder.name)):
+            with suppress(ValueError):
+                return bucket.manifest(folder.name, name)
+    return {}
+
+
+def scores_in(bucket: Bucket, run: str) -> dict[int, float | None]:
+    """Scores of a run's checkpoints in a bucket, by step."""
+    return {int(name[5:]): bucket.manifest(run, name).get("score") for name in bucket.steps(run)}

@@ -23,7 +23,7 @@ from training.guards import explained_q
 from training.history import packed, unpacked
 from training.keeper import Keeper, Versions
 from training.learn import Progress, learn, validate_all
-from training.resume import Start
+from training.resume import Start, resuming
 from training.settings import TrainSettings
 from training.stop import Stop
 from training.tracking import CHECKPOINTS, Store, Tracker, code_version
@@ -131,7 +131,7 @@ class Session:
             self._require_fits(start.checkpoint)
             if start.lock is not None:
                 runs = [self.store.find_run(run_id) for run_id in start.run_ids]
-                self._require_unfinished(start, runs)
+                start.require_unfinished(self.settings, runs)
                 self._keep_checkpoints(start.lock)
         for index, seed in enumerate(self.agents.seeds):
             self._open_run(index, seed, runs[index])
@@ -143,18 +143,11 @@ class Session:
         else:
             self._fork(start.checkpoint)
 
-    def _require_unfinished(self, start: Start, runs: Sequence[Run | None]) -> None:
-        finished = (run is not None and run.info.status == "FINISHED" for run in runs)
-        if start.ended(self.settings) and all(finished):
-            step = start.checkpoint.step
-            raise NoCheckpoint(
-                f"run {start.run_ids[0]} has ended after {step:,} iterations; go on from it as a new run "
-                f"with --fork --steps, above {step}"
-            )
-
     def _keep_checkpoints(self, lock: RunLock) -> None:
         settings = self.settings
-        kept = Checkpoints(lock, settings.checkpoints, settings.checkpoint_interval, self.tell)
+        elsewhere = self.start.elsewhere if self.start is not None else {}
+        every = settings.checkpoint_interval
+        kept = Checkpoints(lock, settings.checkpoints, every, self.tell, elsewhere)
         self.checkpoints = self._stack.enter_context(kept)
 
     def _say_resumed(self, checkpoint: Checkpoint) -> None:
@@ -291,7 +284,8 @@ class Session:
     def _save_at_stop(self) -> None:
         """Saves the very state that a signal stopped training in, and registers what was learned."""
         step = self.agents.iteration
-        if step and (self.start is None or step > self.start.checkpoint.step):
+        self.checkpoints.hurry()
+        if not self.checkpoints.has(step):
             self.save(None)
         if step:
             results, _ = validate_all(self.agents, self.market)
@@ -299,14 +293,17 @@ class Session:
                 keeper.keep_at_stop(step, validation)
         for tracker in self._trackers:
             tracker.killed()
+        command = resuming(self._trackers[0].run_id, self.settings)
+        self.tell(f"saved at iteration {step:,}; go on: {command}")
 
-    def _go_back(self, checkpoint: Checkpoint) -> None:
+    def _go_back(self, checkpoint: Checkpoint, repeats: bool = True) -> None:
         """Makes everything what it was at a checkpoint."""
         manifest, arrays = checkpoint.manifest, checkpoint.arrays
+        self.checkpoints.set_aside_after(checkpoint.step)
         self.agents.restore(_part(arrays, "agents/"))
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
             history = unpacked(manifest["metrics"][index], _part(arrays, f"metrics/{index}/"))
-            tracker.go_back(history)
+            tracker.go_back(history, repeats)
             keeper.restore(manifest["kept"][index], _part(arrays, f"kept/{index}/"))
         self._ended = manifest["ended"]
         self._rolled_back = manifest["rolled_back"]
@@ -318,9 +315,7 @@ class Session:
         state["window/sums"] = np.zeros_like(state["window/sums"])
         self.agents.restore(state)
         if self.settings.network.kind != "tabular":
-            rate = self.settings.learner.learning_rate
-            if rate != checkpoint.manifest["settings"]["learner"]["learning_rate"]:
-                self.agents.set_learning_rate(rate)
+            self.agents.set_learning_rate(self.settings.learner.learning_rate)
         self.save(None)
 
     def _roll_back(self, error: FloatingPointError) -> None:
@@ -333,8 +328,11 @@ class Session:
         if self.settings.on_divergence != "rollback" or self._rolled_back:
             again = ", again after going back to a checkpoint" if self._rolled_back else ""
             raise Diverged(f"{error}{again}") from error
-        checkpoint = newest(self.checkpoints.folder, None, self.tell)
-        self._go_back(checkpoint)
+        try:
+            checkpoint = newest(self.checkpoints.folder, None, self.tell)
+        except NoCheckpoint as none:
+            raise Diverged(f"{error}; and {none}") from error
+        self._go_back(checkpoint, repeats=False)
         rate = self.agents.learning_rate / 2
         self.agents.set_learning_rate(rate)
         self._rolled_back = True

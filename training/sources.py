@@ -111,6 +111,11 @@ def _read_preset(preset: str) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"preset {preset}: cannot be read as TOML: {error}") from error
+    for name in ("resume", "fork"):
+        if name in values:
+            raise BadSettings(
+                f"preset {preset}: {name} is no setting of a preset; give it by --{name}"
+            )
     for group, name in ALONE.items():
         if isinstance(values.get(group), str | list):
             values[group] = {name: values[group]}

@@ -202,11 +202,13 @@ class Tracker:
             metric = Metric(point.name, point.value, point.time, point.step, model_id=model_id)
             self._pending.append(metric)
 
-    def go_back(self, history: Sequence[Point]) -> None:
+    def go_back(self, history: Sequence[Point], repeats: bool = True) -> None:
         """Makes the run what it was at a checkpoint: its curves have no gap, and no point twice.
 
         Args:
             history: what the checkpoint knew.
+            repeats: whether what follows gives the same values again; else MLflow, which forgets nothing,
+                gets them beside those that it has.
         """
         self.flush()
         known = self.client.get_run(self.run_id).data.metrics
@@ -218,6 +220,8 @@ class Tracker:
         self.history = []
         for point in history:
             self._add(point)
+        if not repeats:
+            self._stored = {}
         self.flush()
         for path in old:  # the new file has it all
             path.unlink()

@@ -166,11 +166,13 @@ def test_one_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
 def test_going_back_sets_what_came_later_aside(tmp_path: Path) -> None:
     folder = tmp_path / RUN
     with checkpoints_of(folder) as checkpoints:
-        for step in (1, 2, 3):
-            save(checkpoints, step)
+        for step, score in ((1, 0.1), (2, 0.5), (3, 0.2)):
+            save(checkpoints, step, score)
+    with checkpoints_of(folder, keep_last=2) as checkpoints:
         checkpoints.set_aside_after(1)
         assert newest(folder, None, print).step == 1
-        save(checkpoints, 2)
+        assert checkpoints.due(2, score=0.3)  # what came later is no best
+        save(checkpoints, 2, 0.3)
     assert steps_of(folder) == [1, 2]
     assert (folder / "before-going-back-step-000000000003" / STATE).exists()
 

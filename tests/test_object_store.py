@@ -253,6 +253,14 @@ def test_a_full_queue_leaves_the_oldest_out_and_says_so(tmp_path: Path) -> None:
     assert [line.split("; ")[1].split()[0] for line in said] == names[1:4]
 
 
+def test_what_was_set_aside_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Uploads(Bucket(f"file://{tmp_path}/bucket"), RUN, 3, set, said.append) as uploads:
+        uploads.put(tmp_path / "step-000000000001", if_missing=True)
+        assert uploads.close(30) == set()
+    assert said == []
+
+
 def test_an_upload_that_breaks_off_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
     """Whichever file it breaks off at; the manifest is the last."""
     bucket = Bucket(f"file://{tmp_path}/bucket")

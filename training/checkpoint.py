@@ -150,7 +150,8 @@ class Checkpoints:
         return (self.folder / _name(step) / MANIFEST).exists()
 
     def set_aside_after(self, step: int) -> None:
-        """Renames those after a step that training goes back to; they are made anew."""
+        """Renames those after a step that training goes back to; they are made anew, and count anew."""
+        self._scores = {old: score for old, score in self._scores.items() if old <= step}
         for later, folder in steps_in(self.folder).items():
             if later > step:
                 aside = folder.with_name(f"before-going-back-{folder.name}")

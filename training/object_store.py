@@ -226,6 +226,8 @@ class Uploads:
                 self._changed.notify_all()
 
     def _upload(self, folder: Path) -> None:
+        if not folder.exists():
+            return  # it was set aside meanwhile
         there = set(self._bucket.steps(self._run))
         if folder not in self._if_missing or folder.name not in there:
             self._bucket.upload(self._run, folder)

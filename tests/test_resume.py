@@ -32,7 +32,9 @@ SMALL = ["--bars", MARKET, "--market.episode-bars", "200", "--network.hidden", "
 STEPS = 3000
 
 
-@pytest.mark.parametrize("variant, kills", [("rainbow", 2), ("tabular", 2)])
+@pytest.mark.parametrize(
+    "variant, kills", [pytest.param("rainbow", 2, marks=pytest.mark.slow), ("tabular", 2)]
+)
 def test_killed_at_random_moments_it_ends_as_if_left_alone(
     tmp_path: Path, variant: str, kills: int
 ) -> None:
@@ -167,7 +169,10 @@ def test_what_was_logged_and_registered_after_the_checkpoint_is_not_done_twice(
         assert fingerprint(crashed.mlruns) == expected
 
 
-@pytest.mark.parametrize("extra", [("--seeds", "2"), ("--learner.tau", "0.01")])
+@pytest.mark.parametrize(
+    "extra",
+    [("--seeds", "2"), pytest.param(("--learner.tau", "0.01"), marks=pytest.mark.slow)],
+)
 def test_seeds_and_soft_targets_go_on_exactly(tmp_path: Path, extra: tuple[str, ...]) -> None:
     arguments = [*SMALL, "--steps", str(STEPS), *extra, "--checkpoints.every", "300"]
     alone, stopped = Trained(tmp_path / "alone"), Trained(tmp_path / "stopped")
@@ -335,6 +340,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
     assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step == 1000
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_store_is_one_sentence_and_nothing_is_lost(trained: Trained) -> None:
     """A limit of the size of files stands in for it; once there is room, training goes on."""
     trained("--preset", "tabular", "--steps", "100")

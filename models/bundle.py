@@ -5,6 +5,7 @@ hashes, its shapes and its arithmetic are those it was made with: it carries sta
 the trained model gave for them, and must give the same.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors.numpy import save
 
 from models.cvar import conditional_value_at_risk
-from models.sealed import Damaged, Sealed, require_finite, seal_into, unseal
+from models.sealed import Damaged, require_finite, seal_into, unseal
 from models.tabular import ACTIONS, Discretiser, TabularQ
 
 if TYPE_CHECKING:
@@ -206,11 +208,7 @@ class Bundle:
             Damaged: it is not what was sealed, or not a bundle of this schema.
             OSError: it cannot be read.
         """
-        return cls.from_sealed(unseal(folder, WEIGHTS), str(folder))
-
-    @classmethod
-    def from_sealed(cls, sealed: Sealed, where: str) -> Self:
-        """As `load`, of what was read already."""
+        where, sealed = str(folder), unseal(folder, WEIGHTS)
         sealing = ("files", "arrays", "sha256")
         known = {name: value for name, value in sealed.manifest.items() if name not in sealing}
         try:
@@ -231,6 +229,11 @@ class Bundle:
     def save_into(self, folder: Path) -> str:
         """Writes the bundle into a folder that is there and empty; returns its sha256."""
         return str(seal_into(folder, WEIGHTS, self.weights, self.as_json())["sha256"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights alone: equal for equal bits, whatever else is known of them."""
+        return hashlib.sha256(save(dict(self.weights))).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         """The manifest as JSON has it."""

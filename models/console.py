@@ -19,7 +19,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.bundle import Bundle
 from models.last_good import impatient
-from models.promotion import NoVersion, Promotion, history, load_bundle, promote, resolve, rollback
+from models.promotion import (
+    ALIASES,
+    NoVersion,
+    Promotion,
+    history,
+    load_bundle,
+    promote,
+    resolve,
+    rollback,
+)
 from models.registry import model_id_of
 
 
@@ -108,10 +117,7 @@ def _list(client: MlflowClient, _: argparse.Namespace, console: Console) -> None
     table = _table("model", "versions", "champion", "previous", "candidate", "newest on")
     for model in client.search_registered_models():
         aliases: Mapping[str, Any] = model.aliases
-        named = [
-            f"v{aliases[alias]}" if alias in aliases else "-"
-            for alias in ("champion", "previous_champion", "candidate")
-        ]
+        named = [f"v{aliases[alias]}" if alias in aliases else "-" for alias in ALIASES]
         versions = _versions(client, model.name)
         newest = versions[0].tags.get("bars", "-") if versions else "-"
         table.add_row(model.name, str(len(versions)), *named, newest)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urlparse
 
 from models.bundle import Bundle
@@ -181,7 +181,7 @@ def _silent(uri: str) -> str | None:
 @contextmanager
 def impatient() -> Iterator[None]:
     """Has MLflow's client give up at once; it would ask a dead server again for minutes."""
-    wanted: dict[str, Any] = {
+    wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
     }

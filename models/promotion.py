@@ -4,7 +4,6 @@ Every move stands as a tag of the registered model, `promotion/<time>`, written 
 champion without a record cannot come about.
 """
 
-import getpass
 import json
 import platform
 import shutil
@@ -12,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -22,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from models.bundle import Bundle
-from models.registry import BUNDLE, CANDIDATE, NO_ALIAS, model_id_of
+from models.registry import BUNDLE, CANDIDATE, NOT_THERE, model_id_of, user
 from models.sealed import Damaged
 
 CHAMPION, PREVIOUS = "champion", "previous_champion"
@@ -61,7 +60,7 @@ def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
             return client.get_model_version(name, number)
         return client.get_model_version_by_alias(name, which.removeprefix("@"))
     except MlflowException as error:
-        if error.error_code not in NO_ALIAS:
+        if error.error_code not in NOT_THERE:
             raise
         raise NoVersion(
             f"{name}: there is no version or alias {which}; see `qdesk models show {name}`"
@@ -182,7 +181,7 @@ def history(client: MlflowClient, name: str) -> list[Promotion]:
     try:
         tags = client.get_registered_model(name).tags
     except MlflowException as error:
-        if error.error_code not in NO_ALIAS:
+        if error.error_code not in NOT_THERE:
             raise
         raise NoVersion(f"{name}: there is no such model; see `qdesk models list`") from error
     return [Promotion(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(RECORD)]
@@ -218,13 +217,6 @@ def _record(
     if not why.strip():
         raise NoReason(f"{name}: the champion is not moved without a reason; say one")
     when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-    made = Promotion(when, who or _user(), why, kind, version, before)
+    made = Promotion(when, who or f"{user()}@{platform.node()}", why, kind, version, before)
     client.set_registered_model_tag(name, f"{RECORD}{when}", json.dumps(made._asdict()))
     return made
-
-
-def _user() -> str:
-    user: Any = "unknown"
-    with suppress(OSError, KeyError):  # a container's user may have no name
-        user = getpass.getuser()
-    return f"{user}@{platform.node()}"

@@ -1,5 +1,6 @@
 """MLflow model versions: a plain Keras model or a table, its signature, and what is known of it."""
 
+import getpass
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -23,8 +24,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.types.schema import Schema, TensorSpec
 
-from models.bundle import WEIGHTS, Bundle
-from models.sealed import sha256_of
+from models.bundle import Bundle
 from models.tabular import ACTIONS, TabularQ
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"  # the folder of a version's bundle among its artifacts
 CANDIDATE = "candidate"
-NO_ALIAS = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+NOT_THERE = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 DESCRIPTION = (
     "Q-networks or tables trained by `qdesk train`. The alias `candidate` is the version that did best "
     "on the validation bars that were used last; `champion` is the one that may trade, moved by `qdesk "
@@ -65,25 +65,20 @@ def register(
         The new version; metrics logged with its `model_id_of` belong to this checkpoint.
     """
     name, step = registered_name(bundle.manifest.origin.name), bundle.manifest.origin.step
+    tags = {**tags, "step": str(step), "weights_sha256": bundle.weights_sha256}
     experiment_id = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(
         experiment_id,
         name=f"{name}-{step}",
         source_run_id=run_id,
-        tags=dict(tags),
+        tags=tags,
         model_type="tabular" if isinstance(model, TabularQ) else "dqn",
     )
     with tempfile.TemporaryDirectory() as folder:
         _save(model, Path(folder), Model(model_id=logged.model_id, run_id=run_id))
         part = Path(folder) / BUNDLE
         part.mkdir()
-        sealed = bundle.save_into(part)
-        tags = {
-            **tags,
-            "step": str(step),
-            "bundle_sha256": sealed,
-            "weights_sha256": sha256_of(part / WEIGHTS),
-        }
+        tags["bundle_sha256"] = bundle.save_into(part)
         client.log_model_artifacts(logged.model_id, folder)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     client.finalize_logged_model(logged.model_id, "READY")
@@ -96,6 +91,14 @@ def register(
         description=description,
         model_id=logged.model_id,
     )
+
+
+def user() -> str:
+    """Who is at work, for the record."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "unknown"
 
 
 def registered_name(called: str) -> str:
@@ -111,11 +114,8 @@ def model_id_of(version: ModelVersion) -> str:
 def find_version(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVersion | None:
     """The version of a run that holds the very weights of a bundle, after as many iterations."""
     origin = bundle.manifest.origin
-    with tempfile.TemporaryDirectory() as folder:
-        bundle.save_into(Path(folder))
-        weights = sha256_of(Path(folder) / WEIGHTS)
     found = client.search_model_versions(f"run_id = '{run_id}'")
-    wanted = {"step": str(origin.step), "weights_sha256": weights}
+    wanted = {"step": str(origin.step), "weights_sha256": bundle.weights_sha256}
     for each in found:
         if each.name == registered_name(origin.name) and wanted.items() <= each.tags.items():
             return each
@@ -133,7 +133,7 @@ def propose(client: MlflowClient, version: ModelVersion) -> ModelVersion:
     try:
         present = client.get_model_version_by_alias(version.name, CANDIDATE)
     except MlflowException as error:
-        if error.error_code not in NO_ALIAS:
+        if error.error_code not in NOT_THERE:
             raise
     else:
         comparable = present.tags.get("judged_on") == version.tags["judged_on"]

@@ -23,7 +23,6 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
 READ_AT_ONCE = 64 * 2**20  # bytes
 TEMPORARY = ".writing-"  # what a folder's name begins with until it is whole
-
 REPLACED = f"{TEMPORARY}old-"  # before a folder's name while another takes it
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -44,7 +43,7 @@ class Sealed(NamedTuple):
     arrays: dict[str, NDArray[Any]]
 
 
-def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
     """Writes a folder that is there whole or not at all, whatever happens in between.
 
     It is written under a temporary name beside its own, synced to the disk, renamed, and the folder
@@ -57,9 +56,6 @@ def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -
         arrays: by name.
         manifest: what is known of them, as JSON has it.
 
-    Returns:
-        The manifest as written.
-
     Raises:
         NotFinite: an array is not finite; nothing was written.
         OSError: it cannot be written; nothing of it is left.
@@ -70,17 +66,16 @@ def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        written = seal_into(temporary, file, arrays, manifest)
+        seal_into(temporary, file, arrays, manifest)
         replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return written
 
 
 def seal_into(
     folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes the two files into a folder that is there; for the rest, see `seal`."""
+    """Writes the two files into a folder that is there, and returns the manifest; else as `seal`."""
     path = folder / file
     try:
         save_file({name: _contiguous(array) for name, array in arrays.items()}, path)

@@ -239,14 +239,14 @@ def test_a_full_queue_leaves_the_oldest_out_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     bucket = Stuck(f"file://{tmp_path}/bucket")
     names = [f"step-{step:012d}" for step in range(6)]
-    with Uploads(bucket, RUN, 2, set, said.append) as uploads:
-        for name in names:
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "manifest.json").write_text("{}")
-            uploads.put(tmp_path / name)
-        assert len(uploads.waiting) == 3
-        Stuck.gate.set()
-        assert uploads.close(30) == set()
+    uploads = Uploads(bucket, RUN, 2, set, said.append)
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+        uploads.put(tmp_path / name)
+    assert len(uploads.waiting) == 3
+    Stuck.gate.set()
+    assert uploads.close(30) == set()
     assert bucket.steps(RUN) == [names[0], *names[4:]]
     bucket.remove(RUN, names[0])
     assert bucket.names(RUN) == names[4:]
@@ -255,9 +255,9 @@ def test_a_full_queue_leaves_the_oldest_out_and_says_so(tmp_path: Path) -> None:
 
 def test_what_was_set_aside_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
     said: list[str] = []
-    with Uploads(Bucket(f"file://{tmp_path}/bucket"), RUN, 3, set, said.append) as uploads:
-        uploads.put(tmp_path / "step-000000000001", if_missing=True)
-        assert uploads.close(30) == set()
+    uploads = Uploads(Bucket(f"file://{tmp_path}/bucket"), RUN, 3, set, said.append)
+    uploads.put(tmp_path / "step-000000000001", if_missing=True)
+    assert uploads.close(30) == set()
     assert said == []
 
 

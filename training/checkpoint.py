@@ -22,10 +22,8 @@ from training.object_store import Bucket, Uploads
 
 FORMAT = "qdesk-checkpoint/1"
 STATE = "state.safetensors"
-UPLOAD_SECONDS, STOP_SECONDS = (
-    300.0,
-    8.0,
-)  # that an end, or a stop, waits for what is not uploaded yet
+UPLOAD_SECONDS = 300.0  # that a training's end waits for what is not uploaded yet
+STOP_SECONDS = 8.0  # that a stop does
 
 Tell = Callable[[str], None]
 

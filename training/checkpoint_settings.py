@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from training.replay_settings import FROZEN
 
 
 class CheckpointSettings(BaseModel):
     """Exact checkpoints, to resume from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = FROZEN
 
     where: str | None = Field(
         None,

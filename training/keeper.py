@@ -23,10 +23,14 @@ GOLDEN_STATES = 64
 class Kept(NamedTuple):
     """A registered version and what it did on validation."""
 
-    step: int
+    bundle: Bundle
     version: ModelVersion
     validation: Backtest
-    bundle: Bundle
+
+    @property
+    def step(self) -> int:
+        """Iterations it was trained for."""
+        return self.bundle.manifest.origin.step
 
 
 class Versions(NamedTuple):
@@ -114,11 +118,7 @@ class Keeper:
         arrays: Arrays = {}
         for which, kept in (("best", self.best), ("last", self.last)):
             if kept is not None:
-                known[which] = {
-                    "step": kept.step,
-                    "version": str(kept.version.version),
-                    "bundle": kept.bundle.as_json(),
-                }
+                known[which] = kept.bundle.as_json()
                 weights = {f"{which}/{n}": a for n, a in kept.bundle.weights.items()}
                 arrays = {**arrays, **weights, f"{which}/positions": kept.validation.positions}
         return known, arrays
@@ -132,21 +132,17 @@ class Keeper:
                 own = f"{which}/"
                 weights = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
                 positions = weights.pop("positions")
-                manifest = Manifest.model_validate(known[which]["bundle"])
-                kept = self._register(
-                    Bundle(manifest, weights),
-                    known[which]["step"],
-                    backtest(self.market, positions),
-                )
+                bundle = Bundle(Manifest.model_validate(known[which]), weights)
+                kept = self._register(bundle, backtest(self.market, positions))
             setattr(self, which, kept)
 
     def _keep(self, step: int, validation: Backtest) -> Kept:
         model = self.agents.model(self.index)
         origin = Origin(**self.origin, step=step)
         bundle = Bundle.of(model, origin, spread_states(self.data.train, GOLDEN_STATES), self.cvar)
-        return self._register(bundle, step, validation, model)
+        return self._register(bundle, validation, model)
 
-    def _register(self, bundle: Bundle, step: int, validation: Backtest, model: Any = None) -> Kept:
+    def _register(self, bundle: Bundle, validation: Backtest, model: Any = None) -> Kept:
         """Registers a model, unless that was done before training went back to a checkpoint."""
         client, version = self.tracker.client, None
         if self._went_back:
@@ -154,6 +150,7 @@ class Keeper:
         if version is None:
             net_return = validation.measures["net_return"]
             hold = buy_and_hold(self.market).measures["net_return"]
+            step = bundle.manifest.origin.step
             version = register(
                 client,
                 bundle.model() if model is None else model,
@@ -163,7 +160,7 @@ class Keeper:
                 f"{net_return:+.2%} on the validation split of {self.data.bars.name}, net of costs "
                 f"(buy and hold {hold:+.2%}), after {step:,} iterations.",
             )
-        return Kept(step, version, validation, bundle)
+        return Kept(bundle, version, validation)
 
 
 def better(one: Backtest, other: Backtest | None) -> bool:

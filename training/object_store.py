@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import fsspec
 
@@ -56,7 +56,7 @@ class Bucket:
         with self._answering():
             self._files.invalidate_cache()
             try:
-                found = self._files.ls("/".join((self._root, *path)), detail=False)
+                found = self._files.ls(self._path(*path), detail=False)
             except FileNotFoundError:
                 return []
         return sorted({str(name).rstrip("/").rsplit("/", 1)[-1] for name in found})
@@ -193,12 +193,6 @@ class Uploads:
             self._given_up = True
             self._changed.notify_all()
             return {folder.name for folder in self._waiting}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close(0)
 
     def _work(self) -> None:
         pause = FIRST_PAUSE

@@ -91,7 +91,7 @@ def _resumed(
     where = CheckpointSettings(where=asked.where)
     bucket = Bucket(where.url) if where.url else None
     folder = find(asked.resume, where.root(Path(asked.mlruns)), bucket)
-    exact = (folder / "manifest.json").exists()
+    exact = (folder / MANIFEST).exists()
     run = folder.parent if exact else folder
     lock = None if asked.fork else RunLock(run)
     try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +13,7 @@ from evaluation.backtest import Backtest
 from models.sealed import Arrays, NotFinite
 from training import console as screen
 from training import labels
-from training.agent import Diverged
+from training.agent import Diverged, require_fits
 from training.build import build_agents
 from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest
 from training.data import TrainingData
@@ -41,6 +40,9 @@ class Session:
         console: to draw on.
         start: the checkpoint to go on from, if any.
 
+    Attributes:
+        ended: whether there is nothing left to train.
+
     Raises:
         NoCheckpoint: the run to be resumed has ended, or the checkpoint does not fit the settings.
         CheckpointError: checkpoints cannot be written.
@@ -66,7 +68,7 @@ class Session:
         self._keepers: list[Keeper] = []
         self.checkpoints: Checkpoints = None  # type: ignore[assignment] # once entered there are
         self._stack = ExitStack()
-        self._ended = self._rolled_back = self._warned = False
+        self.ended = self._rolled_back = self._warned = False
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -74,13 +76,8 @@ class Session:
             self._stack = self._stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *fault: Any) -> None:
+        self._stack.__exit__(*fault)
 
     def run(self, stop: Stop) -> None:
         """Trains to the end, or until a stop, and saves.
@@ -93,18 +90,18 @@ class Session:
             shown += f" to s{self.agents.seeds[-1]}"
         begun_at = self.agents.iteration
         with screen.progress(self._console, shown, self.settings.steps, begun_at) as show:
-            while not self._ended and stop.by is None:
+            while not self.ended and stop.by is None:
                 try:
                     for point in learn(
                         self.agents, self.market, self.settings, lambda: stop.by is not None
                     ):
                         self._record(point)
                         show(point.step, point.windows, point.iterations_a_second)
-                        if self._ended:
+                        if self.ended:
                             break
                 except FloatingPointError as error:
                     self._roll_back(error)
-        if not self._ended:
+        if not self.ended:
             self._save_at_stop()
 
     def finish(self) -> list[Versions]:
@@ -112,11 +109,6 @@ class Session:
         if any(keeper.last is None for keeper in self._keepers):
             return []
         return [keeper.finish(name) for keeper, name in zip(self._keepers, self.names, strict=True)]
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is nothing left to train."""
-        return self._ended
 
     def tell(self, sentence: str) -> None:
         """Shows the user a sentence."""
@@ -203,7 +195,7 @@ class Session:
 
     def _require_fits(self, checkpoint: Checkpoint) -> None:
         try:
-            self.agents.restore(_part(checkpoint.arrays, "agents/"))
+            require_fits(self.agents.state(), _part(checkpoint.arrays, "agents/"))
         except ValueError as error:
             raise NoCheckpoint(f"{checkpoint.folder}: {error}") from error
 
@@ -218,13 +210,13 @@ class Session:
         score = None
         if point.validations is not None and point.largest_q is not None:
             self._guard(step, point.largest_q)
-            self._ended = step == self.settings.steps or self._out_of_patience(
+            self.ended = step == self.settings.steps or self._out_of_patience(
                 step, point.validations
             )
             for keeper, validation in zip(self._keepers, point.validations, strict=True):
-                keeper.judge(step, validation, self._ended)
+                keeper.judge(step, validation, self.ended)
             score = float(np.mean([each.measures["net_return"] for each in point.validations]))
-        if self._ended or self.checkpoints.due(step, score):
+        if self.ended or self.checkpoints.due(step, score):
             self.save(score)
 
     def _guard(self, step: int, largest_q: Sequence[float]) -> None:
@@ -265,7 +257,7 @@ class Session:
             "checkpoints": self.settings.checkpoints.model_dump(mode="json"),
             **labels.identity(self.data),
             "code_version": code_version(),
-            "ended": self._ended,
+            "ended": self.ended,
             "rolled_back": self._rolled_back,
             "metrics": metrics,
             "kept": kept,
@@ -305,7 +297,7 @@ class Session:
             history = unpacked(manifest["metrics"][index], _part(arrays, f"metrics/{index}/"))
             tracker.go_back(history, repeats)
             keeper.restore(manifest["kept"][index], _part(arrays, f"kept/{index}/"))
-        self._ended = manifest["ended"]
+        self.ended = manifest["ended"]
         self._rolled_back = manifest["rolled_back"]
 
     def _fork(self, checkpoint: Checkpoint) -> None:

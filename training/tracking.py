@@ -2,7 +2,6 @@
 
 import fcntl
 import functools
-import getpass
 import json
 import logging
 import math
@@ -40,6 +39,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from market.bars import Bars
+from models.registry import NOT_THERE, user
 from training.checkpoint import in_use
 from training.event_file import EventFile
 from training.faults import TrackingError
@@ -65,9 +65,8 @@ class Store:
         # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("mlflow.store.db.utils").setLevel(
-            logging.CRITICAL
-        )  # it is raised as well
+        # What this one logs is raised as well.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
             for part in ("artifacts", "tensorboard"):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,9 @@ class Store:
         """A run of this store that was not deleted."""
         try:
             run = self.client.get_run(run_id)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in NOT_THERE:
+                raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
@@ -305,14 +306,12 @@ def code_version() -> str:
 
 
 def _origin() -> dict[str, str]:
-    code, user = code_version(), "unknown"
-    with suppress(OSError, KeyError):  # a container's user may have no name
-        user = getpass.getuser()
+    code = code_version()
     return {
         MLFLOW_GIT_COMMIT: code.removesuffix("-dirty"),
         MLFLOW_SOURCE_NAME: "qdesk train",
         MLFLOW_SOURCE_TYPE: "LOCAL",
-        MLFLOW_USER: user,
+        MLFLOW_USER: user(),
         "code_version": code,
         "host": platform.node(),
         "platform": platform.platform(),

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -17,6 +19,11 @@ from numpy.typing import NDArray
 
 from market.bars import Bars
 from market.synthetic import RandomWalk
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from tests.trained import Trained
 
 _hypothesis_home = tempfile.TemporaryDirectory()  # tests leave nothing in the repository
 set_hypothesis_home_dir(_hypothesis_home.name)
@@ -45,3 +52,29 @@ def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "
 def walk() -> Bars:
     """3,000 bars without anything to learn."""
     return RandomWalk().bars(3000, seed=7)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> "Trained":
+    """Trains in this process, into a store of its own."""
+    from tests.trained import Trained
+
+    return Trained(tmp_path)
+
+
+@pytest.fixture
+def mlruns(tmp_path: Path) -> Path:
+    """A store with three registered versions."""
+    from tests.registered import register_three
+
+    register_three(tmp_path / "mlruns")
+    return tmp_path / "mlruns"
+
+
+@pytest.fixture
+def client(mlruns: Path) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    from tests.registered import uri_of
+
+    return MlflowClient(uri_of(mlruns), uri_of(mlruns))

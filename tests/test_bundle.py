@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models.bundle import WEIGHTS, Bundle, Origin
+from models.bundle import WEIGHTS, Bundle
+from models.manifest import Origin
 from models.networks import copy_of, linear_q_network, q_values_of, two_layer_q_network
 from models.sealed import MANIFEST, Damaged, seal_into
 from models.tabular import Discretiser, TabularQ

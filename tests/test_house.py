@@ -46,7 +46,7 @@ LIGHT = [
     *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
     *("training.resume", "training.object_store", "training.labels", "training.build"),
     *("training.learn", "training.history"),
-    *("models.sealed", "models.bundle", "models.last_good"),
+    *("models.sealed", "models.manifest", "models.bundle", "models.last_good"),
 ]
 README = README_PATH.read_text()
 
@@ -159,7 +159,7 @@ def test_make_alone_prints_help() -> None:
 @pytest.mark.parametrize(
     "target, variable, ready, page",
     [
-        ("ui", "UI_PORT", "Application startup complete", "/version"),
+        ("ui", "UI_PORT", "Uvicorn running on", "/version"),
         ("tensorboard", "TENSORBOARD_PORT", "(Press CTRL+C to quit)", "/"),
     ],
 )

@@ -9,7 +9,8 @@ from evaluation.backtest import Backtest, backtest
 from evaluation.baselines import buy_and_hold
 from evaluation.figures import equity_figure
 from market.table import MarketTable
-from models.bundle import Bundle, Manifest, Origin
+from models.bundle import Bundle
+from models.manifest import Manifest, Origin
 from models.registry import find_version, model_id_of, propose, register
 from models.sealed import Arrays
 from training.agent import Agents

@@ -1,0 +1,123 @@
+"""What a bundle says of itself: its network, where it comes from, and what it must compute."""
+
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.tabular import ACTIONS
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Network(_Strict):
+    """What computes Q-values.
+
+    Attributes:
+        kind: a network, or a table.
+        state_size: length of a state `[features..., position, 1.0]`.
+        hidden: units of the hidden layers; of a table and of the linear network none.
+        quantiles: outputs an action, None for Q-values themselves.
+        cvar: share of worst outcomes that quantiles are averaged over.
+        bins: inner edges of each feature's bins; of a table alone.
+    """
+
+    kind: Literal["linear", "two_layer", "tabular"]
+    state_size: int = Field(ge=3)
+    hidden: list[int] = []
+    dueling: bool = False
+    quantiles: int | None = None
+    layer_norm: bool = False
+    cvar: float = Field(1.0, gt=0, le=1)
+    bins: list[int] = []
+
+    @model_validator(mode="after")
+    def _bins_fit(self) -> Self:
+        wanted = self.state_size - 2 if self.kind == "tabular" else 0
+        if len(self.bins) != wanted or min(self.bins, default=0) < 0:
+            raise ValueError(f"bins are {self.bins}; there must be {wanted}")
+        return self
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays that this network must have, by name."""
+        if self.kind == "tabular":
+            rows = 3 * int(np.prod([bins + 1 for bins in self.bins], dtype=np.int64))
+            edges: dict[str, tuple[int, ...]] = {
+                f"edges_{i}": (bins,) for i, bins in enumerate(self.bins)
+            }
+            return {**edges, "table": (rows, ACTIONS)}
+        if self.kind == "linear":
+            return {"q_values/kernel": (self.state_size, ACTIONS)}
+        shapes: dict[str, tuple[int, ...]] = {}
+        inputs = self.state_size
+        for layer, units in enumerate(self.hidden, start=1):
+            shapes |= {f"hidden_{layer}/kernel": (inputs, units), f"hidden_{layer}/bias": (units,)}
+            if self.layer_norm:
+                shapes |= {f"norm_{layer}/gamma": (units,), f"norm_{layer}/beta": (units,)}
+            inputs = units
+        heads = {"advantage": ACTIONS, "value": 1} if self.dueling else {"q_values": ACTIONS}
+        for name, actions in heads.items():
+            outputs = actions * (self.quantiles or 1)
+            shapes |= {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
+        return shapes
+
+
+class Golden(_Strict):
+    """States, and the Q-values that the trained model gave for them."""
+
+    states: list[list[float]] = Field(min_length=1)
+    q_values: list[list[float]] = Field(min_length=1)
+
+
+class Origin(_Strict):
+    """Where a model comes from, and what it is for.
+
+    Attributes:
+        name: of the registered model.
+        run_id: the MLflow run that trained it.
+        step: iterations it was trained for.
+        seed: of its agent.
+        scheme: what an action means: the position to hold, or an order.
+        features: the schema that states are made by, fitted parameters and hash included.
+        settings: all of the training.
+        data_hash: of the bars.
+        code_version: what trained it.
+    """
+
+    name: str
+    run_id: str
+    step: int
+    seed: int
+    scheme: Literal["target", "order"]
+    features: dict[str, Any]
+    settings: dict[str, Any]
+    data_hash: str
+    code_version: str
+
+
+class Manifest(_Strict):
+    """`manifest.json`, but for what seals it."""
+
+    format: Literal["qdesk-bundle/1"] = "qdesk-bundle/1"
+    network: Network
+    origin: Origin
+    golden: Golden
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        features = self.origin.features.get("features")
+        known = len(features) if isinstance(features, list) else 0
+        if known + 2 != self.network.state_size:
+            raise ValueError(
+                f"network.state_size is {self.network.state_size}, but {known} features, position and "
+                f"bias make {known + 2}"
+            )
+        sizes = {len(state) for state in self.golden.states}
+        if sizes != {self.network.state_size}:
+            raise ValueError(f"golden states have the lengths {sizes}, not the network's")
+        outputs = {len(values) for values in self.golden.q_values}
+        if outputs != {ACTIONS} or len(self.golden.states) != len(self.golden.q_values):
+            raise ValueError("golden Q-values must be three for each golden state")
+        return self

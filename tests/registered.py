@@ -1,0 +1,40 @@
+"""A store with three registered versions, and ways to spoil them."""
+
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+
+from models.networks import linear_q_network
+from models.promotion import resolve
+from models.registry import model_id_of, register
+from tests.test_bundle import bundle_of
+from training.tracking import Store, Tracker
+
+NAME = "qdesk-linear"
+
+
+def register_three(mlruns: Path) -> None:
+    """A store with three versions; MLflow's own setting of where it is stays as it was."""
+    before = mlflow.get_tracking_uri()
+    store = Store(mlruns, "tested")
+    with store.create_run("run", {}, {}, "") as run, Tracker(store, run) as tracker:
+        for seed in (1, 2, 3):
+            model = linear_q_network(3, seed)
+            tags = {"bars": "made", "net_return": str(seed / 10), "algorithm": "dqn", "seed": "1"}
+            register(store.client, model, bundle_of(model), tracker.run_id, tags, f"number {seed}")
+    mlflow.set_tracking_uri(before)
+
+
+def uri_of(mlruns: Path) -> str:
+    return f"sqlite:///{mlruns}/mlflow.db"
+
+
+def bundle_folder(client: MlflowClient, which: str) -> Path:
+    logged = client.get_logged_model(model_id_of(resolve(client, NAME, which)))
+    return Path(str(logged.artifact_location)) / "bundle"
+
+
+def spoil(client: MlflowClient, which: str) -> None:
+    path = bundle_folder(client, which) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")

@@ -1,0 +1,147 @@
+"""What ends a training, turns it back or warns: divergence, patience, Q-values, disks."""
+
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.kills import client_of, fingerprint, resuming, training
+from tests.trained import MARKET, SMALL, Trained, runs_of
+from training.checkpoint import newest
+from training.faults import NoCheckpoint
+from training.tracking import CHECKPOINTS
+
+
+def test_patience_ends_a_training_for_good(trained: Trained) -> None:
+    arguments = [*SMALL, "--steps", "20000", "--evaluate-every", "500", "--patience", "2"]
+    trained(*arguments, "--network.kind", "linear", "--learner.learning-rate", "1e-9")
+    (run,) = runs_of(trained)
+    assert run.info.status == "FINISHED"
+    saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
+    assert saved.step < 20000
+    best = saved.manifest["kept"][0]["best"]["origin"]["step"]
+    assert saved.step == best + 2 * 500
+    with pytest.raises(
+        NoCheckpoint, match=rf"has ended after {saved.step:,} iterations; go on.*\d$"
+    ):
+        trained("--resume", "latest")
+    assert [run.info.status for run in runs_of(trained)] == ["FINISHED"]
+    trained("--preset", "tabular", "--bars", MARKET, "--steps", "1000", stop_at=400)
+    (_, other) = runs_of(trained)
+    said = f"saved at iteration 400; go on: qdesk train --resume {other.info.run_id[:8]} --mlruns"
+    assert said in trained.said.getvalue()
+    left = rf"not at their end are {other.info.run_id[:8]} \(saved at 400 of 1,000\)$"
+    with pytest.raises(NoCheckpoint, match=left):
+        trained("--resume", run.info.run_id)
+
+
+def test_divergence_goes_back_once_with_half_the_rate(trained: Trained) -> None:
+    """Weights spoilt after a checkpoint, as a flipped bit in memory would."""
+    spoilt: list[int] = []
+
+    def spoil(loop: Any, *arguments: Any) -> Any:
+        if loop.iteration >= 1000 and not spoilt:
+            spoilt.append(loop.iteration)
+            weight = next(iter(loop.learner.online.variables.values()))
+            weight.assign(np.full(weight.shape, np.nan))
+        return run(loop, *arguments)
+
+    from training.loop import TrainingLoop
+
+    run = TrainingLoop.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoop, "run", spoil)
+        trained(*SMALL, "--steps", "2000", "--on-divergence", "rollback", "--log-every", "100")
+    (tracked,) = runs_of(trained)
+    assert tracked.info.status == "FINISHED"
+    said = tracked.data.tags["rolled_back"]
+    assert said == "from iteration 1100 to 1000, learning rate now 0.0005"
+    assert "went back from iteration 1100 to 1000" in " ".join(trained.said.getvalue().split())
+    saved = newest(Path(tracked.data.tags[CHECKPOINTS]), None, print)
+    assert saved.step == 2000
+    assert saved.manifest["rolled_back"]
+    assert float(saved.arrays["agents/optimizer/adam/learning_rate"]) == pytest.approx(5e-4)
+    with client_of(trained.mlruns) as client:
+        steps = [p.step for p in client.get_metric_history(tracked.info.run_id, "train/loss")]
+    assert steps == list(range(300, 2001, 100))  # learning starts after 250
+
+
+@pytest.mark.parametrize("way", ["fail", "rollback"])
+def test_divergence_ends_as_failed_with_the_step_named(trained: Trained, way: str) -> None:
+    wild = ["--learner.optimizer", "sgd", "--learner.learning-rate", "1e6"]
+    again = ", again after going back to a checkpoint" if way == "rollback" else ""
+    with pytest.raises(FloatingPointError, match=rf"diverged by iteration \d+: .*{again}$"):
+        trained(*SMALL, "--steps", "2000", *wild, "--on-divergence", way)
+    (run,) = runs_of(trained)
+    assert run.info.status == "FAILED"
+    assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step < 2000  # and still good
+
+
+def test_q_values_beyond_what_rewards_explain_are_a_warning(trained: Trained) -> None:
+    wild = [
+        "--learner.optimizer",
+        "sgd",
+        "--learner.learning-rate",
+        "0.05",
+        "--learner.gamma",
+        "0.3",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.session.explained_q", lambda *_: 1e-3)
+        trained(*SMALL, "--steps", "1000", *wild)
+    (run,) = runs_of(trained)
+    assert run.data.metrics["guard/q_over_explained"] > 1
+    said = " ".join(trained.said.getvalue().split())
+    assert said.count("times the largest that rewards can explain") == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
+    trained: Trained,
+) -> None:
+    from models.sealed import seal
+
+    def full(folder: Path, *arguments: Any) -> Any:
+        if folder.name == "step-000000000600":
+            raise OSError(28, "No space left on device")
+        return seal(folder, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.checkpoint.seal", full)
+        trained(
+            *SMALL, "--steps", "1000", "--checkpoints.every", "200", "--checkpoints.keep-last", "9"
+        )
+    (run,) = runs_of(trained)
+    said = " ".join(trained.said.getvalue().split())
+    assert "no checkpoint of iteration 600" in said
+    assert "(No space left on device); training goes on" in said
+    assert run.info.status == "FINISHED"
+    assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step == 1000
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_store_is_one_sentence_and_nothing_is_lost(trained: Trained) -> None:
+    """A limit of the size of files stands in for it; once there is room, training goes on."""
+    trained("--preset", "tabular", "--steps", "100")
+    room = (trained.mlruns / "mlflow.db").stat().st_size + 40_000
+    command = training("tabular", 20_000, trained.mlruns)
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert full.returncode == 1, full.stderr
+    assert full.stderr.startswith(f"mlruns {trained.mlruns}: cannot be written (")
+    assert full.stderr.endswith("`qdesk train --resume latest` goes on from the last checkpoint\n")
+    assert full.stderr.count("\n") == 1
+    resumed = subprocess.run(resuming(trained.mlruns), capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = Trained(trained.mlruns.parent / "whole")
+    subprocess.run(training("tabular", 20_000, whole.mlruns), check=True, capture_output=True)
+    with client_of(trained.mlruns) as client:
+        for run in client.search_runs(["1"], "params.steps = '100'"):
+            client.set_terminated(run.info.run_id, "KILLED")
+    assert fingerprint(trained.mlruns) == fingerprint(whole.mlruns)

@@ -190,7 +190,7 @@ def test_through_mlflows_server(client: MlflowClient, mlruns: Path, tmp_path: Pa
     try:
         assert server.stdout is not None
         for line in server.stdout:
-            if "Application startup complete" in line:
+            if "Uvicorn running on" in line:
                 break
         remote = MlflowClient(uri, uri)
         experiment = remote.create_experiment("served")  # its artifacts go through the server

@@ -1,6 +1,7 @@
 """The door: the `qdesk` command and its subcommands, thin.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 130 and 143 stopped by a signal.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 4 the gate said no, 130 and 143 stopped
+by a signal.
 """
 
 import os
@@ -8,6 +9,8 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,6 +28,7 @@ USAGE = """usage: qdesk COMMAND [OPTIONS]
 commands:
   train    train Q-networks or tables on bars, track them, register their checkpoints
   data     make event logs into bars; check either
+  evaluate judge a version: backtest, walk-forward, statistics, a report that can say no
   models   list, compare, verify, promote and roll back what was trained
 
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
@@ -122,18 +126,13 @@ def _data(arguments: list[str]) -> int:
     from market.console import data
     from market.events import EventsError
 
-    def stop(*_: object) -> None:
-        raise _Terminated
-
-    handler = signal.signal(signal.SIGTERM, stop)  # what is half written is taken away first
-    try:
-        return data(arguments, Console())
-    except (BarsError, EventsError) as error:
-        return _fail(str(error), 2)
-    except _Terminated:
-        return _fail("qdesk data: stopped by SIGTERM", 143)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with _terminable():  # what is half written is taken away first
+        try:
+            return data(arguments, Console())
+        except (BarsError, EventsError) as error:
+            return _fail(str(error), 2)
+        except _Terminated:
+            return _fail("qdesk data: stopped by SIGTERM", 143)
 
 
 def _models(arguments: list[str]) -> int:
@@ -142,18 +141,66 @@ def _models(arguments: list[str]) -> int:
         return _fail("qdesk models needs mlflow, not installed here: pip install mlflow", 3)
     from rich.console import Console
 
+    from evaluation.console import gate
+    from evaluation.gate import BadPolicy
+    from evaluation.material import BadEvaluation
     from models.console import models
-    from models.promotion import NoReason, NoVersion
+    from models.promotion import GateSaidNo, NoReason, NoVersion
     from models.sealed import Damaged
 
     try:
-        return models(arguments, Console())
-    except (NoVersion, NoReason, Damaged) as error:
+        return models(arguments, Console(), gate)
+    except GateSaidNo as error:
+        return _fail(str(error), 4)
+    except (NoVersion, NoReason, Damaged, BadPolicy, BadEvaluation) as error:
         return _fail(str(error), 2)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if find_spec("mlflow") is None:
+        return _fail("qdesk evaluate needs mlflow, not installed here: pip install mlflow", 3)
+    from rich.console import Console
+
+    from evaluation.console import run
+    from evaluation.gate import BadPolicy
+    from evaluation.material import BadEvaluation
+    from evaluation.walk_forward import JobFailed
+    from market.bars import BarsError
+    from models.promotion import NoVersion
+    from models.sealed import Damaged
+    from training.tracking import code_version
+    from training.windows import train_window
+
+    with _terminable():
+        try:
+            return run(arguments, Console(), train_window, code_version())
+        except (NoVersion, Damaged, BarsError, BadEvaluation, BadPolicy) as error:
+            return _fail(str(error), 2)
+        except (JobFailed, FloatingPointError) as error:
+            return _fail(str(error), 1)
+        except _Terminated:
+            return _fail(
+                "qdesk evaluate: stopped by SIGTERM; agents that were trained are kept", 143
+            )
 
 
 class _Terminated(BaseException):
     """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that whoever is at work can tidy up."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _train_on(
@@ -194,7 +241,7 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-COMMANDS = {"train": _train, "data": _data, "models": _models}
+COMMANDS = {"train": _train, "data": _data, "evaluate": _evaluate, "models": _models}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,8 +23,7 @@ from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import OrnsteinUhlenbeck
 from market.table import MarketTable
 from training.build import build_agents
-from training.keeper import better
-from training.learn import learn, validate
+from training.learn import better, learn, validate
 from training.sources import load_settings
 
 MARKET, FEE_RATE, GAMMA = OrnsteinUhlenbeck(), 0.01, 0.99

@@ -19,8 +19,7 @@ from evaluation.baselines import buy_and_hold
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
 from training.build import build_agents
 from training.data import TrainingData
-from training.keeper import better
-from training.learn import learn
+from training.learn import better, learn
 from training.sources import load_settings, preset_names
 
 BARS = "btcusd_30m"

@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 ALGORITHMS = HERE.parent / "docs/algorithms.md"
+EVALUATION = HERE.parent / "docs/evaluation.md"
 CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
 
 

@@ -6,14 +6,14 @@ Q-values of all three are computed in one batch; what remains of time is an inte
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.measures import measures_of
 from market.accounting import cost, earned, liquidation_cost, next_position
 from market.table import POSITIONS, MarketTable
-
-SECONDS_A_YEAR = 365.25 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Backtest:
         costs: paid in each step, price units.
         net: earned less costs in each step, price units.
         equity: at each bar, price units, shape (bars,); the first is the first price.
-        ruined: whether equity fell to the floor, so that the rest of the time was spent flat.
+        ruined_at: the step in which equity fell to the floor, so that the rest of the time was spent
+            flat; None where it never did.
     """
 
     table: MarketTable
@@ -34,37 +35,22 @@ class Backtest:
     costs: NDArray[np.float64]
     net: NDArray[np.float64]
     equity: NDArray[np.float64]
-    ruined: bool
+    ruined_at: int | None
 
     @property
-    def measures(self) -> dict[str, float]:
-        """The figures of a run, all net of costs.
+    def ruined(self) -> bool:
+        """Whether equity fell to the floor."""
+        return self.ruined_at is not None
 
-        net_return: change of equity, as a share of the first price. sharpe: of the per-bar returns on
-        equity, annualised by the number of bars that the data really has a year. max_drawdown: largest
-        fall from a peak of equity, as a share of it. position_changes: share of bars with a change.
-        turnover: units traded a bar. exposure: share of bars with a position. cost: all costs, as a
-        share of the first price. ruined: 1 where equity fell to the floor, else 0.
-        """
-        returns = self.net / np.maximum(self.equity[:-1], 1e-12)
-        span = (self.table.time[-1] - self.table.time[0]) / np.timedelta64(1, "s")
-        bars_a_year = len(returns) * SECONDS_A_YEAR / span
-        deviation = returns.std()
-        peak = np.maximum.accumulate(self.equity)
-        traded = abs(np.diff(self.positions.astype(int), prepend=0))
-        first = self.equity[0]
-        return {
-            "net_return": float(self.equity[-1] / first - 1),
-            "sharpe": float(returns.mean() / deviation * np.sqrt(bars_a_year))
-            if deviation
-            else 0.0,
-            "max_drawdown": float(np.max(1 - self.equity / peak)),
-            "position_changes": float(np.mean(traded > 0)),
-            "turnover": float(traded.mean()),
-            "exposure": float(np.mean(self.positions != 0)),
-            "cost": float(self.costs.sum() / first),
-            "ruined": float(self.ruined),
-        }
+    @property
+    def returns(self) -> NDArray[np.float64]:
+        """Net of costs, as a share of the equity before each step, shape (bars - 1,)."""
+        return self.net / np.maximum(self.equity[:-1], 1e-12)
+
+    @cached_property
+    def measures(self) -> dict[str, float]:
+        """The figures of a run by name; see `measures_of`."""
+        return measures_of(self)
 
 
 def greedy_choice(
@@ -83,16 +69,15 @@ def greedy_choice(
         FloatingPointError: a Q-value is not finite.
     """
     steps = len(table) - 1
-    choice = np.empty((steps, 3), np.int8)
-    for position in POSITIONS:
-        values = q_values(table.states(np.arange(steps), np.full(steps, position)))
-        if not np.isfinite(values).all():
-            raise FloatingPointError(
-                f"{table.name}: a Q-value is not finite; the network cannot be judged"
-            )
-        action = values.argmax(axis=1).astype(np.int8) - 1
-        choice[:, position + 1] = next_position(position, action, table.settings.scheme)
-    return choice
+    position = np.repeat(np.array(POSITIONS), steps)
+    values = q_values(table.states(np.tile(np.arange(steps), 3), position))
+    if not np.isfinite(values).all():
+        raise FloatingPointError(
+            f"{table.name}: a Q-value is not finite; the network cannot be judged"
+        )
+    action = values.argmax(axis=1) - 1
+    held = next_position(position, action, table.settings.scheme)
+    return np.ascontiguousarray(held.reshape(3, steps).T, np.int8)
 
 
 def follow(choice: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -103,6 +88,11 @@ def follow(choice: NDArray[np.int8]) -> NDArray[np.int8]:
         position = row[position + 1]
         positions.append(position)
     return np.array(positions, np.int8)
+
+
+def delayed(positions: NDArray[np.int8], bars: int = 1) -> NDArray[np.int8]:
+    """The same positions, each taken so many bars later; flat until then."""
+    return np.concatenate([np.zeros(bars, np.int8), positions])[: len(positions)]
 
 
 def backtest(table: MarketTable, positions: NDArray[np.int8]) -> Backtest:
@@ -124,4 +114,5 @@ def backtest(table: MarketTable, positions: NDArray[np.int8]) -> Backtest:
         net[end] -= closing
         paid[end] += closing
     equity = first + np.concatenate([[0.0], np.cumsum(net)])
-    return Backtest(table, held.astype(np.int8), paid, net, equity, ruined=bool(len(ruined)))
+    ruined_at = int(ruined[0]) if len(ruined) else None
+    return Backtest(table, held.astype(np.int8), paid, net, equity, ruined_at)

@@ -1,6 +1,6 @@
 """Bars as arrays: the one table that simulator, Gymnasium environment and backtest walk along."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +79,34 @@ class MarketTable:
             features=values,
             terms=bar_terms(open, close, settings, None if half is None else half[start:]),
         )
+
+    def last(self, bars: int) -> "MarketTable":
+        """The same market from its last so many bars on.
+
+        Raises:
+            BarsError: there are not so many.
+        """
+        if bars > len(self):
+            raise BarsError(
+                f"{self.name}: {len(self):,} usable bars, but {bars:,} are asked for; features need a "
+                "longer past than there is"
+            )
+        start = len(self) - bars
+        return replace(
+            self,
+            time=self.time[start:],
+            close=self.close[start:],
+            features=self.features[start:],
+            terms=Terms(*(term[start:] for term in self.terms)),
+        )
+
+    def at_costs(self, multiple: float) -> "MarketTable":
+        """The same market where trading and borrowing cost so many times as much."""
+        terms = self.terms
+        costs = {
+            name: getattr(terms, name) * multiple for name in ("entry_cost", "exit_cost", "borrow")
+        }
+        return replace(self, terms=terms._replace(**costs))
 
     def __len__(self) -> int:
         """Number of bars; one more than the number of steps."""

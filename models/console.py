@@ -1,27 +1,23 @@
 """What `qdesk models` does and says in the terminal."""
 
 import argparse
-import json
-import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
 from models.bundle import Bundle
-from models.last_good import impatient
+from models.configuration import flatten
 from models.promotion import (
     ALIASES,
-    NoVersion,
+    Condition,
+    Judge,
     Promotion,
     history,
     load_bundle,
@@ -30,17 +26,26 @@ from models.promotion import (
     rollback,
 )
 from models.registry import model_id_of
+from models.store import opened, store_arguments
 
 
-def models(arguments: list[str], console: Console) -> int:
+def models(arguments: list[str], console: Console, gate: Callable[[Path | None], Judge]) -> int:
     """Runs `qdesk models ...` and returns its exit code.
 
+    Args:
+        arguments: of the command line.
+        console: to print on.
+        gate: from a policy file, or None, to what judges versions by it.
+
     Raises:
+        GateSaidNo: a version is not to become champion.
         NoVersion: there is no such model, version, alias or store.
         Damaged: a bundle cannot be trusted.
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)
+    if options.command == "promote":
+        options.judge = gate(options.policy)
     commands = {
         "list": _list,
         "show": _show,
@@ -49,16 +54,8 @@ def models(arguments: list[str], console: Console) -> int:
         "rollback": _rollback,
         "verify": _verify,
     }
-    try:
-        with impatient():
-            client = _client(options.tracking_uri, options.mlruns)
-            commands[options.command](client, options, console)
-    except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0]
-        if "Max retries exceeded" in reason or "Failed to establish" in reason:
-            reason = "no server answers there"
-        store = options.tracking_uri or options.mlruns or "mlruns"
-        raise NoVersion(f"{store}: this store cannot be used ({reason})") from error
+    with opened(options) as client:
+        commands[options.command](client, options, console)
     return 0
 
 
@@ -67,16 +64,10 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="qdesk models", description="Registered models: what there is, and which may trade."
     )
-    store = argparse.ArgumentParser(add_help=False)
-    either = store.add_mutually_exclusive_group()
-    either.add_argument("--mlruns", type=Path, help="folder of the tracking data (default: mlruns)")
-    either.add_argument(
-        "--tracking-uri", help="of an MLflow server instead (default: MLFLOW_TRACKING_URI)"
-    )
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, about: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=about, description=about, parents=[store])
+        return commands.add_parser(name, help=about, description=about, parents=[store_arguments()])
 
     add("list", "all models, with their versions' aliases")
     show = add("show", "a model's versions and who moved its champion, or one version")
@@ -94,23 +85,14 @@ def parser() -> argparse.ArgumentParser:
         move.add_argument("name", help="of the registered model, as `list` has it")
         if name == "promote":
             move.add_argument("version", help="a number or an alias")
+            move.add_argument("--policy", type=Path, help="TOML file of conditions (default: all)")
+            move.add_argument("--override", metavar="REASON", help="promote what the gate refuses")
         move.add_argument("--reason", required=True, help="why; it stands in the record")
         move.add_argument("--by", help="who, for the record (default: user@host)")
     verify = add("verify", "check a version's bundle: hashes, shapes, golden Q-values")
     verify.add_argument("name", help="of the registered model, as `list` has it")
     verify.add_argument("version", help="a number or an alias")
     return whole
-
-
-def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = tracking_uri or (None if mlruns else os.environ.get("MLFLOW_TRACKING_URI"))
-    if uri is None:
-        folder = mlruns or Path("mlruns")
-        if not (folder / "mlflow.db").exists():
-            raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
-        uri = f"sqlite:///{folder.resolve()}/mlflow.db"
-    return MlflowClient(uri, uri)
 
 
 def _list(client: MlflowClient, _: argparse.Namespace, console: Console) -> None:
@@ -147,6 +129,7 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
         console.print(
             escape(
                 f"{move.when[:19]} {move.kind} v{move.version}{before} by {move.who}: {move.why}"
+                + (f" (gate {move.gate})" if move.gate else "")
             ),
             highlight=False,
             soft_wrap=True,
@@ -202,12 +185,34 @@ def _known(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
     }
     known["net return"] = _net_return(version)
     known |= {"code": origin.code_version[:12], "run": origin.run_id[:8]}
-    return {**known, **dict(sorted(figures.items())), **dict(_flat(origin.settings))}
+    return {**known, **dict(sorted(figures.items())), **flatten(origin.settings)}
 
 
 def _promote(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
-    made = promote(client, options.name, options.version, options.reason, options.by)
+    def judge(*version: Any) -> Sequence[Condition]:
+        conditions: Sequence[Condition] = options.judge(*version)
+        console.print(conditions_table(conditions))
+        return conditions
+
+    made = promote(
+        client,
+        options.name,
+        options.version,
+        options.reason,
+        options.by,
+        judge=judge,
+        override=options.override,
+    )
     console.print(_moved(client, options.name, made, ""), highlight=False, soft_wrap=True)
+
+
+def conditions_table(conditions: Sequence[Condition]) -> Table:
+    """What a version was held to, and what was found."""
+    table = _table("", "condition", "found", "required")
+    for each in conditions:
+        mark = "[green]pass[/]" if each.passed else "[bold red]FAIL[/]"
+        table.add_row(mark, escape(each.name), escape(each.found), escape(each.required))
+    return table
 
 
 def _rollback(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
@@ -250,14 +255,6 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 def _aliases_of(model: RegisteredModel, version: ModelVersion) -> list[str]:
     aliases: Mapping[str, Any] = model.aliases
     return [alias for alias, number in aliases.items() if str(number) == str(version.version)]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", "none" if value is None else json.dumps(value).strip('"')
 
 
 def _table(*columns: str) -> Table:

@@ -7,6 +7,7 @@ champion without a record cannot come about.
 import json
 import platform
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,34 @@ class NoReason(ValueError):
     """A champion is not moved without a reason."""
 
 
+class Condition(NamedTuple):
+    """One thing that a version must fulfil before it may trade."""
+
+    name: str
+    passed: bool
+    found: str
+    required: str
+
+
+class GateSaidNo(Exception):
+    """A version does not fulfil all conditions; no alias was moved. The message says how many.
+
+    Attributes:
+        conditions: all of them.
+    """
+
+    def __init__(self, version: str, conditions: Sequence[Condition]) -> None:
+        failed = sum(not condition.passed for condition in conditions)
+        super().__init__(
+            f"{version}: the gate says no, {failed} of {len(conditions)} conditions failed; no alias was "
+            "moved"
+        )
+        self.conditions = list(conditions)
+
+
+Judge = Callable[[MlflowClient, ModelVersion, Bundle], Sequence[Condition]]
+
+
 class Promotion(NamedTuple):
     """One move of the champion."""
 
@@ -46,6 +75,7 @@ class Promotion(NamedTuple):
     kind: str  # promote or rollback
     version: str  # champion from then on
     before: str | None  # champion until then
+    gate: str = ""  # passed; or overridden: why, and which conditions failed; of a rollback nothing
 
 
 def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
@@ -117,9 +147,18 @@ def _copy(where: str, folder: Path, tracking_uri: str) -> None:
 
 
 def promote(
-    client: MlflowClient, name: str, which: str, why: str, who: str | None = None
+    client: MlflowClient,
+    name: str,
+    which: str,
+    why: str,
+    who: str | None = None,
+    *,
+    judge: Judge,
+    override: str | None = None,
 ) -> Promotion:
-    """Makes a version the champion, once its bundle was verified; the one before is `previous_champion`.
+    """Makes a version the champion, once its bundle was verified and it was judged to be good.
+
+    The champion before is `previous_champion` then.
 
     Args:
         client: of the registry.
@@ -127,18 +166,31 @@ def promote(
         which: a version's number or alias.
         why: for the record.
         who: for the record; by default the user and the host.
+        judge: gives all conditions that the version was held to, at least one.
+        override: why it becomes champion even where conditions failed; stands in the record and on the
+            version.
 
     Raises:
         NoVersion: there is none such, or it is the champion already.
-        NoReason: nothing stands in `why`.
+        NoReason: nothing stands in `why`, or in `override`.
+        GateSaidNo: conditions failed and nobody overrode them. Nothing was moved.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
     version, now = resolve(client, name, which), champion(client, name)
     if now is not None and now.version == version.version:
         raise NoVersion(f"{name}: v{version.version} is the champion already")
-    load_bundle(client, version)
+    if override is not None and not override.strip():
+        raise NoReason(f"{name}: the gate is not overridden without a reason; say one")
+    conditions = judge(client, version, load_bundle(client, version))
+    failed = [condition.name for condition in conditions if not condition.passed]
+    gate = "passed"
+    if failed or not conditions:
+        if override is None:
+            raise GateSaidNo(f"{name} v{version.version}", conditions)
+        gate = f"overridden: {override}; failed: {'; '.join(failed) or 'not judged'}"
     before = None if now is None else str(now.version)
-    made = _record(client, name, "promote", str(version.version), before, why, who)
+    made = _record(client, name, "promote", str(version.version), before, why, who, gate)
+    client.set_model_version_tag(name, made.version, f"gate/{made.when}", gate)
     if before is not None:
         client.set_registered_model_alias(name, PREVIOUS, before)
     client.set_registered_model_alias(name, CHAMPION, made.version)
@@ -213,10 +265,11 @@ def _record(
     before: str | None,
     why: str,
     who: str | None,
+    gate: str = "",
 ) -> Promotion:
     if not why.strip():
         raise NoReason(f"{name}: the champion is not moved without a reason; say one")
     when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-    made = Promotion(when, who or f"{user()}@{platform.node()}", why, kind, version, before)
+    made = Promotion(when, who or f"{user()}@{platform.node()}", why, kind, version, before, gate)
     client.set_registered_model_tag(name, f"{RECORD}{when}", json.dumps(made._asdict()))
     return made

@@ -6,7 +6,8 @@ import mlflow
 from mlflow import MlflowClient
 
 from models.networks import linear_q_network
-from models.promotion import resolve
+from models.promotion import Condition, Promotion, resolve
+from models.promotion import promote as promote_judged
 from models.registry import model_id_of, register
 from tests.test_bundle import bundle_of
 from training.tracking import Store, Tracker
@@ -38,3 +39,11 @@ def bundle_folder(client: MlflowClient, which: str) -> Path:
 def spoil(client: MlflowClient, which: str) -> None:
     path = bundle_folder(client, which) / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+
+
+def promote(
+    client: MlflowClient, name: str, which: str, why: str, who: str | None = None
+) -> Promotion:
+    """As if the gate had said yes: these versions were never evaluated."""
+    good = [Condition("good", passed=True, found="so it is", required="to be good")]
+    return promote_judged(client, name, which, why, who, judge=lambda *_: good)

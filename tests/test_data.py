@@ -8,7 +8,7 @@ import polars as pl
 from evaluation.backtest import backtest
 from market.bars import load_bars
 from training.data import TrainingData
-from training.keeper import better
+from training.learn import better
 from training.sources import load_settings
 
 

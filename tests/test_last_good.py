@@ -14,9 +14,9 @@ from mlflow import MlflowClient
 
 from models.last_good import INDEX, load_last_good
 from models.networks import linear_q_network
-from models.promotion import promote, resolve, rollback
+from models.promotion import resolve, rollback
 from models.registry import model_id_of, register
-from tests.registered import NAME, spoil, uri_of
+from tests.registered import NAME, promote, spoil, uri_of
 from tests.test_bundle import bundle_of
 
 

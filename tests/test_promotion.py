@@ -10,9 +10,19 @@ import pytest
 from mlflow import MlflowClient
 
 import qdesk
-from models.promotion import NoVersion, history, load_bundle, promote, resolve, rollback
+from models.promotion import (
+    Condition,
+    GateSaidNo,
+    NoReason,
+    NoVersion,
+    history,
+    load_bundle,
+    resolve,
+    rollback,
+)
+from models.promotion import promote as promote_judged
 from models.sealed import Damaged
-from tests.registered import NAME, bundle_folder, spoil
+from tests.registered import NAME, bundle_folder, promote, spoil
 
 
 def aliases(client: MlflowClient) -> dict[str, int]:
@@ -87,6 +97,24 @@ def test_a_bundle_of_another_version_is_refused(client: MlflowClient) -> None:
         load_bundle(client, resolve(client, NAME, "3"))
 
 
+def test_the_gate_stands_before_the_alias(client: MlflowClient) -> None:
+    """Nothing is moved or recorded where a condition fails, or where nobody judged."""
+    bad = [Condition("a", True, "1", "> 0"), Condition("b", False, "-1", "> 0")]
+    for conditions in (bad, []):
+        with pytest.raises(GateSaidNo, match=r"v1: the gate says no, \d of \d conditions failed"):
+            promote_judged(client, NAME, "1", "hope", judge=lambda *_, c=conditions: c)
+    assert aliases(client) == {}
+    assert history(client, NAME) == []
+    with pytest.raises(NoReason, match="not overridden without a reason"):
+        promote_judged(client, NAME, "1", "hope", judge=lambda *_: bad, override="  ")
+    made = promote_judged(client, NAME, "1", "hope", judge=lambda *_: bad, override="told to")
+    assert made.gate == "overridden: told to; failed: b"
+    assert history(client, NAME) == [made]
+    tags = client.get_model_version(NAME, "1").tags
+    assert tags[f"gate/{made.when}"] == made.gate
+    assert promote(client, NAME, "2", "good").gate == "passed"
+
+
 def ran(*arguments: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["qdesk", "models", *arguments])
@@ -97,13 +125,22 @@ def test_the_command_line(
     client: MlflowClient, mlruns: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = ["--mlruns", str(mlruns)]
-    assert ran("promote", NAME, "1", "--reason", "the first", *store) == 0
-    assert ran("promote", NAME, "2", "--reason", "more", "--by", "ann", *store) == 0
+    assert ran("promote", NAME, "1", "--reason", "the first", *store) == 4
+    refused = capsys.readouterr()
+    assert f"{NAME} v1: the gate says no, " in refused.err
+    assert refused.err.count("\n") == 1
+    assert "not evaluated" in refused.out
+    assert ran("show", NAME, *store) == 0
+    assert "no champion yet" in capsys.readouterr().out
+    override = ["--override", "a test"]
+    assert ran("promote", NAME, "1", "--reason", "the first", *override, *store) == 0
+    more = ["--reason", "more", "--by", "ann"]
+    assert ran("promote", NAME, "2", *more, *override, *store) == 0
     said = capsys.readouterr().out
     assert f"{NAME}@champion is v2 (+20.0% on validation), in place of v1 (+10.0%" in said
     assert ran("show", NAME, *store) == 0
     shown = capsys.readouterr().out
-    assert "promote v2 in place of v1 by ann: more" in shown
+    assert "promote v2 in place of v1 by ann: more (gate overridden: a test; failed: " in shown
     assert "+20.0%" in shown
     assert ran("list", *store) == 0
     assert NAME in capsys.readouterr().out
@@ -123,7 +160,9 @@ def test_the_command_line(
         ["show", "qdesk-none"],
         ["verify", NAME, "77"],
         ["rollback", NAME, "--reason", "x"],
-        ["promote", NAME, "2", "--reason", " "],
+        ["promote", NAME, "2", "--reason", " ", "--override", "x"],
+        ["promote", NAME, "2", "--reason", "x", "--override", " "],
+        ["promote", NAME, "2", "--reason", "x", "--policy", "none.toml"],
     ):
         assert ran(*wrong, *store) == 2
         assert capsys.readouterr().err.count("\n") == 1

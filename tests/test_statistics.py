@@ -1,9 +1,155 @@
-"""What several seeds say together."""
+"""Ratios against published numbers and a library, resampling and tests against what is known."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
+from arch.bootstrap import SPA
+from scipy import stats
+from skfolio.measures import deflated_sharpe_ratio, probabilistic_sharpe_ratio
 
-from evaluation.statistics import interquartile_mean, interquartile_mean_interval
+from evaluation.statistics import (
+    Moments,
+    backtest_overfitting,
+    block_length,
+    deflated_sharpe,
+    expected_best_sharpe,
+    interquartile_mean,
+    interquartile_mean_interval,
+    minimum_track_record,
+    probabilistic_sharpe,
+    resample,
+    seeds_over_time,
+    superior_ability,
+)
+
+
+def noise(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.01, shape)
+
+
+def test_the_published_deflated_sharpe_ratio() -> None:
+    """Bailey and Lopez de Prado (2014), the numerical example of section 4."""
+    moments = Moments(sharpe=2.5 / 250**0.5, bars=1250, skew=-3, kurtosis=10)
+    assert expected_best_sharpe(100, 0.5 / 250) == pytest.approx(0.1132, abs=5e-5)
+    assert deflated_sharpe(moments, 100, 0.5 / 250) == pytest.approx(0.9004, abs=5e-5)
+
+
+def test_ratios_are_those_of_skfolio() -> None:
+    returns = stats.skewnorm.rvs(-4, 0.002, 0.02, 800, random_state=3)
+    moments = Moments.of(returns)
+    trials = np.array([0.02, 0.05, -0.03, 0.08, 0.01])
+    for benchmark in (0.0, 0.05):
+        theirs = probabilistic_sharpe_ratio(returns, benchmark)
+        assert probabilistic_sharpe(moments, benchmark) == pytest.approx(theirs, abs=2e-3)
+    theirs = deflated_sharpe_ratio(returns, trials)
+    ours = deflated_sharpe(moments, len(trials), float(trials.var(ddof=1)))
+    assert ours == pytest.approx(theirs, abs=5e-3)
+
+
+def test_the_minimum_track_record_is_where_the_probability_is_enough() -> None:
+    moments = Moments(0.05, 400, -0.5, 5.0)
+    bars = minimum_track_record(moments)
+    at = probabilistic_sharpe(moments._replace(bars=round(bars)))
+    assert at == pytest.approx(0.95, abs=1e-4)
+    assert np.isnan(minimum_track_record(moments._replace(sharpe=-0.01)))
+
+
+def test_moments_of_what_never_varies_are_undefined() -> None:
+    for returns in (np.zeros(50), np.full(50, 0.1), np.array([0.1, 0.2])):
+        moments = Moments.of(returns)
+        assert np.isnan(moments.sharpe)
+        assert np.isnan(probabilistic_sharpe(moments))
+        assert np.isnan(deflated_sharpe(moments, 5, 0.1))
+        assert np.isnan(minimum_track_record(moments))
+
+
+def test_one_trial_has_nothing_to_deflate() -> None:
+    moments = Moments(0.05, 1000, 0.0, 3.0)
+    assert deflated_sharpe(moments, 1, 0.0) == probabilistic_sharpe(moments)
+    by_trials = [deflated_sharpe(moments, n, 0.001) for n in (2, 10, 50, 1000)]
+    assert by_trials == sorted(by_trials, reverse=True)
+
+
+def test_resampling_spreads_as_theory_says() -> None:
+    returns = noise(2000, 2)
+    drawn = resample(returns, draws=600)
+    deviation = drawn.sharpe.std(axis=0)
+    np.testing.assert_allclose(deviation, 1 / 2000**0.5, rtol=0.15)
+    assert drawn.block <= 5
+    twice = resample(np.repeat(returns[:, :1], 2, axis=1), 50).sharpe
+    np.testing.assert_allclose(twice[:, 0], twice[:, 1])  # series are drawn at the same times
+    whole = np.prod(1 + returns[:, 0]) - 1
+    assert drawn.final.min() < whole < drawn.final.max()
+    assert drawn.paths.shape == (600, len(drawn.marks))
+    np.testing.assert_allclose(drawn.paths[:, -1] - 1, drawn.final)
+    np.testing.assert_array_equal(drawn.sharpe, resample(returns, draws=600).sharpe)
+
+
+def test_blocks_are_longer_where_returns_hang_together() -> None:
+    shocks = noise(3000, 1)[:, 0]
+    slow = np.convolve(shocks, np.ones(30), "valid")[:, None]
+    assert block_length(slow) > 5 * block_length(shocks[:, None])
+    assert block_length(np.zeros((100, 2))) == 1
+
+
+def test_what_never_trades_has_no_sharpe_ratio_in_any_draw() -> None:
+    drawn = resample(np.stack([np.zeros(300), noise(300)], axis=1), draws=20)
+    assert (drawn.sharpe[:, 0] == 0).all()
+    assert (drawn.drawdown == 0).all()
+
+
+def test_superior_ability() -> None:
+    """One real edge among nineteen that have none is seen; without it nothing is."""
+    returns = noise(1500, 20)
+    flat = np.zeros(1500)
+    assert superior_ability(returns, flat) > 0.1
+    returns[:, 7] += 0.002
+    assert superior_ability(returns, flat) < 0.01
+    assert superior_ability(np.zeros((100, 3)), np.zeros(100)) == 1
+    block = block_length(returns)
+    theirs = SPA(-flat, -returns, block_size=block, reps=1000, seed=np.random.default_rng(5))
+    theirs.compute()
+    assert superior_ability(returns, flat, seed=5) == theirs.pvalues["consistent"]
+
+
+def test_superior_ability_says_no_as_often_as_it_should() -> None:
+    values = [superior_ability(noise(250, 5, seed=s), np.zeros(250), draws=200) for s in range(60)]
+    assert np.mean(np.array(values) < 0.1) <= 0.2
+
+
+def test_overfitting_is_the_share_of_divisions() -> None:
+    """Against the definition, written out."""
+    returns = noise(400, 6, seed=4)
+    parts = np.array_split(returns, 4)
+    below = []
+    for half in combinations(range(4), 2):
+        inside = np.concatenate([parts[i] for i in half])
+        outside = np.concatenate([parts[i] for i in range(4) if i not in half])
+        best = (inside.mean(axis=0) / inside.std(axis=0)).argmax()
+        ratios = outside.mean(axis=0) / outside.std(axis=0)
+        below.append(np.mean(ratios <= ratios[best]) * 6 / 7 <= 0.5)
+    assert backtest_overfitting(returns, parts=4) == np.mean(below)
+    returns[:, 2] += 0.01
+    assert backtest_overfitting(returns) == 0
+    assert np.isnan(backtest_overfitting(returns[:, :1]))
+    on_noise = [backtest_overfitting(noise(300, 10, seed=s)) for s in range(40)]
+    assert 0.35 < np.mean(on_noise) < 0.65
+
+
+def test_seeds_and_time_are_both_in_the_spread() -> None:
+    draws = noise(4000, 1)[:, 0]
+    same = seeds_over_time(np.repeat(draws[:, None], 5, axis=1))
+    np.testing.assert_allclose(same, draws)
+    apart = seeds_over_time(draws[:, None] + np.array([-0.1, -0.05, 0, 0.05, 0.1]))
+    assert apart.std() > 3 * draws.std()
+
+
+def test_the_interval_is_stratified_by_window() -> None:
+    """Windows that differ from one another do not make seeds uncertain."""
+    windows = np.tile([0.5, -0.5, 0.1, 0.0], (5, 1)) + noise(5, 4) / 100
+    low, high = interquartile_mean_interval(windows)
+    assert high - low < 0.01
 
 
 def test_interquartile_mean_leaves_a_quarter_out_at_either_end() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
@@ -77,6 +78,9 @@ def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, measures in rows.items():
         label = f"{name} †" if measures["ruined"] else name
-        cells = [form.format(measures[key]) for key, form in columns.values()]
+        cells = [
+            "-" if isnan(measures[key]) else form.format(measures[key])
+            for key, form in columns.values()
+        ]
         table.add_row(label, *cells)
     return table

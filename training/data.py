@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from market.accounting import Fill
-from market.bars import Bars, BarsError, Split
+from market.bars import Bars, BarsError, Split, SplitSettings
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
@@ -42,8 +42,12 @@ class TrainingData:
             BarsError: the bars are bad, or too few, or their price never changes.
             TooManyCells: a table's bins and features are too many.
         """
-        bars = bars_from(settings.bars)
-        split = bars.split(**settings.split.model_dump())
+        return cls.on(bars_from(settings.bars), settings, settings.split)
+
+    @classmethod
+    def on(cls, bars: Bars, settings: TrainSettings, shares: SplitSettings) -> "TrainingData":
+        """The same of other bars, divided otherwise; raises what `of` does."""
+        split = bars.split(**shares.model_dump())
         features = FeaturePipeline.fit(split.train, settings.features)
         train = MarketTable.of(split.train, features, settings.market)
         train.require_episode()

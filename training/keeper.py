@@ -16,6 +16,7 @@ from models.sealed import Arrays
 from training.agent import Agents
 from training.data import TrainingData
 from training.guards import spread_states
+from training.learn import better
 from training.tracking import Tracker
 
 GOLDEN_STATES = 64
@@ -162,11 +163,6 @@ class Keeper:
                 f"(buy and hold {hold:+.2%}), after {step:,} iterations.",
             )
         return Kept(bundle, version, validation)
-
-
-def better(one: Backtest, other: Backtest | None) -> bool:
-    """Whether `one` is to be preferred: by net return, an earlier checkpoint winning a tie."""
-    return other is None or one.equity[-1] > other.equity[-1]
 
 
 def measures_of(data: TrainingData, result: Backtest) -> dict[str, float]:

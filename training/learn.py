@@ -76,3 +76,8 @@ def validate_all(agents: Agents, table: MarketTable) -> tuple[list[Backtest], li
         results.append(validate(watched, table))
         largest.append(max(seen))
     return results, largest
+
+
+def better(one: Backtest, other: Backtest | None) -> bool:
+    """Whether `one` is to be preferred: by net return, an earlier checkpoint winning a tie."""
+    return other is None or one.equity[-1] > other.equity[-1]

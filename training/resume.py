@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from models.configuration import flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
 from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, steps_in
 from training.checkpoint_settings import CheckpointSettings
@@ -15,7 +16,7 @@ from training.data import TrainingData
 from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
 from training.labels import identity
 from training.object_store import Bucket
-from training.settings import TrainSettings, flatten
+from training.settings import TrainSettings
 from training.sources import load_from
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
+from models.configuration import flatten
 from training.checkpoint_settings import CheckpointSettings
 from training.replay_settings import FROZEN, ReplaySettings
 
@@ -331,14 +332,3 @@ class _EpsilonVariables(PydanticBaseSettingsSource):
             name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ
         }
         return {"epsilon": found} if found else {}
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """A tree of settings by dotted path."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = "none" if value is None else str(value)
-    return flat

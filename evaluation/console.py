@@ -1,0 +1,234 @@
+"""What `qdesk evaluate` takes, does and says in the terminal; and the gate that promotion asks."""
+
+import argparse
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from evaluation.assessment import Findings
+from evaluation.evaluate import Evaluated, evaluate, newest
+from evaluation.gate import Facts, Policy, judge, passed
+from evaluation.material import Request
+from evaluation.report import UNDEFINED, page, verdict
+from evaluation.trials import Trials, trials_on
+from evaluation.walk_forward import Train, WalkForwardSettings
+from models.bundle import Bundle
+from models.console import conditions_table
+from models.promotion import Condition, Judge
+from models.store import opened, store_arguments
+
+SHOWN = (
+    ("net return", "net_return", "{:+.1%}"),
+    ("Sharpe", "sharpe", "{:+.2f}"),
+    ("drawdown", "max_drawdown", "{:.1%}"),
+    ("trades", "trades", "{:,.0f}"),
+    ("costs", "cost", "{:.1%}"),
+)
+
+
+def run(arguments: Sequence[str], console: Console, train: Train, code: str) -> int:
+    """Runs `qdesk evaluate ...` and returns its exit code.
+
+    Args:
+        arguments: of the command line.
+        console: to print on.
+        train: trains one agent in one window.
+        code: version of the code that does.
+
+    Raises:
+        NoVersion, Damaged, BarsError, BadEvaluation, BadPolicy: bad input.
+        JobFailed, Diverged: a training of the walk-forward failed.
+        SystemExit: bad arguments, or `--help`.
+    """
+    options = parser().parse_args(arguments)
+    policy = Policy.load(options.policy)
+    request = _request(options, arguments)
+    folder = (options.mlruns or Path("mlruns")) / "evaluations"
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with opened(options) as client:
+        with Progress(
+            *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+        ) as bar:
+            task = bar.add_task("agents trained", total=None, visible=False)
+
+            def show(done: int, of: int) -> None:
+                bar.update(task, completed=done, total=of, visible=True)
+
+            evaluated = evaluate(client, request, train, code, folder, show)
+        conditions = conditions_of(evaluated, policy)
+        report = page(evaluated, conditions)
+        client.log_text(evaluated.run_id, report, "report.html")
+    path = options.report or folder / f"{request.name}-v{evaluated.evaluation.version}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report)
+    _print(console, evaluated, conditions)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def gate(path: Path | None) -> Judge:
+    """What judges a version by its newest evaluation and the trials of this moment.
+
+    Raises:
+        BadPolicy: the policy file cannot be used.
+    """
+    policy = Policy.load(path)
+
+    def judged(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> list[Condition]:
+        evaluation = newest(client, version)
+        if evaluation is None:
+            facts = _facts(bundle, "", "")
+            return judge(None, None, Trials(0, 0.0, {}), facts, policy)
+        year = evaluation.own.bars_a_year
+        trials = trials_on(client, evaluation.data_hash, year)
+        facts = _facts(bundle, evaluation.data_hash, evaluation.bundle_sha256)
+        own = evaluation.own if evaluation.own.kind == "validation" else None
+        return judge(evaluation.walk_forward, own, trials, facts, policy)
+
+    return judged
+
+
+def conditions_of(evaluated: Evaluated, policy: Policy) -> list[Condition]:
+    """The gate's conditions for an evaluation that was just made."""
+    evaluation = evaluated.evaluation
+    own = evaluation.own if evaluation.own.kind == "validation" else None
+    facts = _facts(evaluated.bundle, evaluation.data_hash, evaluation.bundle_sha256)
+    return judge(evaluation.walk_forward, own, evaluation.trials, facts, policy)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk evaluate`."""
+    made = argparse.ArgumentParser(
+        prog="qdesk evaluate",
+        description="Judge a registered version: is it any good, and may it become champion?",
+        parents=[store_arguments()],
+    )
+    made.add_argument("name", help="of the registered model, as `qdesk models list` has it")
+    made.add_argument("version", nargs="?", default="candidate", help="a number or an alias")
+    made.add_argument(
+        "--split",
+        choices=("validation", "test", "train"),
+        default="validation",
+        help="bars that the version itself is judged on; test is opened once",
+    )
+    made.add_argument(
+        "--bars", help="judge the version on other bars: a sample, a file, synthetic:…"
+    )
+    made.add_argument("--in-sample", action="store_true", help="judge bars that it was trained on")
+    made.add_argument("--again", metavar="REASON", help="open held-back bars once more")
+    made.add_argument(
+        "--walk-forward",
+        action="store_true",
+        help="train anew in windows, judge on what follows each",
+    )
+    for name, field in WalkForwardSettings.model_fields.items():
+        flag = f"--{name}" if name != "train" else "--train-share"
+        about = f"{field.description} (default: {field.default})"
+        if field.annotation is bool:
+            made.add_argument(flag, dest=name, action="store_true", help=field.description)
+        else:
+            made.add_argument(flag, dest=name, type=type(field.default), help=about)
+    made.add_argument("--workers", type=int, default=2, help="processes that train (default: 2)")
+    made.add_argument(
+        "--policy", type=Path, help="TOML file of the gate's conditions (default: all)"
+    )
+    made.add_argument("--report", type=Path, help="where to write the page")
+    return made
+
+
+def _request(options: argparse.Namespace, arguments: Sequence[str]) -> Request:
+    made = parser()
+    divided = None
+    given = {name: getattr(options, name) for name in WalkForwardSettings.model_fields}
+    changed = {name: value for name, value in given.items() if value not in (None, False)}
+    if options.walk_forward:
+        try:
+            divided = WalkForwardSettings(**changed)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            made.error(f"--{fault['loc'][0]}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
+    elif changed:
+        made.error(f"--{next(iter(changed))} does nothing without --walk-forward")
+    if options.bars is not None and options.split != "validation":
+        made.error(
+            f"--split {options.split} is a part of the version's own bars; leave it or --bars out"
+        )
+    if options.again is not None and options.split != "test" and options.bars is None:
+        made.error("--again is for bars that are held back: with --split test, or --bars")
+    if options.workers < 1:
+        made.error(f"--workers is {options.workers}; it must be at least 1")
+    return Request(
+        options.name,
+        options.version,
+        options.split,
+        options.bars,
+        divided,
+        options.in_sample,
+        options.again,
+        options.workers,
+        shlex.join(["qdesk", "evaluate", *arguments]),
+    )
+
+
+def _facts(bundle: Bundle, evaluated_data: str, evaluated_bundle: str) -> Facts:
+    origin = bundle.manifest.origin
+    same = evaluated_bundle == bundle.sha256
+    return Facts(
+        origin.data_hash,
+        evaluated_data,
+        origin.code_version,
+        bundle.golden_error(),
+        same_bundle=same,
+    )
+
+
+def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Condition]) -> None:
+    evaluation = evaluated.evaluation
+    parts = [evaluation.walk_forward, evaluation.own]
+    for found in [part for part in parts if part is not None]:
+        console.print(_track(found))
+        console.print()
+    console.print(conditions_table(conditions))
+    said = "[green bold]Yes.[/]" if passed(conditions) else "[red bold]No.[/]"
+    words = escape(verdict(conditions, evaluation.walk_forward))
+    console.print(f"{said} {words}", highlight=False)
+
+
+def _track(found: Findings) -> Table:
+    sample = ", IN SAMPLE" if found.in_sample else ""
+    several = len(found.seeds) > 1
+    seeds = f", {len(found.seeds)} seeds, {len(found.windows[0])} windows" if several else ""
+    title = (
+        f"{found.kind}{sample} on {found.bars.split('/')[0]}, {found.first[:10]} to {found.last[:10]}"
+        f"{seeds}\n{found.calendar}; fills at {found.fill}, {found.costs}"
+    )
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.padding = (0, 0, 0, 1)
+    table.add_column("policy")
+    for heading, _, _ in SHOWN:
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = {
+        "typical seed" if several else "agent": found.measures[found.typical],
+        **found.baselines,
+    }
+    for name, measures in rows.items():
+        label = f"{name} †" if measures["ruined"] else name
+        cells = [
+            UNDEFINED if (x := measures[key]) is None else form.format(x) for _, key, form in SHOWN
+        ]
+        table.add_row(label, *cells)
+    if any(measures["ruined"] for measures in rows.values()):
+        table.caption = "† ruined: equity fell to the floor, flat since; ratios are undefined"
+        table.caption_justify = "left"
+    return table

@@ -1,0 +1,123 @@
+"""The figures of a backtest, all net of costs unless they say otherwise.
+
+A ratio without a denominator (no trade, no loss, no variation) is not a number: NaN, shown as a dash,
+never zero or infinite.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.calendar import Calendar
+
+if TYPE_CHECKING:
+    from evaluation.backtest import Backtest
+
+NAN = float("nan")
+
+
+def measures_of(run: "Backtest") -> dict[str, float]:
+    """What a backtest comes to.
+
+    Returns:
+        net_return, gross_return, cost: changes of equity, and all costs, as shares of the first price.
+        sharpe, sortino: of the returns on equity, annualised by the calendar of the bars; of an
+            account that was ruined NaN. Deviations are the sample's (n - 1); Sortino's is the root
+            mean square of the returns below zero.
+        max_drawdown: largest fall of equity from a peak, as a share of it. drawdown_bars: the longest
+            time from a peak until equity was there again, or the data ended.
+        calmar: net return a year (in proportion to time) over max_drawdown.
+        trades: times that a position was taken. position_changes: share of bars with a change.
+        turnover: units traded a bar. exposure: share of bars with a position.
+        hit_rate: share of trades that made money. profit_factor: what those made over what the others
+            lost. holding_bars: mean length of a trade.
+        action_entropy: of the three positions' frequencies, bits.
+        break_even: times the costs at which nothing would be left, gross earnings over costs.
+        ruined: 1 where equity fell to the floor, else 0.
+    """
+    returns, first = run.returns, float(run.equity[0])
+    bars_a_year = Calendar.of(run.table.time).bars_a_year
+    fall = 1 - run.equity / np.maximum.accumulate(run.equity)
+    deepest = float(fall.max())
+    net_return = float(run.equity[-1] / first - 1)
+    total_cost, gross = float(run.costs.sum()), float((run.net + run.costs).sum())
+    traded = abs(np.diff(run.positions.astype(int), prepend=0))
+    profits, lengths = _trades(run)
+    losses = -float(profits[profits < 0].sum())
+    downside = float(np.sqrt(np.mean(np.minimum(returns, 0) ** 2)))
+    mean = float(returns.mean()) if not run.ruined else NAN
+    year = np.sqrt(bars_a_year)
+    return {
+        "net_return": net_return,
+        "gross_return": gross / first,
+        "cost": total_cost / first,
+        "sharpe": _ratio(mean, _deviation(returns)) * year,
+        "sortino": _ratio(mean, downside) * year,
+        "max_drawdown": deepest,
+        "drawdown_bars": float(_longest(fall > 0)),
+        "calmar": _ratio(NAN if run.ruined else net_return, deepest) * bars_a_year / len(returns),
+        "trades": float(len(profits)),
+        "position_changes": float(np.mean(traded > 0)),
+        "turnover": float(traded.mean()),
+        "exposure": float(np.mean(run.positions != 0)),
+        "hit_rate": _ratio(float((profits > 0).sum()), float(len(profits))),
+        "profit_factor": _ratio(float(profits[profits > 0].sum()), losses),
+        "holding_bars": _ratio(float(lengths.sum()), float(len(lengths))),
+        "action_entropy": _entropy(run.positions),
+        "break_even": _ratio(gross, total_cost),
+        "ruined": float(run.ruined),
+    }
+
+
+def trade_profits(run: "Backtest") -> NDArray[np.float64]:
+    """What each trade made, price units, in their order; together the change of equity.
+
+    A trade lasts from taking a position to giving it up, or to the end of the data. A step in which a
+    position is turned belongs to both: earnings until the fill and half of the cost to the old one.
+    """
+    return _trades(run)[0]
+
+
+def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    held = run.positions.astype(np.int64)
+    previous = np.concatenate([[0], held[:-1]])
+    opens = (held != 0) & (held != previous)
+    count = int(opens.sum())
+    number = np.cumsum(opens)  # of the trade in each step, from 1; 0 before any
+    before = np.concatenate([[0], number[:-1]])  # of the one that comes in
+    closes = (previous != 0) & (held != previous)
+    live = np.arange(len(held)) <= (len(held) if run.ruined_at is None else run.ruined_at)
+    units = closes.astype(float) + opens
+    share = np.divide(closes, units, out=np.zeros(len(units)), where=units > 0)
+    old = live * (run.table.terms.carry * previous * (held != previous) - share * run.costs)
+    new = run.net - old
+    profits = np.bincount(before, old, count + 1) + np.bincount(
+        np.where(held != 0, number, 0), new, count + 1
+    )
+    lengths = np.bincount(np.where(held != 0, number, 0), minlength=count + 1)
+    return profits[1:], lengths[1:].astype(np.float64)
+
+
+def _deviation(returns: NDArray[np.float64]) -> float:
+    """Of the sample; zero where differences are those of rounding."""
+    if len(returns) < 2:
+        return 0.0
+    deviation = float(returns.std(ddof=1))
+    return deviation if deviation > 1e-12 * max(float(abs(returns).max()), 1e-12) else 0.0
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else NAN
+
+
+def _longest(under: NDArray[np.bool_]) -> int:
+    """Length of the longest run of true values."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], under, [False]]).astype(int)))
+    return int((ends[1::2] - ends[::2]).max(initial=0))
+
+
+def _entropy(positions: NDArray[np.int8]) -> float:
+    shares = np.bincount(positions + 1, minlength=3) / len(positions)
+    shares = shares[shares > 0]
+    return float(abs(-(shares * np.log2(shares)).sum()))

@@ -1,0 +1,40 @@
+"""Settings by dotted path, and what makes two trainings trials of one configuration."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What may differ between trainings of one configuration: luck, names, places and how often to look.
+NO_PART = (
+    "seed",
+    "seeds",
+    "preset",
+    "name",
+    "experiment",
+    "bars",
+    "mlruns",
+    "log_every",
+    "reward_scale",
+)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A tree of settings by dotted path."""
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = "none" if value is None else str(value)
+    return flat
+
+
+def configuration_hash(flat: Mapping[str, str]) -> str:
+    """The same for settings that differ in nothing but `NO_PART`, and where checkpoints go."""
+    counts = {
+        name: value
+        for name, value in flat.items()
+        if name not in NO_PART and not name.startswith("checkpoints.")
+    }
+    return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,55 @@
+"""The MLflow store that a command works on: a folder, or a server."""
+
+import argparse
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.last_good import impatient
+from models.promotion import NoVersion
+
+
+def store_arguments() -> argparse.ArgumentParser:
+    """Which store: a parent for the parsers of commands."""
+    store = argparse.ArgumentParser(add_help=False)
+    either = store.add_mutually_exclusive_group()
+    either.add_argument("--mlruns", type=Path, help="folder of the tracking data (default: mlruns)")
+    either.add_argument(
+        "--tracking-uri", help="of an MLflow server instead (default: MLFLOW_TRACKING_URI)"
+    )
+    return store
+
+
+@contextmanager
+def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
+    """The store that the arguments name.
+
+    Raises:
+        NoVersion: there is none, or it cannot be used.
+    """
+    try:
+        with impatient():
+            yield _client(options.tracking_uri, options.mlruns)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        if "Max retries exceeded" in reason or "Failed to establish" in reason:
+            reason = "no server answers there"
+        store = options.tracking_uri or options.mlruns or "mlruns"
+        raise NoVersion(f"{store}: this store cannot be used ({reason})") from error
+
+
+def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = tracking_uri or (None if mlruns else os.environ.get("MLFLOW_TRACKING_URI"))
+    if uri is None:
+        folder = mlruns or Path("mlruns")
+        if not (folder / "mlflow.db").exists():
+            raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
+        uri = f"sqlite:///{folder.resolve()}/mlflow.db"
+    return MlflowClient(uri, uri)

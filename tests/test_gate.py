@@ -1,0 +1,213 @@
+"""The gate: every condition on its own, what is undefined, and policies."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.assessment import Findings, Track, assess
+from evaluation.gate import BadPolicy, Facts, Policy, judge, passed
+from evaluation.trials import Trials
+from market.accounting import Fill, MarketSettings
+from market.features import FeaturePipeline
+from market.synthetic import OrnsteinUhlenbeck, RandomWalk
+from market.table import MarketTable
+from models.promotion import Condition
+
+LAW, FEE = OrnsteinUhlenbeck(), 0.002
+GOOD = Facts("data", "data", "abc", 0.1, same_bundle=True)
+ONE = Trials(1, 0.0, {"dqn": 1})
+
+
+def track(law: Any, seeds: int = 5, edge: bool = True, bars: int = 1500) -> Track:
+    """Seeds that trade as the best policy would, each with some mistakes of its own; or at random."""
+    path = law.bars(bars, 3)
+    tables: dict[Fill, MarketTable] = {}
+    fills: tuple[Fill, ...] = ("close", "next_open")
+    for fill in fills:
+        settings = MarketSettings(fill=fill, fee_rate=FEE)
+        tables[fill] = MarketTable.of(path, FeaturePipeline.fit(path), settings)
+    close = tables["close"].close[:-1]
+    choice = LAW.best_choice(close, FEE, 0.99)
+    rng = np.random.default_rng(1)
+    positions = []
+    for _ in range(seeds):
+        held, now = [], 0
+        for row, slip in zip(choice, rng.random(len(choice)), strict=True):
+            if edge:
+                now = int(row[now + 1]) if slip > 0.02 else now
+            elif slip < 0.05:
+                now = int(rng.integers(-1, 2))
+            held.append(now)
+        positions.append(held)
+    steps = len(close)
+    made = np.array(positions, np.int8)
+    edges = [0, steps // 3, steps]
+    return Track(
+        "walk-forward", tables, "close", made, list(range(seeds)), edges, np.ones(steps + 1)
+    )
+
+
+def findings(of: Track) -> Findings:
+    return assess(of, draws=300, random_draws=20).findings
+
+
+@pytest.fixture(scope="module")
+def good() -> Findings:
+    return findings(track(LAW))
+
+
+@pytest.fixture(scope="module")
+def own(good: Findings) -> Findings:
+    return good.model_copy(
+        update={
+            "kind": "validation",
+            "stress": [
+                each.model_copy(update={"net_returns": each.net_returns[:1]})
+                for each in good.stress
+            ],
+        }
+    )
+
+
+def failed(conditions: list[Condition]) -> list[str]:
+    return [each.name for each in conditions if not each.passed]
+
+
+def test_a_real_edge_passes(good: Findings, own: Findings) -> None:
+    conditions = judge(good, own, ONE, GOOD)
+    assert failed(conditions) == []
+    assert passed(conditions)
+    assert len(conditions) == 12
+
+
+def test_noise_fails(own: Findings) -> None:
+    conditions = judge(findings(track(RandomWalk(), edge=False)), own, ONE, GOOD)
+    assert not passed(conditions)
+    names = " ".join(failed(conditions))
+    for part in ("Sharpe ratio above that of", "deflated", "2 times the costs"):
+        assert part in names
+
+
+def test_nothing_is_not_enough() -> None:
+    conditions = judge(None, None, Trials(0, 0.0, {}), GOOD)
+    assert failed(conditions)[0].startswith("walk-forward")
+    assert any("its own weights" in name for name in failed(conditions))
+    assert not passed([])
+
+
+BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "walk-forward": ({"in_sample": True}, {}),
+    "Sharpe ratio above": ({"difference_bounds": {"0.95": 0.0}}, {}),
+    "deflated": ({"sharpe_a_bar": 0.001}, {}),
+    "drawdown": ({"measures": {"max_drawdown": 0.36}}, {}),
+    "worst seed": ({"measures": {"ruined": 1.0}}, {}),
+    "trades": ({"measures": {"trades": 29.0}}, {}),
+    "seeds": ({"seeds": [1, 2, 3, 4]}, {}),
+    "net return, interquartile": ({"seed_mean": -0.0001}, {}),
+    "late": ({"stress": -0.1}, {}),
+    "of this very version": ({}, {"same_bundle": False}),
+    "golden": ({}, {"golden_error": 1.1}),
+    "data it was trained on": ({}, {"evaluated_data": "others"}),
+    "data it was": ({}, {"data_hash": "", "evaluated_data": ""}),
+    "code": ({}, {"code": "abc-dirty"}),
+    "code that is known": ({}, {"code": ""}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_condition_alone_says_no(good: Findings, own: Findings, name: str) -> None:
+    of_findings, of_facts = BROKEN[name]
+    changes: dict[str, Any] = dict(of_findings)
+    if "measures" in changes:  # of one seed of five
+        last = {**good.measures[-1], **changes["measures"]}
+        changes["measures"] = [*good.measures[:-1], last]
+    if "stress" in changes:
+        less = [changes["stress"]] * 5
+        changes["stress"] = [each.model_copy(update={"net_returns": less}) for each in good.stress]
+    conditions = judge(good.model_copy(update=changes), own, ONE, GOOD._replace(**of_facts))
+    assert len(failed(conditions)) == 1
+    assert name in failed(conditions)[0]
+    assert not passed(conditions)
+
+
+def test_what_is_undefined_fails(good: Findings, own: Findings) -> None:
+    undefined = {"sharpe_a_bar": None, "skew": None, "kurtosis": None}
+    conditions = judge(good.model_copy(update=undefined), own, ONE, GOOD)
+    assert [each.found for each in conditions if not each.passed] == ["undefined"]
+    lost = [{**each, "max_drawdown": None, "trades": None} for each in good.measures]
+    conditions = judge(good.model_copy(update={"measures": lost}), own, ONE, GOOD)
+    assert len(failed(conditions)) == 2
+
+
+def test_trials_raise_the_bar(good: Findings, own: Findings) -> None:
+    bar = good.model_copy(update={"sharpe_a_bar": 0.06})
+    assert passed(judge(bar, own, ONE, GOOD))
+    many = Trials(50, 0.03**2, {"dqn": 50})
+    assert "deflated Sharpe ratio, 50 trials" in failed(judge(bar, own, many, GOOD))[0]
+
+
+def test_policies(tmp_path: Path, good: Findings, own: Findings) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text("trades = 1_000_000\nconfidence = 0.8\ncost_multiple = 5\nlate = 0\n")
+    policy = Policy.load(path)
+    conditions = judge(good, own, ONE, GOOD, policy)
+    assert any(name.startswith("trades") for name in failed(conditions))
+    assert any("80.0%" in each.name for each in conditions)
+    assert any("5 times the costs, 0 bar" in each.name for each in conditions)
+    assert Policy.load(None) == Policy()
+    for text, said in {
+        "trades = -1": "trades: Input should be greater than or equal to 0",
+        "confidence = 0.7": "confidence: must be one of 0.8, 0.9, 0.95, 0.975, 0.99",
+        "cost_multiple = 2.2": "cost_multiple: must be one of 0, 0.5, 1",
+        "sharpe = 1": "sharpe: no such condition; there are confidence, sharpe_difference",
+        "trades = ": "cannot be read as TOML",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(BadPolicy, match=said) as refused:
+            Policy.load(path)
+        assert str(refused.value).startswith(f"policy {path}")
+    with pytest.raises(BadPolicy, match="No such file"):
+        Policy.load(tmp_path / "none.toml")
+
+
+def test_the_committed_policy_is_the_default() -> None:
+    assert Policy.load(Path(__file__).parents[1] / "evaluation/gate.toml") == Policy()
+
+
+def test_findings_survive_json(good: Findings) -> None:
+    assert Findings.model_validate_json(good.model_dump_json()) == good
+
+
+def test_findings_say_what_was_seen(good: Findings) -> None:
+    assert good.kind == "walk-forward"
+    assert len(good.measures) == 5
+    assert good.random_percentile == 1
+    nets = [each["net_return"] or 0.0 for each in good.measures]
+    assert (good.baselines["perfect foresight"]["net_return"] or 0.0) > max(nets)
+    typical = [each["sharpe"] or 0.0 for each in good.measures]
+    assert typical[good.typical] == sorted(typical)[2]
+    once = good.stressed(1, 0)
+    assert once.net_returns == [each["net_return"] for each in good.measures]
+    by_costs = np.array([good.stressed(m, 0).net_returns for m in (0, 1, 2, 5)])
+    assert (np.diff(by_costs, axis=0) < 0).all()
+    assert good.variations["at the close"]["net_return"] == once.net_returns[good.typical]
+    assert set(good.variations) == {
+        "at the close",
+        "at the close, one bar late",
+        "at the next open",
+        "at the next open, one bar late",
+    }
+    bounds = [good.difference_bounds[level] for level in ("0.8", "0.9", "0.95", "0.975", "0.99")]
+    assert bounds == sorted(bounds, reverse=True)
+    with pytest.raises(ValueError, match="costs times 7"):
+        good.stressed(7, 0)
+
+
+def test_windows_add_up_to_the_whole(good: Findings) -> None:
+    of = track(LAW)
+    run = assess(of, draws=2, random_draws=1)
+    first = run.track.table.close[list(of.edges[:-1])]
+    for row, each in zip(run.findings.windows, run.runs, strict=True):
+        assert (np.array(row) * first).sum() == pytest.approx(each.net.sum())

@@ -12,12 +12,13 @@ PEERS_PYTHON ?= $(PYTHON)
 UI_PORT ?= 5000
 TENSORBOARD_PORT ?= 6006
 STORE := $(CURDIR)/mlruns
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants bench-checkpoints study-kills study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants bench-checkpoints bench-evaluation evaluate study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,11 +29,15 @@ train: $(READY) ## train the linear and the two-layer Q-network on real bars, an
 	@echo "compare runs and model versions:  make ui"
 	@echo "watch the curves:                 make tensorboard"
 
+evaluate: $(READY) ## judge the two candidates by a walk-forward, and write their reports
+	@.venv/bin/qdesk evaluate qdesk-linear --walk-forward $(ARGS)
+	@.venv/bin/qdesk evaluate qdesk-two-layer --walk-forward $(ARGS)
+
 test: $(READY) ## run the tests but for the long studies
-	@$(PYTHON) -m pytest -m "not slow" $(ARGS)
+	@$(PYTHON) -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-all: $(READY) ## run every test
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: $(READY) ## check style and format
 	@$(PYTHON) -m ruff check .
@@ -59,6 +64,12 @@ bench-variants: $(READY) ## measure what each part of the algorithm costs
 
 bench-checkpoints: $(READY) ## measure what a checkpoint costs
 	@$(PYTHON) -m benchmarks.checkpoints $(ARGS)
+
+bench-evaluation: $(READY) ## measure how long a backtest and whole reports take
+	@$(PYTHON) -m benchmarks.evaluation $(ARGS)
+
+study-gate: $(READY) ## measure how often the gate passes noise, and a real edge (long)
+	@$(PYTHON) -m benchmarks.gate $(ARGS)
 
 study-kills: $(READY) ## kill trainings at random moments, resume them, compare bit for bit (long)
 	@$(PYTHON) -m benchmarks.kills $(ARGS)

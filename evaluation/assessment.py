@@ -163,8 +163,8 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
         "flat": baselines.flat(table),
         "buy and hold": hold,
         "short and hold": baselines.short_and_hold(table),
-        f"momentum over {baselines.LOOKBACK} bars": baselines.momentum(table),
-        f"mean reversion over {baselines.LOOKBACK} bars": baselines.mean_reversion(table),
+        f"momentum {baselines.LOOKBACK}": baselines.momentum(table),
+        f"mean reversion {baselines.LOOKBACK}": baselines.mean_reversion(table),
         "perfect foresight": baselines.perfect_foresight(table),
     }
     better: Literal["flat", "buy and hold"] = (

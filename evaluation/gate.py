@@ -109,7 +109,7 @@ def judge(
     policy = policy or Policy()
     made = [
         Condition(
-            "walk-forward, out of sample, of this very version",
+            "walk-forward of this version, out of sample",
             walk_forward is not None and not walk_forward.in_sample and facts.same_bundle,
             _state(walk_forward, facts),
             "evaluated",
@@ -150,7 +150,7 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
     fewest = min(_value(each["trades"], 0.0) for each in found.measures)
     return [
         Condition(
-            f"Sharpe ratio above that of {found.better}, lower {policy.confidence:.1%} bound",
+            f"Sharpe ratio less that of {found.better}, lower {policy.confidence:.1%} bound",
             bound > policy.sharpe_difference,
             f"{bound:+.2f}",
             f"> {policy.sharpe_difference:g}",
@@ -200,9 +200,9 @@ def _of_facts(facts: Facts) -> list[Condition]:
     known = bool(facts.code) and not facts.code.endswith("-dirty")
     return [
         Condition(
-            "golden states give the same Q-values",
+            "golden Q-values, difference as a share of what may be",
             facts.golden_error <= 1,
-            f"{facts.golden_error:.2g} of what may be",
+            f"{facts.golden_error:.2g}",
             "<= 1",
         ),
         Condition(
@@ -215,7 +215,7 @@ def _of_facts(facts: Facts) -> list[Condition]:
             "trained by code that is known",
             known,
             f"{facts.code[:12]}{'-dirty' if facts.code.endswith('-dirty') else ''}" or "unknown",
-            "a commit without changes, or a release",
+            "not dirty",
         ),
     ]
 

@@ -56,8 +56,9 @@ def verdict(conditions: Sequence[Condition], walked: Findings | None) -> str:
     return (
         f"{said} Out of sample and net of costs, the typical of {len(walked.seeds)} seeds made "
         f"{_form(typical['net_return'], '{:+.1%}')} where buy and hold made "
-        f"{_form(hold['net_return'], '{:+.1%}')}; the Sharpe ratio is {low:+.2f} to {high:+.2f} away "
-        f"from that of {'holding nothing' if walked.better == 'flat' else 'buy and hold'} (90% interval)."
+        f"{_form(hold['net_return'], '{:+.1%}')}; its Sharpe ratio less that "
+        f"of {'holding nothing' if walked.better == 'flat' else 'buy and hold'} is {low:+.2f} to "
+        f"{high:+.2f} (90% interval)."
     )
 
 

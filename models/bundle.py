@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-5  # of golden Q-values, as a share of the largest where that is above one
+BLOCK = 2048  # states at once, whose activations a core keeps in its cache
 NORM_EPSILON = np.float32(1e-3)  # of Keras's layer normalisation
 
 Weights = Mapping[str, NDArray[Any]]
@@ -170,7 +171,8 @@ class Bundle:
         network = self.manifest.network
         if network.kind == "tabular":
             return self._table.q_values(states)
-        outputs = _forward(network, self.weights, states)
+        blocks = (states[start : start + BLOCK] for start in range(0, max(len(states), 1), BLOCK))
+        outputs = np.concatenate([_forward(network, self.weights, block) for block in blocks])
         if network.quantiles is None:
             return outputs
         values: NDArray[np.float32] = conditional_value_at_risk(outputs, network.cvar)

@@ -17,15 +17,18 @@ import pytest
 from benchmarks import (
     checkpoints,
     environments,
+    evaluation,
     events,
+    gate,
     kills,
     known_markets,
     real_bars,
     throughput,
     variants,
 )
-from benchmarks.record import ALGORITHMS, CHECKPOINTS, mark
+from benchmarks.record import ALGORITHMS, CHECKPOINTS, EVALUATION, mark
 from benchmarks.record import README as README_PATH
+from evaluation.console import parser as evaluate_parser
 from market.console import parser
 from models.console import parser as models_parser
 from training.sources import load_settings
@@ -42,6 +45,12 @@ LIGHT = [
     *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),
     *("market.check", "market.console", "market.convert", "market.source"),
     *("market.table", "evaluation.backtest", "evaluation.baselines", "evaluation.statistics"),
+    *(
+        "evaluation.assessment",
+        "evaluation.walk_forward",
+        "evaluation.measures",
+        "training.windows",
+    ),
     *("models.tabular", "models.n_step", "training.settings", "training.sources", "training.data"),
     *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
     *("training.resume", "training.object_store", "training.labels", "training.build"),
@@ -89,7 +98,7 @@ def test_every_module_says_what_it_is_for_and_stays_short() -> None:
 
 def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    documents = README + CHECKPOINTS.read_text()
+    documents = README + CHECKPOINTS.read_text() + EVALUATION.read_text()
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", documents, re.DOTALL))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))
     assert {"train", "test", "lint", "format", "type", "bench", "ui", "tensorboard"} <= named
@@ -105,6 +114,12 @@ def test_readme_commands_exist() -> None:
     assert {command.split()[0] for command in models} == named
     for command in models:
         models_parser().parse_args(shlex.split(command))
+    evaluations = re.findall(
+        r"^(?:\.venv/bin/)?qdesk evaluate (.*?)(?:#.*)?$", blocks, re.MULTILINE
+    )
+    assert len(evaluations) > 5
+    for command in evaluations:
+        evaluate_parser().parse_args(shlex.split(command))
     data = re.findall(r"^(?:\.venv/bin/)?qdesk data (.*?)(?:#.*)?$", blocks, re.MULTILINE)
     assert {command.split()[0] for command in data} == {"convert", "check", "event-log-to-csv"}
     for command in data:
@@ -131,6 +146,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
         *((each, README_PATH) for each in (throughput, events, environments)),
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
         *((each, CHECKPOINTS) for each in (checkpoints, kills)),
+        *((each, EVALUATION) for each in (evaluation, gate)),
     ],
 )
 def test_documents_show_the_committed_figures(benchmark: ModuleType, document: Path) -> None:

@@ -8,10 +8,8 @@ import os
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -34,8 +32,6 @@ commands:
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
 
 NEEDED, NEEDED_BY_NETWORKS = ("mlflow", "tensorboard"), ("tensorflow", "keras")
-# TensorFlow's C++ says these before any of its log levels can be set.
-CHATTER = ("WARNING: All log messages before absl", "I0000 ", "To enable the following")
 
 
 def main() -> int:
@@ -211,29 +207,13 @@ def _train_on(
 ) -> signal.Signals | None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     networks = _networks([settings for settings, _ in runs])
+    from training.quiet import import_tensorflow
+
     with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
         if networks:
-            _import_tensorflow_quietly()
+            import_tensorflow()
         from training.train import train
     return train(runs, console, command, start)
-
-
-def _import_tensorflow_quietly() -> None:
-    """Imports TensorFlow, passing on what it writes to stderr but for notices about hardware."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            import_module("tensorflow")
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            for line in caught.read().decode(errors="replace").splitlines():
-                if not line.startswith(CHATTER):
-                    print(line, file=sys.stderr)
 
 
 def _fail(sentence: str, code: int) -> int:

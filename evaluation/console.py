@@ -64,6 +64,8 @@ def run(arguments: Sequence[str], console: Console, train: Train, code: str) -> 
 
             def show(done: int, of: int) -> None:
                 bar.update(task, completed=done, total=of, visible=True)
+                if done == 0 and not console.is_terminal:
+                    console.print(f"{request.name}: training {of} agents", highlight=False)
 
             evaluated = evaluate(client, request, train, code, folder, show)
         conditions = conditions_of(evaluated, policy)
@@ -163,6 +165,10 @@ def _request(options: argparse.Namespace, arguments: Sequence[str]) -> Request:
     if options.bars is not None and options.split != "validation":
         made.error(
             f"--split {options.split} is a part of the version's own bars; leave it or --bars out"
+        )
+    if options.walk_forward and (options.bars is not None or options.split != "validation"):
+        made.error(
+            "--walk-forward goes with the validation split; judge other bars in another call"
         )
     if options.again is not None and options.split != "test" and options.bars is None:
         made.error("--again is for bars that are held back: with --split test, or --bars")

@@ -6,6 +6,7 @@ Every evaluation is a run of the MLflow experiment `qdesk-evaluations` with its 
 
 import platform
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,6 +237,8 @@ def _begin(
 
 def _jobs(material: Material, divided: Sequence[Window], seeds: int, code: str) -> list[Job]:
     settings = {**material.settings, "seed": 0, "seeds": 1}  # a job has its own
+    if code.endswith("-dirty"):
+        code += uuid.uuid4().hex  # who knows what it was: such jobs are not gone on with
     data_hash = material.bars.content_hash
     return [
         Job(settings, seed, window, data_hash, code)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from evaluation.assessment import LEVELS, MULTIPLES, Findings
+from evaluation.assessment import LEVELS, MULTIPLES, Figures, Findings
 from evaluation.statistics import Moments, deflated_sharpe, expected_best_sharpe, interquartile_mean
 from evaluation.trials import Trials
 from models.promotion import Condition
@@ -39,6 +39,11 @@ class Policy(BaseModel):
         description=f"of the costs under stress; one of {', '.join(f'{m:g}' for m in MULTIPLES)}",
     )
     late: int = Field(1, ge=0, le=1, description="bars that fills are late under stress")
+    cost: float = Field(
+        0.0001,
+        ge=0,
+        description="charged for a unit traded on average, as a share of the first price",
+    )
     max_drawdown: float = Field(0.35, gt=0, description="of the worst seed, share of the peak")
     trades: int = Field(30, ge=0, description="of the seed with the fewest")
     seeds: int = Field(5, ge=1, description="agents, whose interquartile mean must be above zero")
@@ -145,6 +150,7 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
     hurdle = expected_best_sharpe(trials.number, trials.variance) * year
     stress = found.stressed(policy.cost_multiple, policy.late)
     stressed = interquartile_mean(stress.net_returns)
+    charged = _charged(found.measures[found.typical], found.count)
     worst = max(_value(each["max_drawdown"], 1.0) for each in found.measures)
     ruined = sum(bool(each["ruined"]) for each in found.measures)
     fewest = min(_value(each["trades"], 0.0) for each in found.measures)
@@ -166,6 +172,12 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
             stressed > 0,
             f"{stressed:+.1%}",
             "> 0%",
+        ),
+        Condition(
+            "costs charged for a unit traded, share of the first price",
+            charged >= policy.cost,
+            "undefined" if math.isnan(charged) else f"{charged:.3%}",
+            f">= {policy.cost:.3%}",
         ),
         Condition(
             "largest drawdown of the worst seed",
@@ -229,6 +241,12 @@ def moments_of(found: Findings) -> Moments:
         _value(found.skew, nan),
         _value(found.kurtosis, nan),
     )
+
+
+def _charged(measures: Figures, count: int) -> float:
+    """Costs of a unit traded, as a share of the first price; NaN where nothing was traded."""
+    traded = (measures["turnover"] or 0.0) * count
+    return (measures["cost"] or 0.0) / traded if traded else float("nan")
 
 
 def _value(number: float | None, missing: float) -> float:

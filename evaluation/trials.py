@@ -23,16 +23,26 @@ OPENED = "opened"  # tag of a run that looked at held-back bars: their hash
 class Trials(NamedTuple):
     """Configurations that were scored on the same data."""
 
-    number: int
+    number: int  # one that was walked through several divisions of time counts as often
     variance: float  # of their Sharpe ratios, a bar
     families: dict[str, int]  # how many of each algorithm and network
 
     @classmethod
-    def of(cls, sharpes: Mapping[str, Sequence[float]], families: Mapping[str, str]) -> "Trials":
-        """Of the Sharpe ratios, a bar, of each configuration's runs; the middle one counts."""
+    def of(
+        cls, sharpes: Mapping[str, Sequence[float]], families: Mapping[str, str], further: int = 0
+    ) -> "Trials":
+        """Of the Sharpe ratios, a bar, of each configuration's runs; the middle one counts.
+
+        Args:
+            sharpes: by configuration.
+            families: by configuration.
+            further: trials of the same configurations in other divisions of time.
+        """
         middles = [statistics.median(values) for values in sharpes.values()]
         variance = statistics.variance(middles) if len(middles) > 1 else 0.0
-        return cls(len(middles), variance, dict(Counter(families[key] for key in sharpes)))
+        return cls(
+            len(middles) + further, variance, dict(Counter(families[key] for key in sharpes))
+        )
 
 
 class Opening(NamedTuple):
@@ -58,6 +68,7 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
     trained: dict[str, list[float]] = {}
     walked: dict[str, list[float]] = {}
     families: dict[str, str] = {}
+    divisions: set[str] = set()
     for run in _runs(client, f"tags.data_hash = '{data_hash}'"):
         tags, metrics = run.data.tags, run.data.metrics
         if "configuration" in tags:
@@ -65,6 +76,7 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
             if SHARPE_A_BAR not in metrics:
                 continue
             walked.setdefault(key, []).append(metrics[SHARPE_A_BAR])
+            divisions.add(json.dumps([key, sorted(run.data.params.items())]))
         elif "eval/validation/net_return" in metrics:
             key = configuration_hash(run.data.params)
             annual = metrics.get(VALIDATION_SHARPE, 0.0)
@@ -72,7 +84,8 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
         else:
             continue  # stopped before it was scored
         families[key] = f"{tags.get('algorithm', '?')}, {tags.get('network', '?')}"
-    return Trials.of({**trained, **{key: values[-1:] for key, values in walked.items()}}, families)
+    newest = {key: values[-1:] for key, values in walked.items()}
+    return Trials.of({**trained, **newest}, families, further=len(divisions) - len(walked))
 
 
 def openings(client: MlflowClient, data_hash: str) -> list[Opening]:

@@ -92,7 +92,7 @@ def test_an_edge_becomes_champion(desk: Desk) -> None:
     desk.train("--bars", EDGE)
     code, said, _ = desk("evaluate", NAME, *QUICK)
     assert code == 0
-    assert "Yes. It fulfils all 12 conditions." in " ".join(said.split()), said
+    assert "Yes. It fulfils all 13 conditions." in " ".join(said.split()), said
     assert re.search(r"typical seed\s+\+\d+", said)
     client = desk.client
     run = newest_run(client)
@@ -119,13 +119,16 @@ def test_an_edge_becomes_champion(desk: Desk) -> None:
     again = desk("evaluate", NAME, version, *QUICK)
     assert again[0] == 0
     assert trials_on(client, evaluation.data_hash, 1.0).number == 1  # the same configuration
+    fewer = ["--seeds", "1", "--windows", "2"]
+    assert desk("evaluate", NAME, version, *QUICK, *fewer)[0] == 0
+    assert trials_on(client, evaluation.data_hash, 1.0).number == 2  # another go at it
     desk.train("--bars", EDGE, "--learner.gamma", "0.9")
     trials = trials_on(client, evaluation.data_hash, 1.0)
-    assert trials.number == 2
+    assert trials.number == 3
     assert trials.families == {"q_learning, tabular": 2}
     for each in client.search_runs(["1"], "params.`learner.gamma` = '0.9'"):
         client.delete_run(each.info.run_id)
-    assert trials_on(client, evaluation.data_hash, 1.0).number == 2  # what was seen stays seen
+    assert trials_on(client, evaluation.data_hash, 1.0).number == 3  # what was seen stays seen
 
 
 def test_noise_does_not(desk: Desk) -> None:
@@ -135,13 +138,13 @@ def test_noise_does_not(desk: Desk) -> None:
     assert "not evaluated" in said
     code, said, _ = desk("evaluate", NAME, *QUICK)
     assert code == 0
-    assert re.search(r"No\. It fails \d+ of 12 conditions", " ".join(said.split()))
+    assert re.search(r"No\. It fails \d+ of 13 conditions", " ".join(said.split()))
     version = newest_run(desk.client).data.tags["version"]
     check_page(desk.report(int(version)), "No")
     code, said, err = desk("models", "promote", NAME, version, "--reason", "it looks good")
     assert code == 4
     assert re.fullmatch(
-        rf"{NAME} v{version}: the gate says no, \d+ of 12 conditions failed; no alias was moved\n",
+        rf"{NAME} v{version}: the gate says no, \d+ of 13 conditions failed; no alias was moved\n",
         err,
     )
     assert said.count("FAIL") >= 3
@@ -247,6 +250,7 @@ def test_what_never_trades_has_no_ratios(desk: Desk, tmp_path: Path) -> None:
 
 def test_a_stopped_walk_forward_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.train("--bars", EDGE)
+    monkeypatch.setattr("training.tracking.code_version", lambda: "c0ffee")
     done: list[str] = []
 
     def counted(job: Job) -> Outcome:
@@ -282,6 +286,7 @@ def test_what_cannot_be_evaluated_is_refused(desk: Desk, tmp_path: Path) -> None
         ["--walk-forward", "--workers", "0"],
         ["--split", "test", "--bars", "x"],
         ["--again", "why"],
+        ["--walk-forward", "--split", "test"],
     ):
         with pytest.raises(SystemExit) as refused:
             desk("evaluate", NAME, *wrong)

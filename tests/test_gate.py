@@ -79,7 +79,7 @@ def test_a_real_edge_passes(good: Findings, own: Findings) -> None:
     conditions = judge(good, own, ONE, GOOD)
     assert failed(conditions) == []
     assert passed(conditions)
-    assert len(conditions) == 12
+    assert len(conditions) == 13
 
 
 def test_noise_fails(own: Findings) -> None:
@@ -101,6 +101,7 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "out of sample": ({"in_sample": True}, {}),
     "Sharpe ratio less that": ({"difference_bounds": {"0.95": 0.0}}, {}),
     "deflated": ({"sharpe_a_bar": 0.001}, {}),
+    "costs charged": ({"measures_typical": {"cost": 0.0}}, {}),
     "drawdown": ({"measures": {"max_drawdown": 0.36}}, {}),
     "worst seed": ({"measures": {"ruined": 1.0}}, {}),
     "trades": ({"measures": {"trades": 29.0}}, {}),
@@ -123,6 +124,11 @@ def test_each_condition_alone_says_no(good: Findings, own: Findings, name: str) 
     if "measures" in changes:  # of one seed of five
         last = {**good.measures[-1], **changes["measures"]}
         changes["measures"] = [*good.measures[:-1], last]
+    if typical := changes.pop("measures_typical", None):
+        changes["measures"] = [
+            {**each, **typical} if index == good.typical else each
+            for index, each in enumerate(good.measures)
+        ]
     if "stress" in changes:
         less = [changes["stress"]] * 5
         changes["stress"] = [each.model_copy(update={"net_returns": less}) for each in good.stress]

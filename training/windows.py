@@ -12,6 +12,7 @@ from market.table import MarketTable
 from training.build import build_agents
 from training.data import TrainingData
 from training.learn import better, learn
+from training.quiet import import_tensorflow
 from training.settings import TrainSettings
 
 
@@ -36,6 +37,8 @@ def train_window(job: Job) -> Outcome:
         Diverged: numbers are no longer finite.
     """
     settings = settings_of(job.settings, job.seed)
+    if settings.network.kind != "tabular":
+        import_tensorflow()
     bars = _bars(settings.bars)
     if bars.content_hash != job.data_hash:
         raise BarsError(f"{bars.name}: its content is no longer that of {job.data_hash[:12]}…")

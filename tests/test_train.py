@@ -84,7 +84,7 @@ def run(request: pytest.FixtureRequest, client: MlflowClient) -> Run:
 
 def test_prints_a_comparison_net_of_costs(printed: str) -> None:
     assert "Validation on btcusd_30m, 2018-12-13 to 2019-05-07, net of costs" in printed
-    figures = r"( +[+-]?\d+\.\d+%?){6} *$"  # whole, at the 80 columns of a pipe
+    figures = r"( +([+-]?\d+\.\d+%?|-)){6} *$"  # whole, at the 80 columns of a pipe
     for network in ("linear", "two_layer"):
         for which in ("best", "last"):
             assert re.search(rf"^ *{network} s3, {which} v\d+{figures}", printed, re.MULTILINE)

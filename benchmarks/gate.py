@@ -50,7 +50,7 @@ from training.windows import train_window
 BARS = 6000
 DIVIDED = WalkForwardSettings()
 DRAWS = 1000  # of the bootstrap, half of what an evaluation does
-FACTS = Facts("known", "known", "known", 0.0, same_bundle=True)
+FACTS = Facts("known", "known", "known", "known", 0.0, same_bundle=True)
 WALK, REVERTING = "synthetic:walk?sigma=0.01", "synthetic:ou?theta=0.05&sigma=0.01"
 Family = dict[str, tuple[str, ...]]
 COMMON = ("--market.episode-bars", "500")

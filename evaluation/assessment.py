@@ -112,6 +112,9 @@ class Findings(_Model):
     minimum_track_record: float | None  # bars
     random_percentile: float | None  # share of random policies at equal turnover that did worse
     random_middle: float | None  # their median net return
+    charged: (
+        float | None
+    )  # trading costs of a unit, as a share of the first price; the typical seed
     capacity: float | None  # units; None where bars have no volume or nothing is traded
     seed_mean: float  # interquartile mean of net returns over seeds
     seed_interval: tuple[float, float]  # 95%, stratified by window
@@ -223,6 +226,7 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
         minimum_track_record=_number(minimum_track_record(moments)),
         random_percentile=float((random < net).mean()) if trades else None,
         random_middle=float(np.median(random)) if trades else None,
+        charged=_charged(runs[typical]),
         capacity=_capacity(runs[typical], track.volume),
         seed_mean=interquartile_mean([run.measures["net_return"] for run in runs]),
         seed_interval=interquartile_mean_interval(np.array(windows)),
@@ -284,6 +288,14 @@ def _windows(runs: Sequence[Backtest], edges: Sequence[int]) -> list[list[float]
 def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.quantile(draws, [0.05, 0.95])
     return float(low), float(high)
+
+
+def _charged(run: Backtest) -> float | None:
+    traded = abs(np.diff(run.positions.astype(int), prepend=0))
+    if not traded.any():
+        return None
+    paid = float((run.table.terms.entry_cost * traded).sum())
+    return paid / float(traded.sum()) / float(run.equity[0])
 
 
 def _capacity(run: Backtest, volume: NDArray[np.float64]) -> float | None:

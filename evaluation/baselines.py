@@ -64,7 +64,8 @@ def random_returns(
     place = positions.astype(np.int64) + 1
     counts = np.zeros((3, 3))
     np.add.at(counts, (np.concatenate([[1], place[:-1]]), place), 1.0)
-    counts[counts.sum(axis=1) == 0] = 1.0  # a position that is never left is never reached
+    unknown = counts.sum(axis=1) == 0  # at most the last bar has it, or none
+    counts[unknown, unknown] = 1.0
     levels = np.cumsum(counts / counts.sum(axis=1, keepdims=True), axis=1)[:, :2]
     chains = np.empty((len(place), draws), np.int8)
     now = np.ones(draws, np.int64)

@@ -16,8 +16,8 @@ class Calendar(NamedTuple):
         kind: `24/7`; `sessions`, with times of the week that never have a bar; `irregular`, without an
             interval that at least half of the bars keep.
         interval: most frequent distance of two bars, seconds.
-        bars_a_year: by the interval where the market never closes, else as counted in the data, in
-            whole weeks where there are any.
+        bars_a_year: by the interval where the market never closes and bars are seldom missing, else as
+            counted in the data, in whole weeks where there are any.
     """
 
     kind: Literal["24/7", "sessions", "irregular"]
@@ -50,7 +50,8 @@ class Calendar(NamedTuple):
         else:
             open_share = steps * interval / span
         if open_share >= 0.95:
-            return cls("24/7", interval, YEAR / interval)
+            full = YEAR / interval  # unless many bars are missing, as where nothing was traded
+            return cls("24/7", interval, full if counted >= 0.95 * full else counted)
         return cls("sessions", interval, counted)
 
     def __str__(self) -> str:
@@ -59,5 +60,6 @@ class Calendar(NamedTuple):
         every = unit if number == 1 else f"{number:g} {unit}s"
         if self.kind == "irregular":
             return f"irregular bars, {self.bars_a_year:,.0f} a year as counted"
-        how = "" if self.kind == "24/7" else " as counted"
+        whole = abs(self.bars_a_year * self.interval / YEAR - 1) < 1e-9
+        how = "" if whole else " as counted"
         return f"{self.kind}, a bar every {every}, {self.bars_a_year:,.0f} a year{how}"

@@ -18,13 +18,13 @@ from rich.table import Table
 from evaluation.assessment import Findings
 from evaluation.evaluate import Evaluated, evaluate, newest
 from evaluation.gate import Facts, Policy, judge, passed
-from evaluation.material import Request
+from evaluation.material import BadEvaluation, Request
 from evaluation.report import UNDEFINED, page, verdict
 from evaluation.trials import Trials, trials_on
 from evaluation.walk_forward import Train, WalkForwardSettings
 from models.bundle import Bundle
 from models.console import conditions_table
-from models.promotion import Condition, Judge
+from models.promotion import Condition, Judge, Judgement
 from models.store import opened, store_arguments
 
 SHOWN = (
@@ -54,6 +54,10 @@ def run(arguments: Sequence[str], console: Console, train: Train, code: str) -> 
     policy = Policy.load(options.policy)
     request = _request(options, arguments)
     folder = (options.mlruns or Path("mlruns")) / "evaluations"
+    if options.report is not None and (
+        options.report.is_dir() or not options.report.parent.is_dir()
+    ):
+        raise BadEvaluation(f"--report {options.report}: give a file in a folder that is there")
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with opened(options) as client:
@@ -71,10 +75,10 @@ def run(arguments: Sequence[str], console: Console, train: Train, code: str) -> 
         conditions = conditions_of(evaluated, policy)
         report = page(evaluated, conditions)
         client.log_text(evaluated.run_id, report, "report.html")
-    path = options.report or folder / f"{request.name}-v{evaluated.evaluation.version}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report)
     _print(console, evaluated, conditions)
+    kind = "walk-forward" if request.walk_forward else evaluated.own.findings.kind
+    path = options.report or folder / f"{request.name}-v{evaluated.evaluation.version}-{kind}.html"
+    _write(path, report)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return 0
 
@@ -87,16 +91,17 @@ def gate(path: Path | None) -> Judge:
     """
     policy = Policy.load(path)
 
-    def judged(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> list[Condition]:
+    def judged(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> Judgement:
         evaluation = newest(client, version)
         if evaluation is None:
-            facts = _facts(bundle, "", "")
-            return judge(None, None, Trials(0, 0.0, {}), facts, policy)
+            facts = _facts(bundle, "", "", "")
+            conditions = judge(None, None, Trials(0, 0.0, {}), facts, policy)
+            return Judgement(conditions, policy.changes)
         year = evaluation.own.bars_a_year
         trials = trials_on(client, evaluation.data_hash, year)
-        facts = _facts(bundle, evaluation.data_hash, evaluation.bundle_sha256)
-        own = evaluation.own if evaluation.own.kind == "validation" else None
-        return judge(evaluation.walk_forward, own, trials, facts, policy)
+        facts = _facts(bundle, evaluation.data_hash, evaluation.bundle_sha256, evaluation.code)
+        conditions = judge(evaluation.walk_forward, evaluation.own, trials, facts, policy)
+        return Judgement(conditions, policy.changes)
 
     return judged
 
@@ -105,7 +110,9 @@ def conditions_of(evaluated: Evaluated, policy: Policy) -> list[Condition]:
     """The gate's conditions for an evaluation that was just made."""
     evaluation = evaluated.evaluation
     own = evaluation.own if evaluation.own.kind == "validation" else None
-    facts = _facts(evaluated.bundle, evaluation.data_hash, evaluation.bundle_sha256)
+    facts = _facts(
+        evaluated.bundle, evaluation.data_hash, evaluation.bundle_sha256, evaluation.code
+    )
     return judge(evaluation.walk_forward, own, evaluation.trials, facts, policy)
 
 
@@ -135,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
         help="train anew in windows, judge on what follows each",
     )
     for name, field in WalkForwardSettings.model_fields.items():
-        flag = f"--{name}" if name != "train" else "--train-share"
+        flag = _flag(name)
         about = f"{field.description} (default: {field.default})"
         if field.annotation is bool:
             made.add_argument(flag, dest=name, action="store_true", help=field.description)
@@ -153,15 +160,17 @@ def _request(options: argparse.Namespace, arguments: Sequence[str]) -> Request:
     made = parser()
     divided = None
     given = {name: getattr(options, name) for name in WalkForwardSettings.model_fields}
-    changed = {name: value for name, value in given.items() if value not in (None, False)}
+    changed = {n: value for n, value in given.items() if value is not None and value is not False}
     if options.walk_forward:
         try:
             divided = WalkForwardSettings(**changed)
         except ValidationError as error:
             fault = error.errors()[0]
-            made.error(f"--{fault['loc'][0]}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
+            made.error(
+                f"{_flag(str(fault['loc'][0]))}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            )
     elif changed:
-        made.error(f"--{next(iter(changed))} does nothing without --walk-forward")
+        made.error(f"{_flag(next(iter(changed)))} does nothing without --walk-forward")
     if options.bars is not None and options.split != "validation":
         made.error(
             f"--split {options.split} is a part of the version's own bars; leave it or --bars out"
@@ -187,13 +196,28 @@ def _request(options: argparse.Namespace, arguments: Sequence[str]) -> Request:
     )
 
 
-def _facts(bundle: Bundle, evaluated_data: str, evaluated_bundle: str) -> Facts:
+def _write(path: Path, page: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page)
+    except OSError as error:
+        raise BadEvaluation(
+            f"report {path}: cannot be written ({error.strerror}); MLflow has it"
+        ) from error
+
+
+def _flag(name: str) -> str:
+    return "--train-share" if name == "train" else f"--{name}"
+
+
+def _facts(bundle: Bundle, data: str, evaluated_bundle: str, code: str) -> Facts:
     origin = bundle.manifest.origin
     same = evaluated_bundle == bundle.sha256
     return Facts(
         origin.data_hash,
-        evaluated_data,
+        data,
         origin.code_version,
+        code,
         bundle.golden_error(),
         same_bundle=same,
     )
@@ -207,6 +231,8 @@ def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Conditio
         console.print()
     console.print(conditions_table(conditions))
     said = "[green bold]Yes.[/]" if passed(conditions) else "[red bold]No.[/]"
+    if evaluation.walk_forward is None:
+        said = "[bold]Not judged.[/]"
     words = escape(verdict(conditions, evaluation.walk_forward))
     console.print(f"{said} {words}", highlight=False)
 

@@ -18,15 +18,16 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from evaluation.assessment import Assessment, Findings, assess
+from evaluation.ledger import Opening, opening_tags, openings
 from evaluation.material import (
     BadEvaluation,
     Material,
     Request,
     chosen_bars,
-    held_back,
     known_bars,
     material_of,
     own_track,
@@ -34,7 +35,7 @@ from evaluation.material import (
     walked_track,
 )
 from evaluation.statistics import backtest_overfitting, superior_ability
-from evaluation.trials import SHARPE_A_BAR, Opening, Trials, opening_tags, openings, trials_on
+from evaluation.trials import SHARPE_A_BAR, Trials, runs_of, trials_on
 from evaluation.walk_forward import (
     Job,
     Outcome,
@@ -59,6 +60,7 @@ class Snooping(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     trials: int
+    skipped: int  # whose returns could not be read
     spa_flat: float  # p-value: none is better than holding nothing
     spa_hold: float  # p-value: none is better than buy and hold
     overfitting: float | None  # probability; None of a single trial
@@ -158,9 +160,7 @@ def evaluate(
             walk_forward=walked and walked.findings,
             snooping=snooping,
             trials=trials_on(client, material.bars.content_hash, own.findings.bars_a_year),
-            openings=openings(
-                client, bars.content_hash if opened else held_back(material).content_hash
-            ),
+            openings=openings(client, bars if kind == "bars" else material.bars),
         )
         _record(client, run, evaluation)
     except BaseException as error:
@@ -179,7 +179,7 @@ def newest(client: MlflowClient, version: ModelVersion) -> Evaluation | None:
         try:
             path = Path(client.download_artifacts(run_id, FILE, folder))
             return Evaluation.model_validate_json(path.read_text())
-        except (MlflowException, OSError, ValidationError) as error:
+        except (MlflowException, OSError, UnicodeDecodeError, ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise BadEvaluation(
                 f"{version.name} v{version.version}: its evaluation, run {run_id}, cannot be read "
@@ -191,7 +191,7 @@ def _opening(
     client: MlflowClient, request: Request, material: Material, bars: Bars
 ) -> dict[str, str]:
     """Tags that record the opening of bars that nobody has looked at; a second one needs a reason."""
-    before = openings(client, bars.content_hash)
+    before = openings(client, bars)
     if before and not (request.again or "").strip():
         last = before[-1]
         raise BadEvaluation(
@@ -201,20 +201,28 @@ def _opening(
         )
     which = f"{request.name} v{material.version.version}"
     why = request.again or "first opening"
-    return opening_tags(bars.content_hash, f"{user()}@{platform.node()}", which, why)
+    return opening_tags(bars, f"{user()}@{platform.node()}", which, why)
 
 
 def _begin(
     client: MlflowClient, material: Material, request: Request, opened: dict[str, str]
 ) -> Run:
     """The run of an evaluation; an opening stands there before anybody has looked."""
-    trained = client.get_run(str(material.version.run_id))
+    what = f"{request.name} v{material.version.version}"
+    try:
+        trained = client.get_run(str(material.version.run_id))
+    except MlflowException as error:
+        raise BadEvaluation(
+            f"{what}: the run that trained it, {material.version.run_id}, is not in this store"
+        ) from error
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         beside = client.get_experiment(trained.info.experiment_id).artifact_location
         experiment = client.create_experiment(EXPERIMENT, artifact_location=str(beside))
     else:
         experiment = found.experiment_id
+        if found.lifecycle_stage != "active":  # what was opened stays opened
+            client.restore_experiment(experiment)
     walks = request.walk_forward is not None
     tags = {
         "model": request.name,
@@ -260,22 +268,25 @@ def _keep_series(
         client.log_artifact(run.info.run_id, str(path))
         client.set_tag(run.info.run_id, "judged", judged)
         client.log_metric(run.info.run_id, SHARPE_A_BAR, walked.findings.sharpe_a_bar or 0.0)
-        series = {run.data.tags["configuration"]: mine}
+        series, skipped = {run.data.tags["configuration"]: mine}, 0
         query = f"tags.walk_forward = 'yes' and tags.data_hash = '{material.bars.content_hash}'"
-        experiments = [run.info.experiment_id]
-        for other in client.search_runs(experiments, query, max_results=1000):
+        for other in reversed(runs_of(client, query)):  # the newest of each configuration
             key = other.data.tags["configuration"]
             if other.data.tags.get("judged") != judged or key in series:
                 continue
             try:
                 found = client.download_artifacts(other.info.run_id, RETURNS, folder)
-            except (MlflowException, OSError):
-                continue  # its evaluation did not get so far
-            series[key] = load_file(found)["typical"]
+                theirs = load_file(found)["typical"]
+            except (MlflowException, OSError, SafetensorError, KeyError):
+                skipped += 1
+                continue
+            if len(theirs) == len(mine):
+                series[key] = theirs
     returns = np.stack(list(series.values()), axis=1)
     overfitting = backtest_overfitting(returns)
     return Snooping(
         trials=len(series),
+        skipped=skipped,
         spa_flat=superior_ability(returns, np.zeros(len(mine))),
         spa_hold=superior_ability(returns, walked.hold.returns),
         overfitting=overfitting if np.isfinite(overfitting) else None,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from evaluation.assessment import LEVELS, MULTIPLES, Figures, Findings
+from evaluation.assessment import LEVELS, MULTIPLES, Findings
 from evaluation.statistics import Moments, deflated_sharpe, expected_best_sharpe, interquartile_mean
 from evaluation.trials import Trials
 from models.promotion import Condition
@@ -62,6 +62,12 @@ class Policy(BaseModel):
             raise ValueError(f"must be one of {', '.join(f'{m:g}' for m in MULTIPLES)}")
         return value
 
+    @property
+    def changes(self) -> str:
+        """Values that are not the defaults, for the record; of the defaults nothing."""
+        changed = {name: value for name, value in self if value != getattr(Policy(), name)}
+        return ", ".join(f"{name} = {value:g}" for name, value in changed.items())
+
     @classmethod
     def load(cls, path: Path | None) -> "Policy":
         """The policy of a TOML file; without one the defaults.
@@ -91,6 +97,7 @@ class Facts(NamedTuple):
     data_hash: str  # of the bundle
     evaluated_data: str  # of the bars that it was evaluated on
     code: str  # that trained it
+    walked_by: str  # code that evaluated it
     golden_error: float  # largest difference of a golden Q-value, as a share of what may be
     same_bundle: bool  # the evaluation was of this very bundle
 
@@ -146,11 +153,13 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
     bound = found.difference_bounds[level]
     year = found.bars_a_year**0.5
     moments = moments_of(found)
-    deflated = deflated_sharpe(moments, trials.number, trials.variance)
-    hurdle = expected_best_sharpe(trials.number, trials.variance) * year
+    # Trials that are alike say little of luck: an estimate without skill varies by at least this much.
+    variance = max(trials.variance, 1 / (found.count - 1))
+    deflated = deflated_sharpe(moments, trials.number, variance)
+    hurdle = expected_best_sharpe(trials.number, variance) * year
     stress = found.stressed(policy.cost_multiple, policy.late)
     stressed = interquartile_mean(stress.net_returns)
-    charged = _charged(found.measures[found.typical], found.count)
+    charged = _value(found.charged, math.nan)
     worst = max(_value(each["max_drawdown"], 1.0) for each in found.measures)
     ruined = sum(bool(each["ruined"]) for each in found.measures)
     fewest = min(_value(each["trades"], 0.0) for each in found.measures)
@@ -209,7 +218,9 @@ def _own(own: Findings | None, policy: Policy) -> Condition:
 
 
 def _of_facts(facts: Facts) -> list[Condition]:
-    known = bool(facts.code) and not facts.code.endswith("-dirty")
+    codes = (facts.code, facts.walked_by)
+    known = all(code and not code.endswith("-dirty") for code in codes)
+    named = [f"{c[:8]}{'-dirty' if c.endswith('-dirty') else ''}" or "unknown" for c in codes]
     return [
         Condition(
             "golden Q-values, difference as a share of what may be",
@@ -224,9 +235,9 @@ def _of_facts(facts: Facts) -> list[Condition]:
             facts.data_hash[:12] or "known",
         ),
         Condition(
-            "trained by code that is known",
+            "trained and evaluated by code that is known",
             known,
-            f"{facts.code[:12]}{'-dirty' if facts.code.endswith('-dirty') else ''}" or "unknown",
+            ", ".join(dict.fromkeys(named)),
             "not dirty",
         ),
     ]
@@ -241,12 +252,6 @@ def moments_of(found: Findings) -> Moments:
         _value(found.skew, nan),
         _value(found.kurtosis, nan),
     )
-
-
-def _charged(measures: Figures, count: int) -> float:
-    """Costs of a unit traded, as a share of the first price; NaN where nothing was traded."""
-    traded = (measures["turnover"] or 0.0) * count
-    return (measures["cost"] or 0.0) / traded if traded else float("nan")
 
 
 def _value(number: float | None, missing: float) -> float:

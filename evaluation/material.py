@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evaluation.assessment import Kind, Track
 from evaluation.backtest import follow, greedy_choice
+from evaluation.ledger import closes_of, holds
 from evaluation.walk_forward import Job, Outcome, WalkForwardSettings, Window, joined
 from market.accounting import Fill, MarketSettings
 from market.bars import Bars, SplitSettings
@@ -111,10 +112,13 @@ def require_unseen(request: Request, material: Material, kind: Kind, bars: Bars)
     """Whether a version was trained in the time of these bars; refuses that unless it is asked for."""
     split = material.bars.split(**material.settings["split"])
     what = f"{request.name} v{material.version.version}"
-    if kind == "bars" and _same_market(bars, split.test):
-        raise BadEvaluation(
-            f"{bars.name}: holds bars of the test split of {what}; those are opened by --split test"
-        )
+    if kind == "bars":
+        for part in ("test", "validation"):
+            if len(known := getattr(split, part)) and holds(bars, closes_of(known)):
+                raise BadEvaluation(
+                    f"{bars.name}: holds bars of the {part} split of {what}; those are judged by --split "
+                    f"{part}"
+                )
     if kind in ("validation", "test") or not _overlap(bars, split.train):
         return False
     if not request.in_sample:
@@ -130,12 +134,6 @@ def _overlap(one: Bars, other: Bars) -> bool:
     """Whether two stretches of time have a moment in common."""
     mine, others = (each.table["time"].to_physical().to_numpy() for each in (one, other))
     return bool(mine[0] <= others[-1] and others[0] <= mine[-1])
-
-
-def _same_market(bars: Bars, part: Bars) -> bool:
-    """Whether bars of the same times have the same closes: the same instrument's."""
-    both = bars.table.join(part.table, on="time", suffix="_known")
-    return bool(len(both)) and bool(2 * (both["close"] == both["close_known"]).sum() > len(both))
 
 
 def own_track(material: Material, bars: Bars, kind: Kind, in_sample: bool) -> Track:

@@ -33,7 +33,8 @@ def measures_of(run: "Backtest") -> dict[str, float]:
         hit_rate: share of trades that made money. profit_factor: what those made over what the others
             lost. holding_bars: mean length of a trade.
         action_entropy: of the three positions' frequencies, bits.
-        break_even: times the costs at which nothing would be left, gross earnings over costs.
+        break_even: times the costs at which nothing would be left, gross earnings over costs; NaN where
+            there is nothing to break even with, or the account was ruined.
         ruined: 1 where equity fell to the floor, else 0.
     """
     returns, first = run.returns, float(run.equity[0])
@@ -65,7 +66,7 @@ def measures_of(run: "Backtest") -> dict[str, float]:
         "profit_factor": _ratio(float(profits[profits > 0].sum()), losses),
         "holding_bars": _ratio(float(lengths.sum()), float(len(lengths))),
         "action_entropy": _entropy(run.positions),
-        "break_even": _ratio(gross, total_cost),
+        "break_even": _ratio(gross if gross > 0 and not run.ruined else NAN, total_cost),
         "ruined": float(run.ruined),
     }
 
@@ -90,7 +91,8 @@ def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     live = np.arange(len(held)) <= (len(held) if run.ruined_at is None else run.ruined_at)
     units = closes.astype(float) + opens
     share = np.divide(closes, units, out=np.zeros(len(units)), where=units > 0)
-    old = live * (run.table.terms.carry * previous * (held != previous) - share * run.costs)
+    turning = run.table.terms.entry_cost * abs(held - previous)
+    old = live * (run.table.terms.carry * previous * (held != previous) - share * turning)
     new = run.net - old
     profits = np.bincount(before, old, count + 1) + np.bincount(
         np.where(held != 0, number, 0), new, count + 1

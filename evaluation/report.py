@@ -45,12 +45,12 @@ TITLES = {
 
 def verdict(conditions: Sequence[Condition], walked: Findings | None) -> str:
     """What came out, in words, after yes or no."""
+    if walked is None:
+        return "Without a walk-forward nothing is known of bars that it has not seen."
     failed = sum(not each.passed for each in conditions)
     said = f"It fulfils all {len(conditions)} conditions."
     if failed:
         said = f"It fails {failed} of {len(conditions)} conditions."
-    if walked is None:
-        return f"{said} Without a walk-forward nothing is known of bars that it has not seen."
     typical, hold = walked.measures[walked.typical], walked.baselines["buy and hold"]
     low, high = walked.intervals["sharpe_difference"]
     return (
@@ -80,7 +80,7 @@ def page(evaluated: Evaluated, conditions: Sequence[Condition]) -> str:
     return environment.get_template("report.html.jinja").render(
         name=f"{evaluation.model} v{evaluation.version}",
         bars=evaluated.own.findings.bars.split("/")[0],
-        yes=passed(conditions),
+        answer=_answer(evaluation, conditions),
         words=verdict(conditions, evaluation.walk_forward),
         warnings=[warning for each in found for warning in _warnings(each.findings)],
         conditions=conditions,
@@ -90,6 +90,12 @@ def page(evaluated: Evaluated, conditions: Sequence[Condition]) -> str:
         tried=_tried(evaluation),
         known=list(_known(evaluation, evaluated.bundle).items()),
     )
+
+
+def _answer(evaluation: Evaluation, conditions: Sequence[Condition]) -> str:
+    if evaluation.walk_forward is None:
+        return "Not judged"
+    return "Yes" if passed(conditions) else "No"
 
 
 def _warnings(found: Findings) -> list[str]:
@@ -221,12 +227,12 @@ def _tried(evaluation: Evaluation) -> list[str]:
             "information: on pure noise it is 0.5 on average, and seldom near."
         )
     if not evaluation.openings:
-        return [*said, "The test bars were never opened."]
+        return [*said, "None of these bars were ever opened that had been held back."]
     return [
         *said,
         *(
-            f"Opening {number} of held-back bars: {each.when[:16]} by {each.who} for {each.version} "
-            f"({each.why})."
+            f"Opening {number} of held-back bars, {each.first} to {each.last}: {each.when[:16]} by "
+            f"{each.who} for {each.version} ({each.why})."
             for number, each in enumerate(evaluation.openings, start=1)
         ),
     ]

@@ -1,13 +1,9 @@
-"""What was tried, and what was looked at: configurations scored on some data, and openings of it.
-
-Both are read from MLflow, deleted runs included: what was seen stays seen.
-"""
+"""What was tried: configurations scored on some data, read from MLflow, deleted runs included."""
 
 import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
@@ -17,7 +13,6 @@ from models.configuration import configuration_hash
 
 SHARPE_A_BAR = "evaluation/sharpe_a_bar"  # metric of a walk-forward
 VALIDATION_SHARPE = "eval/validation/sharpe"  # metric of a training, annualised
-OPENED = "opened"  # tag of a run that looked at held-back bars: their hash
 
 
 class Trials(NamedTuple):
@@ -29,29 +24,22 @@ class Trials(NamedTuple):
 
     @classmethod
     def of(
-        cls, sharpes: Mapping[str, Sequence[float]], families: Mapping[str, str], further: int = 0
+        cls,
+        sharpes: Mapping[str, Sequence[float]],
+        families: Mapping[str, str],
+        further: Sequence[float] = (),
     ) -> "Trials":
         """Of the Sharpe ratios, a bar, of each configuration's runs; the middle one counts.
 
         Args:
             sharpes: by configuration.
             families: by configuration.
-            further: trials of the same configurations in other divisions of time.
+            further: of the same configurations in other divisions of time.
         """
         middles = [statistics.median(values) for values in sharpes.values()]
-        variance = statistics.variance(middles) if len(middles) > 1 else 0.0
-        return cls(
-            len(middles) + further, variance, dict(Counter(families[key] for key in sharpes))
-        )
-
-
-class Opening(NamedTuple):
-    """One look at bars that training and choosing had not touched."""
-
-    when: str
-    who: str
-    version: str
-    why: str
+        tried = [*middles, *further]
+        variance = statistics.variance(tried) if len(tried) > 1 else 0.0
+        return cls(len(tried), variance, dict(Counter(families[key] for key in sharpes)))
 
 
 def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trials:
@@ -66,17 +54,18 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
         bars_a_year: that validation's ratios were annualised by.
     """
     trained: dict[str, list[float]] = {}
-    walked: dict[str, list[float]] = {}
+    last: dict[str, str] = {}
     families: dict[str, str] = {}
-    divisions: set[str] = set()
-    for run in _runs(client, f"tags.data_hash = '{data_hash}'"):
+    divisions: dict[tuple[str, str], float] = {}
+    for run in runs_of(client, f"tags.data_hash = '{data_hash}'"):
         tags, metrics = run.data.tags, run.data.metrics
         if "configuration" in tags:
             key = tags["configuration"]
             if SHARPE_A_BAR not in metrics:
                 continue
-            walked.setdefault(key, []).append(metrics[SHARPE_A_BAR])
-            divisions.add(json.dumps([key, sorted(run.data.params.items())]))
+            division = json.dumps(sorted(run.data.params.items()))
+            divisions[key, division] = metrics[SHARPE_A_BAR]
+            last[key] = division
         elif "eval/validation/net_return" in metrics:
             key = configuration_hash(run.data.params)
             annual = metrics.get(VALIDATION_SHARPE, 0.0)
@@ -84,23 +73,12 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
         else:
             continue  # stopped before it was scored
         families[key] = f"{tags.get('algorithm', '?')}, {tags.get('network', '?')}"
-    newest = {key: values[-1:] for key, values in walked.items()}
-    return Trials.of({**trained, **newest}, families, further=len(divisions) - len(walked))
+    newest = {key: [divisions[key, division]] for key, division in last.items()}
+    others = [value for (key, division), value in divisions.items() if last[key] != division]
+    return Trials.of({**trained, **newest}, families, others)
 
 
-def openings(client: MlflowClient, data_hash: str) -> list[Opening]:
-    """Who looked at the held-back part of some data, oldest first."""
-    runs = _runs(client, f"tags.{OPENED} = '{data_hash}'")
-    return [Opening(**json.loads(run.data.tags["opening"])) for run in runs]
-
-
-def opening_tags(data_hash: str, who: str, version: str, why: str) -> dict[str, str]:
-    """Tags of the run that opens held-back bars, set before anybody looks."""
-    made = Opening(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", who, version, why)
-    return {OPENED: data_hash, "opening": json.dumps(made._asdict())}
-
-
-def _runs(client: MlflowClient, query: str) -> list[Run]:
+def runs_of(client: MlflowClient, query: str) -> list[Run]:
     """All runs that a query finds, deleted ones too, oldest first."""
     kinds: Any = ViewType.ALL
     experiments = [each.experiment_id for each in client.search_experiments(view_type=kinds)]

@@ -81,7 +81,7 @@ Train = Callable[[Job], Outcome]
 
 
 class JobFailed(RuntimeError):
-    """A job ended without an outcome, for no fault of its input. The message says which."""
+    """A job ended without an outcome, for no fault of its input. The message says why."""
 
 
 def windows(bars: int, gap: int, settings: WalkForwardSettings) -> list[Window]:
@@ -174,7 +174,11 @@ def _kept(folder: Path) -> Outcome | None:
 
 def _keep(folder: Path, outcome: Outcome) -> Outcome:
     known = {"step": outcome.step, "net_return": outcome.net_return}
-    seal(folder, CHOICE, {"choice": outcome.choice}, known)
+    try:
+        seal(folder, CHOICE, {"choice": outcome.choice}, known)
+    except OSError as error:
+        if _kept(folder) is None:  # nor has another evaluation written the same
+            raise JobFailed(f"{folder}: cannot be written ({error.strerror or error})") from error
     return outcome
 
 

@@ -18,6 +18,7 @@ from models.promotion import (
     ALIASES,
     Condition,
     Judge,
+    Judgement,
     Promotion,
     history,
     load_bundle,
@@ -189,10 +190,10 @@ def _known(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
 
 
 def _promote(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
-    def judge(*version: Any) -> Sequence[Condition]:
-        conditions: Sequence[Condition] = options.judge(*version)
-        console.print(conditions_table(conditions))
-        return conditions
+    def judge(*version: Any) -> Judgement:
+        judgement: Judgement = options.judge(*version)
+        console.print(conditions_table(judgement.conditions))
+        return judgement
 
     made = promote(
         client,

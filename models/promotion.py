@@ -63,7 +63,14 @@ class GateSaidNo(Exception):
         self.conditions = list(conditions)
 
 
-Judge = Callable[[MlflowClient, ModelVersion, Bundle], Sequence[Condition]]
+class Judgement(NamedTuple):
+    """What a version was held to."""
+
+    conditions: Sequence[Condition]
+    policy: str = ""  # what was asked that is not usual, for the record
+
+
+Judge = Callable[[MlflowClient, ModelVersion, Bundle], Judgement]
 
 
 class Promotion(NamedTuple):
@@ -166,7 +173,8 @@ def promote(
         which: a version's number or alias.
         why: for the record.
         who: for the record; by default the user and the host.
-        judge: gives all conditions that the version was held to, at least one.
+        judge: gives all conditions that the version was held to, at least one, and what in them is not
+            usual, which the record tells.
         override: why it becomes champion even where conditions failed; stands in the record and on the
             version.
 
@@ -181,13 +189,15 @@ def promote(
         raise NoVersion(f"{name}: v{version.version} is the champion already")
     if override is not None and not override.strip():
         raise NoReason(f"{name}: the gate is not overridden without a reason; say one")
-    conditions = judge(client, version, load_bundle(client, version))
+    conditions, policy = judge(client, version, load_bundle(client, version))
     failed = [condition.name for condition in conditions if not condition.passed]
     gate = "passed"
     if failed or not conditions:
         if override is None:
             raise GateSaidNo(f"{name} v{version.version}", conditions)
         gate = f"overridden: {override}; failed: {'; '.join(failed) or 'not judged'}"
+    if policy:
+        gate += f"; by a policy of its own: {policy}"
     before = None if now is None else str(now.version)
     made = _record(client, name, "promote", str(version.version), before, why, who, gate)
     client.set_model_version_tag(name, made.version, f"gate/{made.when}", gate)

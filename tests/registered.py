@@ -6,7 +6,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from models.networks import linear_q_network
-from models.promotion import Condition, Promotion, resolve
+from models.promotion import Condition, Judgement, Promotion, resolve
 from models.promotion import promote as promote_judged
 from models.registry import model_id_of, register
 from tests.test_bundle import bundle_of
@@ -46,4 +46,4 @@ def promote(
 ) -> Promotion:
     """As if the gate had said yes: these versions were never evaluated."""
     good = [Condition("good", passed=True, found="so it is", required="to be good")]
-    return promote_judged(client, name, which, why, who, judge=lambda *_: good)
+    return promote_judged(client, name, which, why, who, judge=lambda *_: Judgement(good))

@@ -15,7 +15,8 @@ from mlflow.entities import ViewType
 
 import qdesk
 from evaluation.evaluate import Evaluation
-from evaluation.trials import openings, trials_on
+from evaluation.ledger import openings
+from evaluation.trials import trials_on
 from evaluation.walk_forward import Job, Outcome
 from market.source import bars_from
 from models.promotion import champion, history
@@ -44,12 +45,14 @@ QUICK = ["--walk-forward", "--workers", "1"]
 class Desk:
     """A store, and the commands of a user of it."""
 
+    code = "c0ffee"  # of this checkout it might be dirty
+
     def __init__(self, folder: Path, capsys: Any) -> None:
         self.folder, self.mlruns, self._capsys = folder, folder / "mlruns", capsys
 
     def train(self, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("training.session.code_version", lambda: "c0ffee")  # here it may be dirty
+            patch.setattr("training.session.code_version", lambda: self.code)
             Trained(self.folder)(
                 *TABLE, "--market.episode-bars", "300", "--market.fee-rate", "0.003", *arguments
             )
@@ -57,6 +60,7 @@ class Desk:
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["qdesk", *arguments, "--mlruns", str(self.mlruns)])
+            patch.setattr("training.tracking.code_version", lambda: self.code)
             code = qdesk.main()
         said = self._capsys.readouterr()
         return code, said.out, said.err
@@ -71,8 +75,9 @@ class Desk:
     def client(self) -> MlflowClient:
         return MlflowClient(uri_of(self.mlruns), uri_of(self.mlruns))
 
-    def report(self, version: int = 1) -> str:
-        return (self.mlruns / f"evaluations/{NAME}-v{version}.html").read_text()
+    def report(self, kind: str) -> str:
+        (path,) = (self.mlruns / "evaluations").glob(f"{NAME}-v*-{kind}.html")
+        return path.read_text()
 
 
 @pytest.fixture
@@ -115,7 +120,7 @@ def test_an_edge_becomes_champion(desk: Desk) -> None:
     assert code == 0, said + err
     assert f"{NAME}@champion is v{version}" in said
     assert history(client, NAME)[0].gate == "passed"
-    check_page(desk.report(int(version)), "Yes")
+    check_page(desk.report("walk-forward"), "Yes")
     again = desk("evaluate", NAME, version, *QUICK)
     assert again[0] == 0
     assert trials_on(client, evaluation.data_hash, 1.0).number == 1  # the same configuration
@@ -140,7 +145,7 @@ def test_noise_does_not(desk: Desk) -> None:
     assert code == 0
     assert re.search(r"No\. It fails \d+ of 13 conditions", " ".join(said.split()))
     version = newest_run(desk.client).data.tags["version"]
-    check_page(desk.report(int(version)), "No")
+    check_page(desk.report("walk-forward"), "No")
     code, said, err = desk("models", "promote", NAME, version, "--reason", "it looks good")
     assert code == 4
     assert re.fullmatch(
@@ -167,7 +172,7 @@ def test_the_test_split_is_opened_once(desk: Desk) -> None:
     assert code == 0
     assert "test on synthetic_ou_s3" in said
     client = desk.client
-    held_back = bars_from(EDGE).split(gap=48).test.content_hash
+    held_back = bars_from(EDGE).split(gap=48).test
     assert len(openings(client, held_back)) == 1
     assert "was opened 1 time before" in desk.refused("evaluate", NAME, "--split", "test")
     client.delete_run(newest_run(client).info.run_id)  # no way to make it unseen
@@ -176,13 +181,13 @@ def test_the_test_split_is_opened_once(desk: Desk) -> None:
     assert desk("evaluate", NAME, "--split", "test", "--again", "a bug in costs")[0] == 0
     found = openings(client, held_back)
     assert [each.why for each in found] == ["first opening", "a bug in costs"]
-    version = newest_run(client).data.tags["version"]
-    page = desk.report(int(version))
+    page = desk.report("test")
+    assert "<strong>Not judged.</strong>" in page
     assert "Opening 1 of held-back bars" in page
     assert "(a bug in costs)" in page
     assert "Opening 2 of held-back bars" in page
     desk("evaluate", NAME)  # whatever is evaluated later says so too
-    assert "Opening 2 of held-back bars" in desk.report(int(version))
+    assert "Opening 2 of held-back bars" in desk.report("validation")
 
 
 def test_an_opening_counts_even_if_nothing_comes_of_it(
@@ -208,15 +213,22 @@ def test_bars_that_it_knows_are_refused_or_marked(desk: Desk, tmp_path: Path) ->
     code, said, _ = desk("evaluate", NAME, "--split", "train", "--in-sample")
     assert code == 0
     assert "train, IN SAMPLE on synthetic_ou_s3" in said
-    version = newest_run(desk.client).data.tags["version"]
-    page = desk.report(int(version))
-    check_page(page, "No")
+    page = desk.report("train")
+    check_page(page, "Not judged")
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
     assert (
         sum("IN SAMPLE" in figure for figure in figures) == len(figures) - 1
     )  # Q-values have no bars
     assert "in sample. It was trained in the time of these bars" in page
     assert "holds bars of the test split" in desk.refused("evaluate", NAME, "--bars", EDGE)
+    split = bars_from(EDGE).split(gap=48)
+    shifted = tmp_path / "shifted.csv"  # by a second, and rounded
+    table = split.test.table.with_columns(pl.col("time") + timedelta(seconds=1))
+    table.with_columns(pl.col("open", "high", "low", "close").round(2)).write_csv(shifted)
+    assert "holds bars of the test split" in desk.refused("evaluate", NAME, "--bars", str(shifted))
+    split.validation.table.write_parquet(tmp_path / "chosen_on.parquet")
+    known = desk.refused("evaluate", NAME, "--bars", str(tmp_path / "chosen_on.parquet"))
+    assert "holds bars of the validation split" in known
     other = "synthetic:ou?seed=9&bars=800"  # another path in the same time
     assert "overlap these" in desk.refused("evaluate", NAME, "--bars", other)
     later = tmp_path / "later.parquet"
@@ -234,7 +246,7 @@ def test_what_never_trades_has_no_ratios(desk: Desk, tmp_path: Path) -> None:
     code, said, _ = desk("evaluate", NAME, *QUICK, "--seeds", "2", "--windows", "2")
     assert code == 0
     assert re.search(r"typical seed\s+\+0.0%\s+-\s+0.0%\s+0\s", said)
-    page = desk.report(int(newest_run(desk.client).data.tags["version"]))
+    page = desk.report("walk-forward")
     assert "no trade was made; ratios are undefined" in page
     assert "nan" not in page.lower().replace("finance", "")
     assert ">inf" not in page
@@ -250,7 +262,6 @@ def test_what_never_trades_has_no_ratios(desk: Desk, tmp_path: Path) -> None:
 
 def test_a_stopped_walk_forward_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.train("--bars", EDGE)
-    monkeypatch.setattr("training.tracking.code_version", lambda: "c0ffee")
     done: list[str] = []
 
     def counted(job: Job) -> Outcome:

@@ -16,7 +16,7 @@ from market.table import MarketTable
 from models.promotion import Condition
 
 LAW, FEE = OrnsteinUhlenbeck(), 0.002
-GOOD = Facts("data", "data", "abc", 0.1, same_bundle=True)
+GOOD = Facts("data", "data", "abc", "abc", 0.1, same_bundle=True)
 ONE = Trials(1, 0.0, {"dqn": 1})
 
 
@@ -101,7 +101,8 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "out of sample": ({"in_sample": True}, {}),
     "Sharpe ratio less that": ({"difference_bounds": {"0.95": 0.0}}, {}),
     "deflated": ({"sharpe_a_bar": 0.001}, {}),
-    "costs charged": ({"measures_typical": {"cost": 0.0}}, {}),
+    "costs charged": ({"charged": 0.00009}, {}),
+    "charged for a unit": ({"charged": None}, {}),
     "drawdown": ({"measures": {"max_drawdown": 0.36}}, {}),
     "worst seed": ({"measures": {"ruined": 1.0}}, {}),
     "trades": ({"measures": {"trades": 29.0}}, {}),
@@ -114,6 +115,7 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data it was": ({}, {"data_hash": "", "evaluated_data": ""}),
     "code": ({}, {"code": "abc-dirty"}),
     "code that is known": ({}, {"code": ""}),
+    "evaluated by code": ({}, {"walked_by": "abc-dirty"}),
 }
 
 
@@ -124,11 +126,6 @@ def test_each_condition_alone_says_no(good: Findings, own: Findings, name: str) 
     if "measures" in changes:  # of one seed of five
         last = {**good.measures[-1], **changes["measures"]}
         changes["measures"] = [*good.measures[:-1], last]
-    if typical := changes.pop("measures_typical", None):
-        changes["measures"] = [
-            {**each, **typical} if index == good.typical else each
-            for index, each in enumerate(good.measures)
-        ]
     if "stress" in changes:
         less = [changes["stress"]] * 5
         changes["stress"] = [each.model_copy(update={"net_returns": less}) for each in good.stress]
@@ -163,6 +160,8 @@ def test_policies(tmp_path: Path, good: Findings, own: Findings) -> None:
     assert any("80.0%" in each.name for each in conditions)
     assert any("5 times the costs, 0 bar" in each.name for each in conditions)
     assert Policy.load(None) == Policy()
+    assert Policy().changes == ""
+    assert policy.changes == "confidence = 0.8, cost_multiple = 5, late = 0, trades = 1e+06"
     for text, said in {
         "trades = -1": "trades: Input should be greater than or equal to 0",
         "confidence = 0.7": "confidence: must be one of 0.8, 0.9, 0.95, 0.975, 0.99",

@@ -13,6 +13,7 @@ import qdesk
 from models.promotion import (
     Condition,
     GateSaidNo,
+    Judgement,
     NoReason,
     NoVersion,
     history,
@@ -102,13 +103,14 @@ def test_the_gate_stands_before_the_alias(client: MlflowClient) -> None:
     bad = [Condition("a", True, "1", "> 0"), Condition("b", False, "-1", "> 0")]
     for conditions in (bad, []):
         with pytest.raises(GateSaidNo, match=r"v1: the gate says no, \d of \d conditions failed"):
-            promote_judged(client, NAME, "1", "hope", judge=lambda *_, c=conditions: c)
+            promote_judged(client, NAME, "1", "hope", judge=lambda *_, c=conditions: Judgement(c))
     assert aliases(client) == {}
     assert history(client, NAME) == []
     with pytest.raises(NoReason, match="not overridden without a reason"):
-        promote_judged(client, NAME, "1", "hope", judge=lambda *_: bad, override="  ")
-    made = promote_judged(client, NAME, "1", "hope", judge=lambda *_: bad, override="told to")
-    assert made.gate == "overridden: told to; failed: b"
+        promote_judged(client, NAME, "1", "hope", judge=lambda *_: Judgement(bad), override="  ")
+    judged = Judgement(bad, "trades = 0")
+    made = promote_judged(client, NAME, "1", "hope", judge=lambda *_: judged, override="told to")
+    assert made.gate == "overridden: told to; failed: b; by a policy of its own: trades = 0"
     assert history(client, NAME) == [made]
     tags = client.get_model_version(NAME, "1").tags
     assert tags[f"gate/{made.when}"] == made.gate

@@ -57,7 +57,7 @@ def backtests() -> dict[str, list[float]]:
     return seconds
 
 
-def reports() -> dict[str, Any]:
+def reports(kept: Path | None) -> dict[str, Any]:
     """Seconds of `qdesk evaluate --walk-forward` of what `qdesk train` registers, and the verdicts."""
     qdesk = str(Path(sys.executable).with_name("qdesk"))
     found: dict[str, Any] = {}
@@ -68,6 +68,8 @@ def reports() -> dict[str, Any]:
             began = time.perf_counter()
             model = f"qdesk-{name.replace('_', '-')}"
             judge = [qdesk, "evaluate", model, "--walk-forward", "--mlruns", folder]
+            if kept is not None:
+                judge += ["--report", str(kept / f"{name}.html")]
             said = subprocess.run(judge, check=True, capture_output=True, text=True).stdout
             words = " ".join(said.split())
             verdict = words[words.rindex(" It f") :].partition(" report: ")[0].strip()
@@ -99,9 +101,10 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures how long evaluations take.")
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
+    parser.add_argument("--reports", type=Path, help="folder to leave the reports in")
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    result = {**record.machine(load), "backtests": backtests(), "reports": reports()}
+    result = {**record.machine(load), "backtests": backtests(), "reports": reports(options.reports)}
     print(table(result))
     if options.save:
         record.save("evaluation", result, table(result), record.EVALUATION)

@@ -220,7 +220,11 @@ def _own(own: Findings | None, policy: Policy) -> Condition:
 def _of_facts(facts: Facts) -> list[Condition]:
     codes = (facts.code, facts.walked_by)
     known = all(code and not code.endswith("-dirty") for code in codes)
-    named = [f"{c[:8]}{'-dirty' if c.endswith('-dirty') else ''}" or "unknown" for c in codes]
+    named = [
+        f"{code.removesuffix('-dirty')[:8]}{'-dirty' if code.endswith('-dirty') else ''}"
+        or "unknown"
+        for code in codes
+    ]
     return [
         Condition(
             "golden Q-values, difference as a share of what may be",

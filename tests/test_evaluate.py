@@ -309,6 +309,37 @@ def test_what_cannot_be_evaluated_is_refused(desk: Desk, tmp_path: Path) -> None
     assert runs == []  # a refusal leaves nothing behind
 
 
+def test_damage_is_named_and_hurts_nobody_else(desk: Desk, tmp_path: Path) -> None:
+    desk.train("--bars", NOISE, "--steps", "500")
+    few = [*QUICK, "--seeds", "1", "--windows", "1"]
+    assert "give a file in a folder" in desk.refused(
+        "evaluate", NAME, *few, "--report", str(tmp_path)
+    )
+    desk.code = "c0ffee-dirty"
+    assert desk("evaluate", NAME, *few)[0] == 0
+    assert "c0ffee, c0ffee-dirty" in desk.report("walk-forward")
+    client = desk.client
+    first = newest_run(client)
+    artifacts = Path(str(first.info.artifact_uri))
+    (artifacts / "evaluation.json").write_bytes(b"\xff\xfe\x00")
+    said = desk.refused("models", "promote", NAME, first.data.tags["version"], "--reason", "x")
+    assert "cannot be read" in said
+    assert "evaluate it again" in said
+    (artifacts / "returns.safetensors").write_bytes(b"torn")
+    client.set_tag(first.info.run_id, "configuration", "another")
+    assert desk("evaluate", NAME, *few)[0] == 0
+    run = newest_run(client)
+    text = Path(client.download_artifacts(run.info.run_id, "evaluation.json")).read_text()
+    snooping = Evaluation.model_validate_json(text).snooping
+    assert snooping is not None
+    assert (snooping.trials, snooping.skipped) == (1, 1)
+    client.delete_experiment(run.info.experiment_id)
+    assert desk("evaluate", NAME)[0] == 0  # what was opened stays on record
+    for nothing in (["--windows", "0"], ["--train-share", "0"], ["--seeds", "0"]):
+        with pytest.raises(SystemExit):
+            desk("evaluate", NAME, *QUICK, *nothing)
+
+
 def test_a_version_of_other_features_is_refused(
     client: MlflowClient, mlruns: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,17 @@ def test_trials_raise_the_bar(good: Findings, own: Findings) -> None:
     assert "deflated Sharpe ratio, 50 trials" in failed(judge(bar, own, many, GOOD))[0]
 
 
+def test_divisions_of_time_are_trials(good: Findings, own: Findings) -> None:
+    """Walking one configuration again and again is no way around."""
+    trials = Trials.of({"a": [0.01]}, {"a": "dqn"}, further=[0.01, 0.012, 0.011])
+    assert trials.number == 4
+    low = good.model_copy(update={"sharpe_a_bar": 0.05})
+    assert passed(judge(low, own, ONE, GOOD))
+    (name,) = failed(judge(low, own, trials, GOOD))
+    assert "4 trials" in name
+    assert "luck alone: 0.00" not in name
+
+
 def test_policies(tmp_path: Path, good: Findings, own: Findings) -> None:
     path = tmp_path / "gate.toml"
     path.write_text("trades = 1_000_000\nconfidence = 0.8\ncost_multiple = 5\nlate = 0\n")

@@ -135,6 +135,10 @@ def test_calendars() -> None:
     assert str(always) == "24/7, a bar every hour, 8,766 a year"
     holes = np.delete(week, slice(300, 700))  # an outage is no session
     assert Calendar.of(holes).kind == "24/7"
+    thin = Calendar.of(week[np.random.default_rng(1).random(len(week)) < 0.6])
+    assert thin.kind == "24/7"  # at every hour of the week now and then
+    assert thin.bars_a_year == pytest.approx(0.6 * 365.25 * 24, rel=0.05)
+    assert "as counted" in str(thin)
     days = times("2024-01-01", dt.timedelta(days=1), 700)
     weekdays = days[np.is_busday(days.astype("datetime64[D]"))]
     sessions = Calendar.of(weekdays)

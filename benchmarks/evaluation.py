@@ -26,8 +26,8 @@ ROUNDS = 21
 NETWORKS = ("linear", "two_layer")
 
 
-def backtests() -> dict[str, list[float]]:
-    """Seconds from Q-values to equity and its measures, for each network, in turns."""
+def backtests() -> tuple[int, dict[str, list[float]]]:
+    """Bars, and seconds from Q-values to equity and its measures, for each network, in turns."""
     bars = bars_from("btcusd_30m")
     features = FeaturePipeline.fit(bars)
     table_ = MarketTable.of(bars, features, MarketSettings(fee_rate=0.001))
@@ -54,7 +54,7 @@ def backtests() -> dict[str, list[float]]:
             run = backtest(table_, follow(greedy_choice(bundle.q_values, table_)))
             assert run.measures["net_return"] > -10
             seconds[name].append(time.perf_counter() - began)
-    return seconds
+    return len(table_), seconds
 
 
 def reports(kept: Path | None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def reports(kept: Path | None) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """The figures in Markdown."""
     lines = [
-        "| network | backtest of 34,918 bars, ms (range) | whole report, s | verdict |",
+        f"| network | backtest of {result['bars']:,} bars, ms (range) | whole report, s | verdict |",
         "|---|---|---|---|",
     ]
     for name in NETWORKS:
@@ -104,7 +104,13 @@ def main() -> None:
     parser.add_argument("--reports", type=Path, help="folder to leave the reports in")
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    result = {**record.machine(load), "backtests": backtests(), "reports": reports(options.reports)}
+    bars, seconds = backtests()
+    result = {
+        **record.machine(load),
+        "bars": bars,
+        "backtests": seconds,
+        "reports": reports(options.reports),
+    }
     print(table(result))
     if options.save:
         record.save("evaluation", result, table(result), record.EVALUATION)

@@ -130,12 +130,12 @@ def evaluate(
         divided = windows(
             len(known_bars(material)), material.settings["split"]["gap"], request.walk_forward
         )
+    track = own_track(material, bars, kind, in_sample)  # what cannot be judged is not opened
     opened: dict[str, str] = {}
     if kind in ("test", "bars") and not in_sample:
         opened = _opening(client, request, material, bars)
     run = _begin(client, material, request, opened)
     try:
-        track = own_track(material, bars, kind, in_sample)
         own = assess(track, draws)
         walked = snooping = None
         if divided is not None and request.walk_forward is not None:

@@ -93,11 +93,6 @@ def known_bars(material: Material) -> Bars:
     return material.bars.between(0, count, "walk-forward")
 
 
-def held_back(material: Material) -> Bars:
-    """The test split."""
-    return material.bars.split(**material.settings["split"]).test
-
-
 def chosen_bars(request: Request, material: Material) -> tuple[Kind, Bars]:
     """The bars that are asked for, and what kind they are."""
     if request.bars is not None:

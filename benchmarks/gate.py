@@ -281,7 +281,7 @@ def main() -> None:
         "noise-tabular": 177,
         "noise-linear": 15,
         "noise-two-layer": 8,
-        "best-of-50": 40,
+        "best-of-50": 60,
         "edge-tabular": 36,
         "edge-two-layer": 14,
     }

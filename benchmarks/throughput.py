@@ -82,10 +82,11 @@ def build(parts: dict[str, Any]) -> Any:
     from market.bars import load_bars
     from market.features import FeaturePipeline, FeatureSettings
     from market.table import MarketTable
+    from models.exploration import EpsilonSettings
     from models.networks import linear_q_network, two_layer_q_network
     from training.loop import TrainingLoop
     from training.replay_settings import ReplaySettings
-    from training.settings import EpsilonSettings, LearnerSettings
+    from training.settings import LearnerSettings
 
     train = load_bars(WORK["bars"]).split().train
     features = FeaturePipeline.fit(train, FeatureSettings())

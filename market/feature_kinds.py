@@ -8,6 +8,7 @@ from bar to bar, which both forms take in turn. So both give the same numbers.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -47,7 +48,9 @@ def _rolling(values: Column, n: int, function: Callable[[Column], Column]) -> Co
     """A function of every window of n values, in the row of its last."""
     result = np.full(len(values), np.nan)
     if len(values) >= n:
-        result[n - 1 :] = function(sliding_window_view(values, n))
+        # what a stream asks for is one window, for which a view of windows is dear
+        windows = values[np.newaxis] if len(values) == n else sliding_window_view(values, n)
+        result[n - 1 :] = function(windows)
     return result
 
 
@@ -201,11 +204,12 @@ class Feature:
             raise ValueError(f"{name}: its number must be from {kind.bars} to {MOST_BARS:,}")
         return cls(name, kind, bars)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Bars that the last value of a window, or a step, is made of."""
         return 2 if self.kind.recursive else self.kind.window + (self.bars or 0)
 
+    @cached_property
     def arguments(self) -> tuple[int, ...]:
         """What its function takes beside the columns."""
         return () if self.bars is None else (self.bars,)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
@@ -151,9 +152,14 @@ class FeaturePipeline:
         return str(self.schema["hash"])
 
     def scaled(self, raw: Column) -> NDArray[np.float32]:
-        """Raw features of shape (n, features) as a state holds them."""
-        scaled: Column = (raw - np.array(self.offsets)) / np.array(self.scales)
+        """Raw features of shape (..., features) as a state holds them."""
+        offsets, scales = self._fitted
+        scaled: Column = (raw - offsets) / scales
         return scaled.astype(np.float32)
+
+    @cached_property
+    def _fitted(self) -> tuple[Column, Column]:
+        return np.array(self.offsets), np.array(self.scales)
 
 
 class FeatureStream:
@@ -161,16 +167,18 @@ class FeatureStream:
 
     def __init__(self, pipeline: FeaturePipeline) -> None:
         self.pipeline = pipeline
-        self._features = [Feature.named(name) for name in pipeline.names]
+        features = [Feature.named(name) for name in pipeline.names]
         self._steps = [
-            feature.kind.of(feature.bars) if feature.kind.recursive else None
-            for feature in self._features
+            (feature, feature.kind.of(feature.bars) if feature.kind.recursive else None)
+            for feature in features
         ]
-        quotes = {name for feature in self._features for name in feature.kind.needs}
-        self._columns = ("time", *NUMBERS, *(name for name in QUOTES if name in quotes))
-        self._rows = max(feature.rows for feature in self._features)
-        self._history = np.full((len(self._columns), 2 * self._rows), np.nan)
+        quotes = {name for feature in features for name in feature.kind.needs}
+        self.columns = ("time", *NUMBERS, *(name for name in QUOTES if name in quotes))
+        self._places = {name: place for place, name in enumerate(self.columns)}
+        self._rows = max(feature.rows for feature in features)
+        self._history = np.full((len(self.columns), 2 * self._rows), np.nan)
         self._held = 0
+        self._last: list[float] | None = None
 
     def update(self, bar: Mapping[str, Any]) -> NDArray[np.float32] | None:
         """Takes the next bar in.
@@ -191,48 +199,59 @@ class FeatureStream:
             self._history[:, : self._held] = self._history[:, -self._held :] if self._held else 0
         self._history[:, self._held] = row
         self._held += 1
-        latest = zip(self._features, self._steps, strict=True)
-        raw = np.array([[self._value(feature, step) for feature, step in latest]])
-        if not np.isfinite(raw).all():
+        before, self._last = self._last, row
+        raw = [self._value(feature, step, before, row) for feature, step in self._steps]
+        total = sum(raw)
+        if total - total != 0:  # a value that is not finite leaves no finite sum
             return None
-        return self.pipeline.scaled(raw).ravel()
+        return self.pipeline.scaled(np.array(raw))
 
-    def _value(self, feature: Feature, step: Any) -> float:
-        rows = slice(max(self._held - feature.rows, 0), self._held)
-        columns = dict(zip(self._columns, self._history[:, rows], strict=True))
-        if step is None:
-            return float(feature.kind.of(columns, *feature.arguments())[-1])
-        returns = log_return(columns)[1:]
-        return float(step.step(float(returns[0]))) if len(returns) else np.nan
+    def _value(
+        self, feature: Feature, step: Any, before: list[float] | None, row: list[float]
+    ) -> float:
+        if step is not None:
+            close = self._places["close"]
+            return (
+                np.nan if before is None else step.step(float(np.log(row[close] / before[close])))
+            )
+        rows = self._history[:, max(self._held - feature.rows, 0) : self._held]
+        return float(feature.kind.of(_Window(rows, self._places), *feature.arguments)[-1])
 
     def _checked(self, bar: Mapping[str, Any]) -> list[float]:
-        missing = [name for name in self._columns if name not in bar]
-        if missing:
+        """The bar's columns; time in microseconds."""
+        try:
+            time = bar["time"]
+            row = [bar[name] for name in self.columns]
+        except KeyError:
+            missing = [name for name in self.columns if name not in bar]
             raise BarsError(
-                f"a bar lacks {', '.join(missing)}; these features need {', '.join(self._columns)}"
-            )
-        time = bar["time"]
+                f"a bar lacks {', '.join(missing)}; these features need {', '.join(self.columns)}"
+            ) from None
         if isinstance(time, datetime):
             time = time if time.tzinfo else time.replace(tzinfo=UTC)
             time = (time - EPOCH) // timedelta(microseconds=1)
-        row = [
-            float("nan") if bar[name] is None else float(bar[name]) for name in self._columns[1:]
-        ]
-        last = (
-            self._history[:, self._held - 1] if self._held else np.full(len(self._columns), np.nan)
-        )
-        for name, value, before in zip(self._columns[1:], row, last[1:], strict=True):
-            unknown = name in QUOTES and np.isnan(value) and np.isnan(before)
+        row[0] = time
+        row = [float("nan") if value is None else float(value) for value in row]
+        last = self._last
+        _, open, high, low, close, volume, *quotes = row
+        if not (0 < low <= open <= high < np.inf and low <= close <= high and 0 <= volume < np.inf):
+            _refuse_bar(bar, self.columns, row)
+        if quotes:
+            self._check_quotes(bar, quotes)
+        if last is not None and not time > last[0]:
+            raise BarsError(f"bar of {bar['time']}: it must be later than the bar before it")
+        return row
+
+    def _check_quotes(self, bar: Mapping[str, Any], quotes: list[float]) -> None:
+        names = self.columns[1 + len(NUMBERS) :]
+        known = self._last[1 + len(NUMBERS) :] if self._last else [np.nan] * len(names)
+        for name, value, before in zip(names, quotes, known, strict=True):
+            unknown = np.isnan(value) and np.isnan(before)
             low = -1.0 if name == "depth_imbalance" else 0.0
-            good = low <= value < np.inf and not (value == 0 and name in (*PRICES, "bid", "ask"))
+            good = low <= value < np.inf and not (value == 0 and name in ("bid", "ask"))
             if not good and not unknown:
                 raise BarsError(f"bar of {bar['time']}: {name} is {value}, which no good bar has")
-        values = dict(zip(self._columns[1:], row, strict=True))
-        if not (
-            values["low"] <= min(values["open"], values["close"])
-            and max(values["open"], values["close"]) <= values["high"]
-        ):
-            raise BarsError(f"bar of {bar['time']}: open and close must lie from low to high")
+        values = dict(zip(names, quotes, strict=True))
         if (
             values.get("ask", 0.0) < values.get("bid", 0.0)
             or values.get("depth_imbalance", 0.0) > 1
@@ -240,9 +259,24 @@ class FeatureStream:
             raise BarsError(
                 f"bar of {bar['time']}: a bid above the ask, or a depth_imbalance above 1"
             )
-        if not (np.isnan(last[0]) or time > last[0]):
-            raise BarsError(f"bar of {bar['time']}: it must be later than the bar before it")
-        return [float(time), *row]
+
+
+class _Window(dict[str, Column]):
+    """The last bars' columns by name, each cut out when it is asked for."""
+
+    def __init__(self, rows: Column, places: Mapping[str, int]) -> None:
+        self.rows, self.places = rows, places
+
+    def __missing__(self, name: str) -> Column:
+        column: Column = self.rows[self.places[name]]
+        return column
+
+
+def _refuse_bar(bar: Mapping[str, Any], names: tuple[str, ...], row: list[float]) -> None:
+    for name, value in zip(names[1 : 1 + len(NUMBERS)], row[1:], strict=False):
+        if not 0 <= value < np.inf or (value == 0 and name in PRICES):
+            raise BarsError(f"bar of {bar['time']}: {name} is {value}, which no good bar has")
+    raise BarsError(f"bar of {bar['time']}: open and close must lie from low to high")
 
 
 def _columns_of(bars: Bars) -> Columns:
@@ -267,7 +301,7 @@ def _raw(names: tuple[str, ...], bars: Bars) -> Column:
             step = feature.kind.of(feature.bars).step
             values.append([np.nan, *(step(change) for change in log_return(columns)[1:].tolist())])
         else:
-            values.append(feature.kind.of(columns, *feature.arguments()))
+            values.append(feature.kind.of(columns, *feature.arguments))
     return np.stack([np.asarray(column, np.float64) for column in values], axis=1)
 
 

@@ -15,13 +15,14 @@ from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.table import MarketTable
+from models.exploration import EpsilonSettings
 from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
 from tests.conftest import bars_of
 from training.agent import Diverged, Window
 from training.loop import CHUNK, TrainingLoop
 from training.replay_settings import ReplaySettings
-from training.settings import EpsilonSettings, LearnerSettings
+from training.settings import LearnerSettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
 SMALL = LearnerSettings(batch=16, target_every=37)

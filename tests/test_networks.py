@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from models.cvar import conditional_value_at_risk
+from models.exploration import EpsilonSettings, epsilon
 from models.networks import (
     NoisyDense,
     copy_of,
@@ -17,8 +18,6 @@ from models.networks import (
     two_layer_q_network,
 )
 from models.stacked import StackedNetwork
-from training.schedules import epsilon
-from training.settings import EpsilonSettings
 
 STATES = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

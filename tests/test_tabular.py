@@ -12,8 +12,9 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.table import MarketTable
+from models.exploration import EpsilonSettings
 from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
-from training.settings import EpsilonSettings, TabularSettings
+from training.settings import TabularSettings
 from training.tabular import TabularAgents
 
 GAMMA = 0.8

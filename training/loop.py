@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from market.simulator import Simulator
 from market.table import MarketTable
+from models.exploration import EpsilonSettings, epsilon
 from models.networks import q_values_of
 from training.agent import Diverged, State, Window, require_fits
 from training.batches import of_all_actions, sampled
 from training.learner import Learner, Noise, StepMetrics
 from training.replay_settings import ReplaySettings
 from training.ring import Ring
-from training.schedules import epsilon
-from training.settings import EpsilonSettings, LearnerSettings
+from training.settings import LearnerSettings
 
 CHUNK = 2000  # iterations of one call: long enough to hide its cost, short enough to be stopped
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from models.exploration import linear
 from training.replay_settings import ReplaySettings
-from training.schedules import linear
 from training.sum_tree import FAN_OUT, LARGEST, level_sizes
 
 

@@ -15,10 +15,10 @@ from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
 from models.configuration import flatten
+from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from training.checkpoint_settings import CheckpointSettings
 from training.replay_settings import FROZEN, ReplaySettings
 
-EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
 MAX_STORED = 1_800_000_000  # with the nodes above them, what 31 bits can number
 
 Units = Annotated[int, Field(ge=1, le=2**16)]
@@ -126,28 +126,6 @@ class LearnerSettings(BaseModel):
                 raise ValueError(
                     f"n_step is {self.n_step}, but {name} {value} looks one step ahead"
                 )
-        return self
-
-
-class EpsilonSettings(BaseModel):
-    """Exploration: the share of random actions."""
-
-    model_config = FROZEN
-
-    schedule: Literal["exponential", "linear"] = Field(
-        "exponential", description="max(min, start * decay^k), or linear from start to min"
-    )
-    start: float = Field(1.0, ge=0, le=1, description="at iteration 0 (DQN_EPSILON_START)")
-    min: float = Field(0.05, ge=0, le=1, description="never below (DQN_EPSILON_MIN)")
-    decay: float = Field(0.9999, gt=0, le=1, description="factor an iteration (DQN_EPSILON_DECAY)")
-    steps: int = Field(
-        50_000, ge=1, le=10**9, description="iterations that the linear schedule takes"
-    )
-
-    @model_validator(mode="after")
-    def _min_is_below_start(self) -> Self:
-        if self.min > self.start:
-            raise ValueError(f"min is {self.min:g}, above start, {self.start:g}")
         return self
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from training.settings import EPSILON_VARIABLES, TrainSettings
+from models.exploration import EPSILON_VARIABLES
+from training.settings import TrainSettings
 
 # Settings that may be written alone, and what is meant. They are spelt out before they are merged: beside
 # others of their group they would be lost.

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.table import MarketTable
+from models.exploration import EpsilonSettings, epsilon
 from models.tabular import Discretiser, TabularLearner, TabularQ
 from training.agent import Diverged, State, Window, require_fits
-from training.schedules import epsilon
-from training.settings import EpsilonSettings, TabularSettings
+from training.settings import TabularSettings
 
 CHUNK = 2000  # iterations between two questions whether to stop
 

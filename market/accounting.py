@@ -98,18 +98,20 @@ def bar_terms(
     half = settings.half_spread or 0.0
     halves = np.full(len(close), half) if half_spread is None else half_spread
 
-    def cost_at(price: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
-        return settings.fee_rate * price + half + settings.slippage
-
     fill_price = close[:-1] if settings.fill == "close" else open[1:]
     return Terms(
         carry=fill_price - close[:-1],
         gain=close[1:] - fill_price,
-        entry_cost=cost_at(fill_price, halves[:-1]),
-        exit_cost=cost_at(close[1:], halves[1:]),
+        entry_cost=unit_cost(fill_price, halves[:-1], settings),
+        exit_cost=unit_cost(close[1:], halves[1:], settings),
         borrow=settings.borrow_rate * close[:-1],
         price=close[:-1],
     )
+
+
+def unit_cost(price: Array, half_spread: Array, settings: MarketSettings) -> Array:
+    """What trading one unit at a price costs, price units."""
+    return settings.fee_rate * price + half_spread + settings.slippage
 
 
 def next_position(position: Array, action: Array, scheme: Scheme) -> Array:

@@ -1,0 +1,51 @@
+"""Q-values of one state at a time, as fast as NumPy gives them: what trading asks for at every bar."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.tabular import ACTIONS
+
+State = NDArray[np.float32]
+
+
+def one_state(bundle: Bundle) -> Callable[[State], NDArray[np.float32]]:
+    """From a state of shape (state_size,) to Q-values of shape (3,), which the next call overwrites.
+
+    The plain networks are multiplied into arrays made once; tables, and networks of many heads, go
+    through `Bundle.q_values`.
+    """
+    network, weights = bundle.manifest.network, bundle.weights
+    plain = not (network.dueling or network.quantiles or network.layer_norm)
+    if network.kind == "tabular" or not plain:
+        return lambda state: bundle.q_values(state[np.newaxis])[0]
+    outputs = np.empty(ACTIONS, np.float32)
+    last = np.ascontiguousarray(weights["q_values/kernel"])
+    if network.kind == "linear":
+
+        def linear(state: State) -> NDArray[np.float32]:
+            return np.dot(state, last, out=outputs)
+
+        return linear
+    layers = [
+        (
+            np.ascontiguousarray(weights[f"hidden_{layer}/kernel"]),
+            weights[f"hidden_{layer}/bias"],
+            np.empty(units, np.float32),
+        )
+        for layer, units in enumerate(network.hidden, start=1)
+    ]
+    bias, zero = weights["q_values/bias"], np.float32(0)
+
+    def two_layer(state: State) -> NDArray[np.float32]:
+        x = state
+        for kernel, offset, units in layers:
+            np.dot(x, kernel, out=units)
+            np.add(units, offset, out=units)
+            x = np.maximum(units, zero, out=units)
+        np.dot(x, last, out=outputs)
+        return np.add(outputs, bias, out=outputs)
+
+    return two_layer

@@ -1,0 +1,149 @@
+"""One policy, one market, four ways through it: training's simulator, Gymnasium, backtest, and a desk.
+
+NautilusTrader is the fifth, in tests/test_nautilus.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from evaluation.backtest import backtest, follow, greedy_choice
+from market.accounting import Fill, MarketSettings, Scheme
+from market.bars import Bars
+from market.features import FeaturePipeline
+from market.gym import MarketEnv
+from market.simulator import Simulator
+from market.source import bars_from
+from market.table import MarketTable
+from models.bundle import Bundle
+from tests.conftest import bars_of
+from tests.desks import bundle_for, desk_at, rows_of, run
+from trading.journal import records
+from trading.policy import PolicySettings
+
+BARS = 250
+NAMES = ("price_change", "log_price")
+MARKETS: dict[str, dict[str, Any]] = {
+    "quotes": {"fee_rate": 0.0005, "slippage": 0.01},
+    "btcusd_30m": {"fee_rate": 0.001, "half_spread": 0.5, "borrow_rate": 1e-5},
+    "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=300": {"fee_rate": 0.003},
+}
+
+
+def quoted_bars() -> Bars:
+    """Bars that open away from the last close, and know bid and ask."""
+    rng = np.random.default_rng(9)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, BARS)))
+    open = np.append(close[:1], close[:-1]) * (1 + rng.normal(0, 0.002, BARS))
+    table = bars_of(open, close).table
+    spread = rng.random(BARS) * 0.05
+    return Bars.of("quotes", table.with_columns(bid=close - spread, ask=close + spread))
+
+
+def bars_named(name: str) -> Bars:
+    if name == "quotes":
+        return quoted_bars()
+    bars = bars_from(name)
+    return Bars(bars.name, bars.table[:BARS])
+
+
+def of_environment(table: MarketTable, bundle: Bundle) -> tuple[list[int], list[float]]:
+    env = MarketEnv(table)
+    state, _ = env.reset(options={"bar": 0})
+    positions, equity = [], [env.equity]
+    for _ in range(len(table) - 1):
+        action = np.int64(bundle.q_values(state[np.newaxis])[0].argmax())
+        state, _, ruined, _, info = env.step(action)
+        positions.append(info["position"])
+        equity.append(info["equity"])
+        if ruined:
+            break
+    return positions, equity
+
+
+def of_simulator(table: MarketTable, bundle: Bundle) -> tuple[list[int], list[float]]:
+    simulator = Simulator(table, 1, [1], 1.0)
+    step = tf.function(simulator.step)
+    positions, equity = [], [float(table.close[0])]
+    for _ in range(len(table) - 1):
+        state = simulator.observe().numpy()[0]
+        action = bundle.q_values(state).argmax(axis=1).astype(np.int32)
+        code, reward = step(tf.constant(action[None]), tf.zeros((1, 1), tf.uint32))
+        recalled = simulator.recall(code)
+        positions.append(int(recalled.held.numpy()[0, 0]))
+        equity.append(equity[-1] + float(reward.numpy()[0, 0]))
+    return positions, equity
+
+
+def of_desk(
+    folder: Path, bars: Bars, bundle: Bundle, settings: MarketSettings
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    desk = desk_at(folder, bundle, settings, policy=PolicySettings(max_feature=1e9))
+    run(desk, rows_of(bars))
+    decisions = [each for each in records(folder / "journal.jsonl") if each["type"] == "decision"]
+    assert not any("fault" in each for each in decisions)
+    positions = np.array([each["position"] for each in decisions])
+    return positions[1:], np.array([each["equity"] for each in decisions])
+
+
+def lively(bars: Bars, settings: MarketSettings) -> tuple[Bundle, MarketTable]:
+    """The first network of random weights that there is something to agree on with, and its market."""
+    for seed in range(200):
+        bundle = bundle_for(bars, NAMES, settings.scheme, seed=seed)
+        pipeline = FeaturePipeline.from_schema(bundle.manifest.origin.features)
+        table = MarketTable.of(bars, pipeline, settings)
+        positions = follow(greedy_choice(bundle.q_values, table))
+        if len(np.unique(positions)) == 3 and (np.diff(positions) != 0).sum() > 10:
+            return bundle, table
+    raise AssertionError("no network trades enough")
+
+
+@pytest.mark.parametrize("name", MARKETS)
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("scheme", ["target", "order"])
+def test_four_ways_agree(tmp_path: Path, name: str, fill: Fill, scheme: Scheme) -> None:
+    bars = bars_named(name)
+    costs = MARKETS[name] | {"fill": fill, "scheme": scheme, "episode_bars": BARS - 2}
+    settings = MarketSettings.model_validate(costs)
+    bundle, table = lively(bars, settings)
+    judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
+    assert not judged.ruined
+
+    positions, equity = of_environment(table, bundle)
+    np.testing.assert_array_equal(positions, judged.positions)
+    np.testing.assert_allclose(equity, judged.equity, rtol=1e-12)
+    positions, equity = of_simulator(table, bundle)
+    np.testing.assert_array_equal(positions, judged.positions)
+    np.testing.assert_allclose(equity, judged.equity, rtol=1e-5)  # rewards are float32 there
+    held, worth = of_desk(tmp_path, bars, bundle, settings)
+    np.testing.assert_array_equal(held, judged.positions)
+    np.testing.assert_allclose(worth, judged.equity, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+def test_ruin_ends_alike(tmp_path: Path, fill: Fill) -> None:
+    """Short in a market that rises for ever: the account is closed in the same bar, at the same price."""
+    close = 100 * np.exp(np.cumsum(np.tile([0.02, 0.01, 0.03], 40)))
+    bars = bars_of(np.append(close[:1], close[:-1]), close)
+    settings = MarketSettings(fill=fill, fee_rate=0.001, half_spread=0.1, equity_floor=0.1)
+    bundle = bundle_for(bars)
+    pipeline = FeaturePipeline.from_schema(bundle.manifest.origin.features)
+    table = MarketTable.of(bars, pipeline, settings)
+    judged = backtest(table, np.full(len(table) - 1, -1, np.int8))
+    assert judged.ruined_at is not None
+    desk = desk_at(
+        tmp_path, bundle, settings, q_values=lambda _: np.array([1.0, 0, 0], np.float32)
+    )
+    run(desk, rows_of(bars))
+    told = list(records(tmp_path / "journal.jsonl"))
+    worth = [each["equity"] for each in told if each["type"] == "decision"]
+    np.testing.assert_allclose(worth, judged.equity, rtol=1e-12)
+    assert desk.book.position == 0
+    assert (desk.book.state, desk.book.reason) == (
+        "HALTED",
+        "the venue closed the position and the account",
+    )

@@ -1,0 +1,267 @@
+"""The desk: one bar in, at most one order out. Policy, risk engine, execution and journal, in that order.
+
+    bar -> what the venue told -> marked -> limits of the account -> decision -> order
+
+Whatever fails, the desk goes where it is safe: a decision that fails is action 0; a limit that is met
+goes down a state; a journal that cannot be written ends everything before another order.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from math import log
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from market.accounting import Scheme, next_position
+from market.bars import BarsError
+from market.features import FeatureStream
+from trading.book import RiskState
+from trading.execution import ExecutionService, ExecutionSettings
+from trading.latch import Latch, Latched
+from trading.ledger import Ledger
+from trading.orders import Venue
+from trading.policy import Decision, SafePolicy
+from trading.risk import SEVERITY, Limits, breach, off_market
+
+Bar = Mapping[
+    str, Any
+]  # time (of the close, ns), open, high, low, close, volume, and what was quoted
+KEPT = ("open", "high", "low", "close", "volume", "bid", "ask", "bid_size", "ask_size")
+QUOTED = (*KEPT[5:], "depth_imbalance")
+SECOND = 10**9
+
+
+class DeskSettings(BaseModel):
+    """What a desk trades."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    quantity: float = Field(1.0, gt=0, description="of a position of 1, units of the instrument")
+    cash: float | None = Field(
+        None,
+        gt=0,
+        description="the account begins with, quote currency; none: what the quantity costs at first",
+    )
+
+
+class Desk:
+    """Trades one instrument by one policy at one venue."""
+
+    def __init__(
+        self,
+        policy: SafePolicy,
+        features: FeatureStream,
+        scheme: Scheme,
+        venue: Venue,
+        ledger: Ledger,
+        latch: Latch,
+        limits: Limits,
+        settings: DeskSettings | None = None,
+        execution: ExecutionSettings | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """Takes everything that it needs, and does nothing before `start`.
+
+        Args:
+            policy: what decides.
+            features: what it sees, with the past of the journal taken in.
+            scheme: what an action means.
+            venue: where orders go.
+            ledger: journal and book.
+            latch: what holds it stopped.
+            limits: what may be sent.
+            settings: what it trades.
+            execution: how orders are sent.
+            clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
+        """
+        self.policy, self.features, self.scheme, self.venue = policy, features, scheme, venue
+        self.ledger, self.book, self.latch, self.limits = ledger, ledger.book, latch, limits
+        self.settings = settings or DeskSettings()
+        self.execution = ExecutionService(venue, ledger, limits, self.downgrade, execution)
+        self._clock = clock
+        self._now = 0
+
+    def start(self, now: int) -> None:
+        """Takes the latch's word where it is graver, or a person's, and settles with the venue."""
+        latched, book = self.latch.read(), self.book
+        self.latch.changed()
+        differs = latched is not None and latched.state != book.state
+        if latched is not None and differs and not self._follow(latched, now):
+            self._hold(book.state, book.reason)
+        self.execution.settle(now)
+        self._check(now)
+        self.ledger.flush()
+
+    def on_bar(self, bar: Bar) -> Decision | None:
+        """Takes a bar in, decides, and sends what follows from it.
+
+        Returns:
+            What was decided; None while features lack a past. A desk that is halted decides too, and
+            sends nothing.
+
+        Raises:
+            JournalLost: nothing can be written, so nothing is done any more.
+        """
+        book = self.book
+        now = self._tick(bar)
+        if self.latch.changed():
+            self._read_latch(now)
+        self.execution.settle(now)
+        features, fault = self._take(bar, now)
+        if fault is None and features is None:
+            self._check(now)
+            self.ledger.flush()
+            return None
+        if fault is None and book.cash is None:
+            cash = self.settings.cash or self.settings.quantity * book.price
+            self.venue.fund(cash)
+            self.ledger.record("funding", now, cash=cash)
+        self._check(now)
+        if fault is None:
+            decision = self.policy.decide(features, book.position / self.settings.quantity)
+        else:
+            decision = Decision(0, None, None, fault)
+        target = self._target(decision)
+        self._tell(decision, target, now)
+        if decision.fault is not None:
+            self._check(now)
+        if book.state == "REDUCING":
+            target = 0.0
+        if book.state == "HALTED":
+            self.execution.withdraw(now)
+        elif book.working is not None or target != book.position:
+            self.execution.pursue(target, now)
+            self._check(now)
+        self.ledger.flush()
+        return decision
+
+    def on_idle(self) -> None:
+        """Between bars: what the venue tells, and the kill switch."""
+        now = self._clock() if self._clock else self.book.time
+        if self.latch.changed():
+            self._read_latch(now)
+        self.execution.receive(now)
+        self._check(now)
+        if self.book.state == "HALTED":
+            self.execution.withdraw(now)
+        self.ledger.flush()
+
+    def kill(self, reason: str) -> None:
+        """Throws the kill switch, from within."""
+        with suppress(OSError):
+            self.latch.kill(reason)
+        self.downgrade("HALTED", f"kill switch: {reason}", self._now or self.book.time)
+        self.on_idle()
+
+    def stop(self, reason: str, flatten: bool) -> None:
+        """Ends the session: the working order is withdrawn, and the position closed where asked for."""
+        now = self._clock() if self._clock else self.book.time
+        self.execution.settle(now)
+        self.execution.withdraw(now)
+        if flatten and self.book.state != "HALTED" and self.book.position:
+            self.execution.pursue(0.0, now)
+            self.venue.close_out()
+            self.execution.receive(now)
+        self.ledger.record("stop", now, reason=reason, position=self.book.position)
+        self.ledger.flush()
+
+    def downgrade(self, state: RiskState, reason: str, now: int) -> None:
+        """Goes down to a state, and latches it; never up."""
+        if SEVERITY[state] <= SEVERITY[self.book.state]:
+            return
+        self.ledger.record("risk", now, state=state, reason=reason)
+        self._hold(state, reason)
+
+    def _hold(self, state: RiskState, reason: str) -> None:
+        # The journal remembers the state as well; a disk that is full must not keep it from being taken.
+        with suppress(OSError):
+            self.latch.hold(state, reason)
+            self.latch.changed()
+
+    def _read_latch(self, now: int) -> None:
+        latched = self.latch.read()
+        if latched is not None and latched.state != self.book.state:
+            self._follow(latched, now)
+
+    def _follow(self, latched: Latched, now: int) -> bool:
+        """Takes a state over: a graver one always, a lighter one once, from a person."""
+        graver = SEVERITY[latched.state] > SEVERITY[self.book.state]
+        if not graver and not (latched.by_hand and latched.time > self.book.latched):
+            return False
+        stamp = max(latched.time, self.book.latched)
+        self.ledger.record("risk", now, state=latched.state, reason=latched.reason, latched=stamp)
+        return True
+
+    def _check(self, now: int) -> None:
+        found = breach(self.book, self.limits)
+        if found is not None:
+            self.downgrade(*found, now)
+
+    def _tick(self, bar: Bar) -> int:
+        """Now; reduces where the clock cannot be right."""
+        if self._clock is None:
+            self._now = max(self._now, bar["time"])
+            return self._now
+        now, skew = self._clock(), self.limits.clock_skew
+        if skew is not None:
+            if now < self._now - skew * SECOND:
+                back = (self._now - now) / SECOND
+                self.downgrade("REDUCING", f"the clock went back by {back:.1f} s", self._now)
+            if bar["time"] > now + skew * SECOND:
+                ahead = (bar["time"] - now) / SECOND
+                self.downgrade("REDUCING", f"a bar is {ahead:.1f} s ahead of the clock", now)
+        self._now = max(self._now, now)
+        return self._now
+
+    def _take(self, bar: Bar, now: int) -> tuple[Any, str | None]:
+        """Marks the account by a good bar; features, or why the bar is none."""
+        book, close = self.book, bar.get("close")
+        before = book.price
+        try:
+            if isinstance(close, float) and close > 0:
+                fault = off_market(close, book, self.limits)
+                if fault is not None:
+                    raise BarsError(fault)  # noqa: TRY301
+            features = self.features.update({**bar, "time": bar["time"] // 1000})
+        except (BarsError, TypeError, ValueError) as error:
+            told = {name: bar.get(name) for name in KEPT[:5]}
+            self.ledger.record("bar", now, refused=str(error), seen=told)
+            return None, str(error)
+        fields = {name: bar[name] for name in KEPT[:5]}
+        for name in QUOTED:
+            if bar.get(name) is not None:
+                fields[name] = bar[name]
+        change = log(bar["close"] / before) if book.bars else 0.0
+        self.ledger.record("bar", now, closed=bar["time"], log_return=change, **fields)
+        return features, None
+
+    def _target(self, decision: Decision) -> float:
+        """Units to hold."""
+        quantity, held = self.settings.quantity, self.book.position
+        if self.scheme == "order" and decision.action == 0:
+            return held
+        position = round(held / quantity)
+        return float(next_position(position, decision.action, self.scheme)) * quantity
+
+    def _tell(self, decision: Decision, target: float, now: int) -> None:
+        book = self.book
+        fields: dict[str, Any] = {
+            "action": decision.action,
+            "target": target,
+            "position": book.position,
+            "equity": book.equity,
+            "state": decision.state,
+            "q_values": decision.q_values,
+        }
+        if decision.fault is not None:
+            fields["fault"] = decision.fault
+        if decision.explored:
+            fields["explored"] = True
+        self.ledger.record("decision", now, **fields)
+
+
+def wall_clock() -> int:
+    """Now, ns since 1970."""
+    return time.time_ns()

@@ -1,0 +1,255 @@
+"""The ExecutionService: from the position that is wanted to orders, and from a venue's word to the book.
+
+At most one order works at a time. It is in the journal before it is sent, under an id that the journal
+alone gives, so that nothing is ever sent twice. An order that may or may not have arrived, and whatever
+a venue forgot to tell, is asked for at the next bar.
+"""
+
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trading.book import DUST, RiskState
+from trading.ledger import Ledger
+from trading.orders import Charged, Ended, Filled, Liquidated, Order, Unreachable, Venue
+from trading.risk import Limits, refusal, sendable
+
+
+class ExecutionSettings(BaseModel):
+    """How orders are sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    order_timeout: float = Field(
+        60.0, gt=0, description="an order that works for longer is canceled at the next bar, s"
+    )
+
+
+class ExecutionService:
+    """Orders of one desk at one venue."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        ledger: Ledger,
+        limits: Limits,
+        downgrade: Callable[[RiskState, str, int], None],
+        settings: ExecutionSettings | None = None,
+    ) -> None:
+        """Starts without asking the venue anything; `settle` does.
+
+        Args:
+            venue: where orders go.
+            ledger: where they are written first.
+            limits: what may be sent.
+            downgrade: told of what calls for another state: state, reason, time in ns.
+            settings: how orders are sent.
+        """
+        self.venue, self.ledger, self.book, self.limits = venue, ledger, ledger.book, limits
+        self.reachable = True
+        self._downgrade = downgrade
+        self._timeout = int((settings or ExecutionSettings()).order_timeout * 10**9)
+
+    def receive(self, now: int) -> None:
+        """Takes in what the venue tells."""
+        try:
+            events = self.venue.poll()
+        except Unreachable:
+            self.reachable = False
+            return
+        self.reachable = True
+        for event in events:
+            if isinstance(event, Filled):
+                self._fill(event, now)
+            elif isinstance(event, Ended):
+                self._end(event, now)
+            elif isinstance(event, Charged):
+                if event.charge not in self.book.fills:
+                    self.ledger.record(
+                        "charge", now, id=event.charge, amount=event.amount, reason=event.reason
+                    )
+            else:
+                self._liquidated(event, now)
+
+    def settle(self, now: int) -> None:
+        """Brings desk and venue to one truth: at start-up, and before every decision."""
+        self.receive(now)
+        working = self.book.working
+        try:
+            if working is not None and (working.order.time < now or working.unsure):
+                self._ask(working.order.id, now)
+            if self.book.working is None and self.reachable:
+                self._agree(now)
+        except Unreachable:
+            self.reachable = False
+
+    def pursue(self, target: float, now: int) -> None:
+        """Sends what brings the position to a target, if the limits allow it.
+
+        Args:
+            target: units, below zero for short.
+            now: ns since 1970.
+        """
+        book = self.book
+        if book.working is not None:
+            self._tend(target, now)
+        if book.working is not None or book.state == "HALTED" or not self.reachable:
+            return
+        position, delta = book.position, target - book.position
+        if abs(delta) <= DUST:
+            return
+        order = self._order(delta, now)
+        refused = refusal(order, book, self.limits, now)
+        if refused is not None and position * target < 0:  # no further than flat, then
+            self._refuse(order, refused, now)
+            order = self._order(-position, now)
+            refused = refusal(order, book, self.limits, now)
+        if refused is not None:
+            self._refuse(order, refused, now)
+            return
+        self._send(order, now)
+
+    def withdraw(self, now: int) -> None:
+        """Asks for the end of the order that works, once."""
+        working = self.book.working
+        if working is None or working.canceled_at is not None:
+            return
+        self.ledger.record("order", now, status="cancel", id=working.order.id)
+        self.ledger.flush()
+        try:
+            self.venue.cancel(working.order.id)
+        except Unreachable:
+            self.reachable = False
+        self.receive(now)
+
+    def _tend(self, target: float, now: int) -> None:
+        """Leaves a working order be, or has it ended where it is late or leads elsewhere."""
+        working = self.book.working
+        if working is None:
+            return
+        order = working.order
+        left = order.quantity - working.filled
+        leads_to = self.book.position + (left if order.side == "buy" else -left)
+        late = now - order.time >= self._timeout
+        if late or abs(leads_to - target) > DUST or self.book.state == "HALTED":
+            self.withdraw(now)
+
+    def _order(self, delta: float, now: int) -> Order:
+        book = self.book
+        position, after = book.position, book.position + delta
+        reduces = abs(after) < abs(position) and after * position >= 0
+        quantity = abs(delta)
+        if reduces:
+            quantity = sendable(quantity, book.price, self.limits)
+        name = f"{self.ledger.instrument}-{now // 10**6}-{book.orders + 1}"
+        return Order(name, "buy" if delta > 0 else "sell", quantity, reduces, book.price, now)
+
+    def _refuse(self, order: Order, reason: str, now: int) -> None:
+        self.ledger.record(
+            "order",
+            now,
+            status="refused",
+            id=order.id,
+            side=order.side,
+            size=order.quantity,
+            reason=reason,
+        )
+
+    def _send(self, order: Order, now: int) -> None:
+        self.ledger.record(
+            "order",
+            now,
+            status="sent",
+            id=order.id,
+            side=order.side,
+            size=order.quantity,
+            price=order.price,
+            reduce_only=order.reduce_only,
+        )
+        self.ledger.flush()
+        try:
+            self.venue.submit(order)
+        except Unreachable:
+            self.reachable = False
+            self.ledger.record("order", now, status="unsure", id=order.id)
+            return
+        self.receive(now)
+
+    def _ask(self, order_id: str, now: int) -> None:
+        report = self.venue.report(order_id)
+        if report is None:
+            self.ledger.record(
+                "order",
+                now,
+                status="lost",
+                id=order_id,
+                filled=0.0,
+                reason="the venue never had it",
+            )
+            return
+        for fill in report.fills:
+            self._fill(fill, now)
+        if report.ended is not None:
+            self._end(report.ended, now)
+
+    def _fill(self, fill: Filled, now: int) -> None:
+        book = self.book
+        if fill.fill in book.fills:
+            return  # told twice
+        before = book.working
+        self.ledger.record(
+            "fill",
+            now,
+            id=fill.fill,
+            order=fill.order,
+            side=fill.side,
+            size=fill.quantity,
+            price=fill.price,
+            cost=fill.cost,
+        )
+        if before is None or before.order.id != fill.order:  # the truth, but nobody's here
+            reason = f"fill {fill.fill} is of order {fill.order}, which does not work here"
+            self._downgrade("HALTED", reason, now)
+
+    def _end(self, ended: Ended, now: int) -> None:
+        working = self.book.working
+        if working is None or working.order.id != ended.order:
+            return  # told twice
+        if ended.filled > working.filled + DUST:  # a fill is still under way
+            try:
+                report = self.venue.report(ended.order)
+            except Unreachable:
+                self.reachable = False
+                return
+            for fill in report.fills if report is not None else ():
+                self._fill(fill, now)
+            if ended.filled > working.filled + DUST:
+                return
+        self.ledger.record(
+            "order",
+            now,
+            status=ended.status,
+            id=ended.order,
+            filled=working.filled,
+            reason=ended.reason,
+        )
+
+    def _liquidated(self, event: Liquidated, now: int) -> None:
+        if event.fill in self.book.fills:
+            return
+        self.ledger.record(
+            "fill",
+            now,
+            id=event.fill,
+            order=None,
+            side="buy" if event.quantity > 0 else "sell",
+            size=abs(event.quantity),
+            price=event.price,
+            cost=event.cost,
+        )
+
+    def _agree(self, now: int) -> None:
+        """Halts where the venue holds another position."""
+        theirs, ours = self.venue.position(), self.book.position
+        if not abs(theirs - ours) <= self.limits.position_tolerance:
+            self._downgrade("HALTED", f"the venue holds {theirs:g}, the desk {ours:g}", now)

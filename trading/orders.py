@@ -1,0 +1,114 @@
+"""Orders, what becomes of them, and what a venue is: the one protocol that every market answers to.
+
+Quantities are units of the instrument, prices and costs its quote currency, times nanoseconds since 1970.
+"""
+
+from typing import Literal, NamedTuple, Protocol
+
+Ending = Literal["filled", "canceled", "rejected", "expired", "lost"]
+Side = Literal["buy", "sell"]
+
+
+class Order(NamedTuple):
+    """A market order.
+
+    Attributes:
+        id: ours, and always the same for the same decision: a venue takes an id once.
+        side: buy or sell.
+        quantity: above zero.
+        reduce_only: it may bring a position nearer to zero, never through it.
+        price: the last one known, which limits are reckoned at.
+        time: when it was decided.
+    """
+
+    id: str
+    side: Side
+    quantity: float
+    reduce_only: bool
+    price: float
+    time: int
+
+    @property
+    def signed(self) -> float:
+        """Its quantity, below zero where it sells."""
+        return self.quantity if self.side == "buy" else -self.quantity
+
+
+class Filled(NamedTuple):
+    """A part of an order was executed. The same fill may be told twice; `fill` tells it is the same."""
+
+    order: str
+    fill: str
+    side: Side
+    quantity: float
+    price: float
+    cost: float  # fees and what else the venue takes, at least zero
+
+
+class Ended(NamedTuple):
+    """An order will not be executed any further."""
+
+    order: str
+    status: Ending
+    filled: float  # all of it that was executed; fills of that sum may still be under way
+    reason: str = ""
+
+
+class Charged(NamedTuple):
+    """The venue took money: borrow or funding. `charge` tells it from others."""
+
+    charge: str
+    amount: float
+    reason: str
+
+
+class Liquidated(NamedTuple):
+    """The venue closed the account's position by itself, and will take no more orders."""
+
+    fill: str
+    quantity: float  # signed: what was bought or, below zero, sold
+    price: float
+    cost: float
+
+
+Event = Filled | Ended | Charged | Liquidated
+
+
+class Report(NamedTuple):
+    """What a venue knows of one order."""
+
+    fills: list[Filled]
+    ended: Ended | None  # None while it works
+
+
+class Unreachable(Exception):
+    """The venue did not answer. What was sent may have arrived or not."""
+
+
+class Venue(Protocol):
+    """Where orders go."""
+
+    def submit(self, order: Order) -> None:
+        """Sends an order; one whose id it knows already is passed over.
+
+        Raises:
+            Unreachable: it may have arrived or not.
+        """
+
+    def fund(self, cash: float) -> None:
+        """What the account begins with, quote currency; a simulated venue pays it in."""
+
+    def close_out(self) -> None:
+        """The market data end here: what works is filled at the last price, where that can be had."""
+
+    def cancel(self, order_id: str) -> None:
+        """Asks for an order's end, which comes as an event; raises `Unreachable`."""
+
+    def poll(self) -> list[Event]:
+        """What happened since the last call, in any order; raises `Unreachable`."""
+
+    def report(self, order_id: str) -> Report | None:
+        """All of one order, None where it never arrived; raises `Unreachable`."""
+
+    def position(self) -> float:
+        """Units held, below zero where short; raises `Unreachable`."""

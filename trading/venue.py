@@ -1,0 +1,144 @@
+"""The simulated venue: fills and costs exactly as the timing contract says, the reference for others.
+
+`close`: an order is filled at once, at the last close. `next_open`: at the open of the next bar, at the
+spread last known. It charges what `market/accounting.py` charges, borrow included, and closes an account
+whose equity is at or below its floor.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from market.accounting import MarketSettings, unit_cost
+from trading.book import DUST
+from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report
+
+
+class SimulatedVenue:
+    """A market of one instrument and one account; `on_bar` moves it on."""
+
+    def __init__(
+        self, settings: MarketSettings, position: float = 0.0, cash: float | None = None
+    ) -> None:
+        """Opens, with what the account holds.
+
+        Args:
+            settings: fills and costs.
+            position: units held.
+            cash: quote currency; none until `fund`. The floor is a share of it.
+        """
+        self.settings = settings
+        self._position, self._cash = position, cash
+        self._floor = settings.equity_floor * (cash or 0.0)
+        self._close, self._bars = 0.0, 0
+        self._half: float | None = settings.half_spread
+        self._events: list[Event] = []
+        self._reports: dict[str, Report] = {}
+        self._working: Order | None = None
+        self._closed = False
+        self._done = 0
+
+    def fund(self, cash: float) -> None:
+        """Pays in what the account begins with, quote currency."""
+        self._cash = cash
+        self._floor = self.settings.equity_floor * cash
+
+    def on_bar(self, bar: Mapping[str, Any]) -> None:
+        """Takes the next bar in: open and close, and bid and ask where they are known."""
+        settings, before = self.settings, self._close
+        if self._working is not None:
+            order, self._working = self._working, None
+            self._execute(order, bar["open"])
+        if self._position < 0 and settings.borrow_rate > 0 and self._bars:
+            amount = -self._position * settings.borrow_rate * before
+            self._take(amount)
+            self._done += 1
+            self._events.append(Charged(f"borrow-{bar['time']}-{self._done}", amount, "borrow"))
+        self._close = bar["close"]
+        self._bars += 1
+        if settings.half_spread is None:
+            self._half = self._half_of(bar)
+        if self._cash is None or not self._position:
+            return
+        if self._cash + self._position * self._close <= self._floor:
+            self._liquidate(bar["time"])
+
+    def submit(self, order: Order) -> None:
+        """Fills an order now, or keeps it for the next open."""
+        if order.id in self._reports:
+            return
+        self._reports[order.id] = Report([], None)
+        after = self._position + order.signed
+        if self._closed or self._half is None:
+            reason = "the account is closed" if self._closed else "no market is known yet"
+            self._end(Ended(order.id, "rejected", 0.0, reason))
+        elif order.reduce_only and not abs(after) < abs(self._position) * (1 + DUST):
+            self._end(Ended(order.id, "rejected", 0.0, "it does not reduce the position"))
+        elif self.settings.fill == "close":
+            self._execute(order, self._close)
+        else:
+            self._working = order
+
+    def close_out(self) -> None:
+        """Fills the order that waits at the last close: there will be no next open."""
+        if self._working is not None:
+            order, self._working = self._working, None
+            self._execute(order, self._close)
+
+    def cancel(self, order_id: str) -> None:
+        """Ends the order that waits for the next open."""
+        if self._working is not None and self._working.id == order_id:
+            self._working = None
+            self._end(Ended(order_id, "canceled", 0.0))
+
+    def poll(self) -> list[Event]:
+        """What happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def report(self, order_id: str) -> Report | None:
+        """What became of an order."""
+        return self._reports.get(order_id)
+
+    def position(self) -> float:
+        """Units held."""
+        return self._position
+
+    def _half_of(self, bar: Mapping[str, Any]) -> float | None:
+        """Half the spread of a bar, or the last one known; zero where bars have no quotes at all."""
+        if "bid" not in bar:
+            return 0.0
+        if bar["bid"] is None or bar["ask"] is None:
+            return self._half
+        half: float = (bar["ask"] - bar["bid"]) / 2
+        return half
+
+    def _execute(self, order: Order, price: float) -> None:
+        paid = order.quantity * unit_cost(price, self._half or 0.0, self.settings)
+        self._hold(order.signed, price, paid)
+        fill = Filled(order.id, f"{order.id}-1", order.side, order.quantity, price, paid)
+        self._reports[order.id].fills.append(fill)
+        self._events.append(fill)
+        self._end(Ended(order.id, "filled", order.quantity))
+
+    def _end(self, ended: Ended) -> None:
+        self._reports[ended.order] = Report(self._reports[ended.order].fills, ended)
+        self._events.append(ended)
+
+    def _liquidate(self, time: object) -> None:
+        quantity, self._closed = -self._position, True
+        paid = abs(quantity) * unit_cost(self._close, self._half or 0.0, self.settings)
+        self._hold(quantity, self._close, paid)
+        self._events.append(Liquidated(f"liquidation-{time}", quantity, self._close, paid))
+        if self._working is not None:
+            order, self._working = self._working, None
+            self._end(Ended(order.id, "canceled", 0.0, "the account is closed"))
+
+    def _hold(self, signed: float, price: float, paid: float) -> None:
+        self._position += signed
+        if abs(self._position) < DUST:
+            self._position = 0.0
+        self._take(signed * price + paid)
+
+    def _take(self, amount: float) -> None:
+        if self._cash is not None:
+            self._cash -= amount

@@ -52,6 +52,8 @@ class Book:
         ended: how every other order ended, by its id.
         fills: ids of all fills, charges and liquidations.
         rejects: orders rejected since one was filled.
+        anchored: whether the next price must be near the last; not at first, and not once a person has
+            set the desk free.
         latched: when a person last set the state that was taken, ns.
     """
 
@@ -80,6 +82,7 @@ class Book:
     order_times: deque[int] = field(default_factory=deque)
     decisions: int = 0
     bars: int = 0
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         self.log_squares = deque(self.log_squares, maxlen=self.volatility_bars)
@@ -109,6 +112,7 @@ class Book:
             return
         self.price, self.price_time = record["close"], record["closed"]
         self.bars += 1
+        self.anchored = True
         if self.bars > 1:
             self.log_squares.append(record["log_return"] ** 2)
         if self.cash is None:
@@ -184,6 +188,7 @@ class Book:
         if self.state == "ACTIVE":  # by hand: what led here is forgiven, and reckoned anew
             self.rejects, self.peak, self.day_equity = 0, self.equity, self.equity
             self.faults.clear()
+            self.anchored = False
 
 
 CHANGES: dict[str, Callable[[Book, Record], None]] = {

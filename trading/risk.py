@@ -144,7 +144,7 @@ def sendable(quantity: float, price: float, limits: Limits) -> float:
 
 def off_market(price: float, book: Book, limits: Limits) -> str | None:
     """Why a price cannot follow the last one; None where it can."""
-    if limits.price_collar is None or not book.bars:
+    if limits.price_collar is None or not book.anchored:
         return None
     if abs(price / book.price - 1) <= limits.price_collar:
         return None

@@ -135,9 +135,7 @@ def test_ruin_ends_alike(tmp_path: Path, fill: Fill) -> None:
     table = MarketTable.of(bars, pipeline, settings)
     judged = backtest(table, np.full(len(table) - 1, -1, np.int8))
     assert judged.ruined_at is not None
-    desk = desk_at(
-        tmp_path, bundle, settings, q_values=lambda _: np.array([1.0, 0, 0], np.float32)
-    )
+    desk = desk_at(tmp_path, bundle, settings, q_values=lambda _: np.array([1.0, 0, 0], np.float32))
     run(desk, rows_of(bars))
     told = list(records(tmp_path / "journal.jsonl"))
     worth = [each["equity"] for each in told if each["type"] == "decision"]

@@ -36,7 +36,7 @@ BUNDLE = bundle_for(RandomWalk().bars(200, seed=1))
 
 
 class HostileVenue:
-    """Honest about what happened, and about nothing else: tells late, twice, out of order, or not at all."""
+    """Honest when asked; by itself it tells late, twice, out of order, or not at all."""
 
     def __init__(self, journal: Path) -> None:
         self.journal = journal
@@ -63,7 +63,8 @@ class HostileVenue:
         after = self.held + order.signed
         assert abs(after) <= CAP + DUST or abs(after) < abs(self.held), "past the cap"
         if order.reduce_only:
-            assert abs(after) < abs(self.held) and after * self.held >= -DUST, "a reduce that flips"
+            assert abs(after) < abs(self.held), "a reduce that does not"
+            assert after * self.held >= -DUST, "a reduce that flips"
         self.reports[order.id] = Report([], None)
         self.left[order.id] = order
         if self.rejects:
@@ -149,7 +150,7 @@ class Trading(RuleBasedStateMachine):
             settings=DeskSettings(quantity=self.quantity, cash=300.0),
         )
 
-    def choose(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+    def choose(self, _state: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.wanted == 2:
             raise ValueError("no idea")
         values = np.zeros(3, np.float32)
@@ -241,7 +242,7 @@ class Trading(RuleBasedStateMachine):
         self.venue.may_send = False
         state = self.desk.book.state
         self.open()
-        assert self.desk.book.state == state or self.desk.book.state == "HALTED"
+        assert self.desk.book.state in (state, "HALTED")
 
     @rule()
     def kill(self) -> None:

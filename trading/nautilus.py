@@ -1,0 +1,368 @@
+"""NautilusTrader's backtest engine as a venue: latency, spread, depth, fees and margin, in event time.
+
+The desk is the very same; only its venue is another. Market orders meet quotes or books, never bars: of a
+bar, its open is quoted from the close before it on, and its close at its end. So an order without
+latency is filled at the close, as `fill = "close"` says, and one with latency at what is quoted when it
+arrives, which with bars is the next open. Prices are rounded to the instrument's precision.
+
+This is NautilusTrader 2.0 (a release candidate, pinned), which needs nothing else and is fast. Its Python
+callbacks swallow exceptions; what happens in them is kept here and raised when the engine returns.
+"""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from nautilus_trader.backtest import BacktestEngine, BacktestEngineConfig
+from nautilus_trader.common import LoggerConfig
+from nautilus_trader.execution import MakerTakerFeeModel, StaticLatencyModel
+from nautilus_trader.model import (
+    AccountType,
+    BarType,
+    BookOrder,
+    BookType,
+    ClientOrderId,
+    Currency,
+    CurrencyPair,
+    CurrencyType,
+    InstrumentId,
+    Money,
+    OmsType,
+    OrderBookDepth,
+    OrderSide,
+    Price,
+    Quantity,
+    QuoteTick,
+    Symbol,
+)
+from nautilus_trader.model import Bar as EngineBar
+from nautilus_trader.model import Venue as VenueName
+from nautilus_trader.trading import Strategy
+from pydantic import BaseModel, ConfigDict, Field
+
+from market.accounting import MarketSettings
+from trading.desk import Bar, Desk
+from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
+
+MOST_DIGITS = 9  # of a price
+SIZE_DIGITS = 6
+ENDLESS = 1e9  # units quoted where nobody told a size
+STARTS = 1  # ns after a close at which the next bar's open is quoted
+
+
+class NautilusSettings(BaseModel):
+    """What the engine simulates beside fees and spread."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    latency: float = Field(0.0, ge=0, description="from sending an order to its arrival, s")
+    leverage: float = Field(10.0, ge=1, description="of the margin account")
+    margin: float = Field(
+        0.0, ge=0, lt=1, description="of an order's notional that must be free, before leverage"
+    )
+
+
+class Quote:
+    """What could be traded at from a time on: levels of price and size, best first."""
+
+    __slots__ = ("asks", "bids", "time")
+
+    def __init__(
+        self, time: int, bids: Sequence[tuple[float, float]], asks: Sequence[tuple[float, float]]
+    ) -> None:
+        self.time, self.bids, self.asks = time, bids, asks
+
+
+def digits_of(bars: Sequence[Bar]) -> int:
+    """Decimal places that the prices of bars need, at most nine."""
+    prices = [bar[name] for bar in bars for name in ("open", "close")]
+    for digits in range(MOST_DIGITS):
+        if all(round(price, digits) == price for price in prices):
+            return digits
+    return MOST_DIGITS
+
+
+def quotes_of(bars: Sequence[Bar], settings: MarketSettings, latency_ns: int) -> list[Quote]:
+    """The opens and closes of bars as quotes, as wide as the settings say.
+
+    Half the spread is that of the settings, or of the bars' own bid and ask as last known, and slippage
+    comes on top. The open stands until the close: bars do not tell what lies between.
+    """
+    quotes: list[Quote] = []
+    half, before = settings.half_spread or 0.0, None
+    for bar in bars:
+        if before is not None:
+            width = half + settings.slippage
+            bids, asks = [(bar["open"] - width, ENDLESS)], [(bar["open"] + width, ENDLESS)]
+            quotes.append(Quote(before + STARTS, bids, asks))
+            arrival = before + latency_ns
+            if before + STARTS < arrival < bar["time"]:  # the engine looks at orders after quotes
+                quotes.append(Quote(arrival, bids, asks))
+        if settings.half_spread is None and bar.get("ask") is not None:
+            half = (bar["ask"] - bar["bid"]) / 2
+        width = half + settings.slippage
+        close = bar["close"]
+        quotes.append(Quote(bar["time"], [(close - width, ENDLESS)], [(close + width, ENDLESS)]))
+        before = bar["time"]
+    return quotes
+
+
+class NautilusVenue:
+    """The engine as the desk's venue; a strategy inside it carries orders and events."""
+
+    def __init__(self, market: MarketSettings) -> None:
+        self.market = market
+        self.send: Callable[[Order], None] | None = None
+        self.withdraw: Callable[[str], None] | None = None
+        self.held = 0.0
+        self._events: list[Event] = []
+        self._reports: dict[str, Report] = {}
+        self._sizes: dict[str, float] = {}
+        self._before: Bar | None = None
+
+    def on_bar(self, bar: Bar) -> None:
+        """Takes what a short pays for the bar, which the engine does not know."""
+        if self._before is not None and self.held < 0 and self.market.borrow_rate > 0:
+            amount = -self.held * self.market.borrow_rate * self._before["close"]
+            self._events.append(Charged(f"borrow-{bar['time']}", amount, "borrow"))
+        self._before = bar
+
+    def submit(self, order: Order) -> None:
+        """Hands an order to the engine."""
+        if order.id in self._reports or self.send is None:
+            return
+        self._reports[order.id] = Report([], None)
+        self._sizes[order.id] = order.quantity
+        self.send(order)
+
+    def cancel(self, order_id: str) -> None:
+        """Asks the engine to cancel."""
+        if self.withdraw is not None:
+            self.withdraw(order_id)
+
+    def poll(self) -> list[Event]:
+        """What happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def report(self, order_id: str) -> Report | None:
+        """All of one order."""
+        return self._reports.get(order_id)
+
+    def position(self) -> float:
+        """Units held, by the engine's fills."""
+        return self.held
+
+    def fund(self, cash: float) -> None:
+        """The engine's account was paid in when it was made."""
+
+    def close_out(self) -> None:
+        """What works stays so: the engine has no more market."""
+
+    def filled(
+        self, name: str, fill: str, side: Side, size: float, price: float, cost: float
+    ) -> None:
+        """Told by the strategy."""
+        self.held += size if side == "buy" else -size
+        if abs(self.held) < 10**-SIZE_DIGITS / 2:
+            self.held = 0.0
+        fills = self._reports[name].fills
+        fills.append(Filled(name, fill, side, size, price, cost))
+        self._events.append(fills[-1])
+        if sum(each.quantity for each in fills) >= self._sizes[name] - 10**-SIZE_DIGITS / 2:
+            self.ended(name, "filled", "")
+
+    def ended(self, name: str, status: Ending, reason: str) -> None:
+        """Told by the strategy."""
+        fills = self._reports[name].fills
+        ended = Ended(name, status, sum(each.quantity for each in fills), reason)
+        self._reports[name] = Report(fills, ended)
+        self._events.append(ended)
+
+
+class DeskStrategy(Strategy):
+    """Carries bars to the desk, its orders to the engine, and what becomes of them back."""
+
+    def begin(
+        self, desk: Desk, venue: NautilusVenue, rows: Sequence[Bar], bar_type: BarType
+    ) -> None:
+        """Takes what a constructor of the engine's cannot be given."""
+        self.desk, self.venue, self.rows, self.bar_type = desk, venue, iter(rows), bar_type
+        self.failed: BaseException | None = None
+        venue.send, venue.withdraw = self._send, self._withdraw
+
+    def on_start(self) -> None:
+        """Asks for the bars."""
+        self.subscribe_bars(self.bar_type)
+
+    def on_bar(self, _bar: EngineBar) -> None:
+        """The desk gets the bar as it was read, not as the engine rounded it."""
+        if self.failed is not None:
+            return
+        try:
+            row = next(self.rows)
+            self.venue.on_bar(row)
+            self.desk.on_bar(row)
+        except BaseException as error:  # the engine would swallow it
+            self.failed = error
+
+    def on_order_filled(self, event: Any) -> None:
+        """Tells the venue of a fill."""
+        self.venue.filled(
+            str(event.client_order_id),
+            str(event.trade_id),
+            "buy" if event.is_buy else "sell",
+            event.last_qty.as_double(),
+            event.last_px.as_double(),
+            event.commission.as_double() if event.commission is not None else 0.0,
+        )
+
+    def on_order_rejected(self, event: Any) -> None:
+        """Tells the venue of an end."""
+        self.venue.ended(str(event.client_order_id), "rejected", str(event.reason))
+
+    def on_order_denied(self, event: Any) -> None:
+        """Tells the venue of an end."""
+        self.venue.ended(str(event.client_order_id), "rejected", str(event.reason))
+
+    def on_order_canceled(self, event: Any) -> None:
+        """Tells the venue of an end."""
+        self.venue.ended(str(event.client_order_id), "canceled", "")
+
+    def on_order_expired(self, event: Any) -> None:
+        """Tells the venue of an end."""
+        self.venue.ended(str(event.client_order_id), "expired", "")
+
+    def _send(self, order: Order) -> None:
+        made = self.order_factory.market(
+            self.bar_type.instrument_id,
+            OrderSide.BUY if order.side == "buy" else OrderSide.SELL,
+            Quantity(order.quantity, SIZE_DIGITS),
+            reduce_only=order.reduce_only,
+            client_order_id=ClientOrderId(order.id),
+        )
+        self.submit_order(made)
+
+    def _withdraw(self, order_id: str) -> None:
+        self.cancel_order(ClientOrderId(order_id))
+
+
+def run(
+    desk: Desk,
+    venue: NautilusVenue,
+    rows: Sequence[Bar],
+    quotes: Sequence[Quote],
+    settings: NautilusSettings,
+    cash: float,
+) -> None:
+    """Has the desk trade rows of bars against quotes.
+
+    Args:
+        desk: around `venue`.
+        venue: fresh.
+        rows: bars in order; times are their closes, ns.
+        quotes: what can be traded at, in order of time.
+        settings: latency and margin.
+        cash: what the account begins with, quote currency.
+
+    Raises:
+        JournalLost: and whatever else ended the desk inside the engine.
+    """
+    digits = digits_of([*rows])
+    quoted = max((_digits(price) for quote in quotes[:1000] for price, _ in quote.bids), default=0)
+    digits = min(max(digits, quoted), MOST_DIGITS)
+    instrument, currency = _instrument(digits, settings)
+    bar_type = BarType.from_str(f"{instrument.id}-1-MINUTE-LAST-EXTERNAL")
+    deep = any(len(quote.bids) > 1 or len(quote.asks) > 1 for quote in quotes)
+    make = _depth if deep else _tick
+    data: list[Any] = [make(instrument.id, quote, digits) for quote in quotes]
+    none = Quantity(0, SIZE_DIGITS)
+    for row in rows:
+        open, high, low, close = (
+            Price(row[name], digits) for name in ("open", "high", "low", "close")
+        )
+        data.append(EngineBar(bar_type, open, high, low, close, none, row["time"], row["time"]))
+    quiet = LoggerConfig(bypass_logging=True)
+    engine = BacktestEngine(
+        BacktestEngineConfig(logging=quiet, bypass_logging=True, run_analysis=False)
+    )
+    fee = Decimal(str(venue.market.fee_rate))
+    engine.add_venue(
+        instrument.id.venue,
+        OmsType.NETTING,
+        AccountType.MARGIN,
+        [Money(cash, currency)],
+        default_leverage=Decimal(str(settings.leverage)),
+        fee_model=MakerTakerFeeModel(fee, fee),
+        latency_model=StaticLatencyModel(round(settings.latency * 1e9))
+        if settings.latency
+        else None,
+        book_type=BookType.L2_MBP if deep else BookType.L1_MBP,
+        bar_execution=False,
+    )
+    engine.add_instrument(instrument)
+    engine.add_data(data, sort=True)
+    strategy = DeskStrategy()
+    strategy.begin(desk, venue, rows, bar_type)
+    engine.add_strategy(strategy)
+    try:
+        engine.run()
+    finally:
+        engine.dispose()
+    if strategy.failed is not None:
+        raise strategy.failed
+
+
+def _digits(price: float) -> int:
+    return next((n for n in range(MOST_DIGITS) if round(price, n) == price), MOST_DIGITS)
+
+
+def _instrument(digits: int, settings: NautilusSettings) -> tuple[CurrencyPair, Currency]:
+    """One instrument in a currency of many decimals, so that fees are not rounded away."""
+    currencies = []
+    for code in ("UNIT", "QUOTE"):
+        currencies.append(Currency(code, 8, 0, code, CurrencyType.CRYPTO))
+        Currency.register(currencies[-1], overwrite=True)
+    unit, quote = currencies
+    name = InstrumentId(Symbol("TRADED"), VenueName("NAUTILUS"))
+    margin = Decimal(str(settings.margin))
+    pair = CurrencyPair(
+        name,
+        Symbol("TRADED"),
+        unit,
+        quote,
+        digits,
+        SIZE_DIGITS,
+        Price(10**-digits, digits),
+        Quantity(10**-SIZE_DIGITS, SIZE_DIGITS),
+        0,
+        0,
+        margin_init=margin,
+        margin_maint=margin,
+    )
+    return pair, quote
+
+
+def _tick(name: InstrumentId, quote: Quote, digits: int) -> QuoteTick:
+    (bid, bid_size), (ask, ask_size) = quote.bids[0], quote.asks[0]
+    return QuoteTick(
+        name,
+        Price(bid, digits),
+        Price(ask, digits),
+        Quantity(bid_size, SIZE_DIGITS),
+        Quantity(ask_size, SIZE_DIGITS),
+        quote.time,
+        quote.time,
+    )
+
+
+def _depth(name: InstrumentId, quote: Quote, digits: int) -> OrderBookDepth:
+    bids, asks = (
+        [
+            BookOrder(side, Price(price, digits), Quantity(size, SIZE_DIGITS), 0)
+            for price, size in levels
+        ]
+        for side, levels in ((OrderSide.BUY, quote.bids), (OrderSide.SELL, quote.asks))
+    )
+    bid_counts, ask_counts = ([1] * len(levels) for levels in (bids, asks))
+    return OrderBookDepth(name, bids, asks, bid_counts, ask_counts, 0, 0, quote.time, quote.time)

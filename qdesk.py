@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,6 +28,9 @@ commands:
   data     make event logs into bars; check either
   evaluate judge a version: backtest, walk-forward, statistics, a report that can say no
   models   list, compare, verify, promote and roll back what was trained
+  paper    trade a model version on paper, behind safety switch and risk engine
+  backtest the same over recorded bars, in NautilusTrader's engine too
+  kill     stop a desk's orders; resume sets it free
 
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
 
@@ -152,6 +155,34 @@ def _models(arguments: list[str]) -> int:
         return _fail(str(error), 2)
 
 
+def _trade(command: str, function: str) -> Callable[[list[str]], int]:
+    """One of the commands of trading, none of which loads TensorFlow."""
+
+    def run(arguments: list[str]) -> int:
+        from rich.console import Console
+
+        from market.bars import BarsError
+        from market.events import EventsError
+        from trading import console
+        from trading.journal import JournalError, JournalLost
+        from trading.paper import NeedsNautilus
+        from trading.settings import BadCommand
+
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        try:
+            code: int = getattr(console, function)(arguments, Console())
+        except NeedsNautilus as error:
+            return _fail(str(error), 3)
+        except (BadCommand, BarsError, EventsError, JournalError) as error:
+            return _fail(str(error), 2)
+        except JournalLost as error:
+            sentence = f"qdesk {command}: {error}; the desk is HALTED and holds its position"
+            return _fail(sentence, 1)
+        return code
+
+    return run
+
+
 def _evaluate(arguments: list[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if find_spec("mlflow") is None:
@@ -221,7 +252,16 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-COMMANDS = {"train": _train, "data": _data, "evaluate": _evaluate, "models": _models}
+COMMANDS = {
+    "train": _train,
+    "data": _data,
+    "evaluate": _evaluate,
+    "models": _models,
+    "paper": _trade("paper", "run_paper"),
+    "backtest": _trade("backtest", "run_backtest"),
+    "kill": _trade("kill", "kill"),
+    "resume": _trade("resume", "resume"),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -173,11 +173,12 @@ def _text_blocks(
     for chunk in text_chunks(path, file, block_bytes):
         text = chunk.removeprefix(b"\xef\xbb\xbf") if first == 1 else chunk
         count = _line_count(text)
-        yield partial(_text_block, path, form, text, first, count)
+        yield partial(text_block, path, form, text, first, count)
         first += count
 
 
-def _text_block(path: Path, form: "JsonLines | Csv", text: bytes, first: int, count: int) -> Block:
+def text_block(path: Path, form: "JsonLines | Csv", text: bytes, first: int, count: int) -> Block:
+    """Whole lines of a file as a block: `count` of them, the first being line number `first`."""
     block = Block(str(path), first, count, partial(_contents, text, first, count))
     parsed = _parsed(form.parse_block, text, count)
     if parsed is not None:

@@ -33,6 +33,8 @@ class Kind(NamedTuple):
         window: bars that a value needs, beside that number; the step of a recursive one needs two.
         centred: whether scaling takes the mean away too: levels, of which zero is no natural middle.
         recursive: what `of` is.
+        last: the last value alone, from the last close and the one so many bars before it, for features
+            that are no more than that: what trading asks for at every bar.
     """
 
     meaning: str
@@ -42,6 +44,7 @@ class Kind(NamedTuple):
     window: int = 1
     centred: bool = False
     recursive: bool = False
+    last: Callable[[float, float], float] | None = None
 
 
 def _rolling(values: Column, n: int, function: Callable[[Column], Column]) -> Column:
@@ -57,6 +60,14 @@ def _rolling(values: Column, n: int, function: Callable[[Column], Column]) -> Co
 def _ratio(above: Column, below: Column) -> Column:
     """Above / below, zero where there is nothing below."""
     return np.divide(above, below, out=np.where(np.isnan(below), np.nan, 0.0), where=below > 0)
+
+
+def _last_change(close: float, then: float) -> float:
+    return close / then - 1
+
+
+def _last_log_return(close: float, then: float) -> float:
+    return float(np.log(close / then))
 
 
 def _change(columns: Columns, n: int = 1) -> Column:
@@ -142,10 +153,13 @@ class _Rsi:
 
 
 KINDS = {
-    "price_change": Kind("P_t / P_(t-1) - 1", _change, window=2),
-    "log_price": Kind("log P_t", lambda columns: np.log(columns["close"]), centred=True),
-    "log_return": Kind("log(P_t / P_(t-n))", log_return, bars=1),
-    "momentum": Kind("P_t / P_(t-n) - 1", _change, bars=1),
+    "price_change": Kind("P_t / P_(t-1) - 1", _change, window=2, last=_last_change),
+    "log_price": Kind(
+        "log P_t", lambda columns: np.log(columns["close"]), centred=True,
+        last=lambda close, _: float(np.log(close)),
+    ),
+    "log_return": Kind("log(P_t / P_(t-n))", log_return, bars=1, last=_last_log_return),
+    "momentum": Kind("P_t / P_(t-n) - 1", _change, bars=1, last=_last_change),
     "volatility": Kind(
         "realised: root mean square of the last n log returns", _volatility, bars=2, centred=True
     ),

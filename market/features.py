@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from market.bars import NUMBERS, PRICES, QUOTES, Bars, BarsError
 from market.feature_kinds import Column, Columns, Feature, feature_names, log_return
 
+CLOSE = 1 + NUMBERS.index("close")  # place in a stream's rows, after the time
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -167,6 +168,7 @@ class FeatureStream:
 
     def __init__(self, pipeline: FeaturePipeline) -> None:
         self.pipeline = pipeline
+        self._offsets, self._scales = pipeline.offsets, pipeline.scales
         features = [Feature.named(name) for name in pipeline.names]
         self._steps = [
             (feature, feature.kind.of(feature.bars) if feature.kind.recursive else None)
@@ -174,6 +176,7 @@ class FeatureStream:
         ]
         quotes = {name for feature in features for name in feature.kind.needs}
         self.columns = ("time", *NUMBERS, *(name for name in QUOTES if name in quotes))
+        self._names = self.columns[1:]
         self._places = {name: place for place, name in enumerate(self.columns)}
         self._rows = max(feature.rows for feature in features)
         self._history = np.full((len(self.columns), 2 * self._rows), np.nan)
@@ -193,7 +196,23 @@ class FeatureStream:
         Raises:
             BarsError: the bar is not one that follows; the stream is as it was before.
         """
-        row = self._checked(bar)
+        time = bar.get("time", np.nan)
+        if isinstance(time, datetime):
+            time = time if time.tzinfo else time.replace(tzinfo=UTC)
+            time = (time - EPOCH) // timedelta(microseconds=1)
+        return self.take(time, bar)
+
+    def take(self, time: float, bar: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        """The same where the time is known in microseconds, whatever the bar says of it."""
+        raw = self.raw(time, bar)
+        if raw is None:
+            return None
+        scaled = [(x - o) / s for x, o, s in zip(raw, self._offsets, self._scales, strict=True)]
+        return np.array(scaled, np.float32)
+
+    def raw(self, time: float, bar: Mapping[str, Any]) -> list[float] | None:
+        """The same before offset and scale."""
+        row = self._checked(time, bar)
         if self._held == self._history.shape[1]:
             self._held = self._rows - 1
             self._history[:, : self._held] = self._history[:, -self._held :] if self._held else 0
@@ -204,42 +223,42 @@ class FeatureStream:
         total = sum(raw)
         if total - total != 0:  # a value that is not finite leaves no finite sum
             return None
-        return self.pipeline.scaled(np.array(raw))
+        return raw
 
     def _value(
         self, feature: Feature, step: Any, before: list[float] | None, row: list[float]
     ) -> float:
         if step is not None:
-            close = self._places["close"]
             return (
-                np.nan if before is None else step.step(float(np.log(row[close] / before[close])))
+                np.nan if before is None else step.step(float(np.log(row[CLOSE] / before[CLOSE])))
             )
+        if feature.kind.last is not None:
+            past = self._held - 1 - (feature.bars or 1)
+            then = self._history[CLOSE, past] if past >= 0 else np.nan
+            return feature.kind.last(row[CLOSE], float(then))
         rows = self._history[:, max(self._held - feature.rows, 0) : self._held]
         return float(feature.kind.of(_Window(rows, self._places), *feature.arguments)[-1])
 
-    def _checked(self, bar: Mapping[str, Any]) -> list[float]:
+    def _checked(self, time: float, bar: Mapping[str, Any]) -> list[float]:
         """The bar's columns; time in microseconds."""
         try:
-            time = bar["time"]
-            row = [bar[name] for name in self.columns]
+            row = [time, *[bar[name] for name in self._names]]
         except KeyError:
-            missing = [name for name in self.columns if name not in bar]
+            missing = [name for name in self._names if name not in bar]
             raise BarsError(
                 f"a bar lacks {', '.join(missing)}; these features need {', '.join(self.columns)}"
             ) from None
-        if isinstance(time, datetime):
-            time = time if time.tzinfo else time.replace(tzinfo=UTC)
-            time = (time - EPOCH) // timedelta(microseconds=1)
-        row[0] = time
         row = [float("nan") if value is None else float(value) for value in row]
         last = self._last
+        if time != time:  # noqa: PLR0124  # not a number
+            raise BarsError("a bar lacks time")
         _, open, high, low, close, volume, *quotes = row
         if not (0 < low <= open <= high < np.inf and low <= close <= high and 0 <= volume < np.inf):
             _refuse_bar(bar, self.columns, row)
         if quotes:
             self._check_quotes(bar, quotes)
         if last is not None and not time > last[0]:
-            raise BarsError(f"bar of {bar['time']}: it must be later than the bar before it")
+            raise BarsError(f"bar of {bar.get('time')}: it must be later than the bar before it")
         return row
 
     def _check_quotes(self, bar: Mapping[str, Any], quotes: list[float]) -> None:

@@ -26,7 +26,7 @@ def one_state(bundle: Bundle) -> Callable[[State], NDArray[np.float32]]:
     if network.kind == "linear":
 
         def linear(state: State) -> NDArray[np.float32]:
-            return np.dot(state, last, out=outputs)
+            return state.dot(last, outputs)
 
         return linear
     layers = [
@@ -34,18 +34,19 @@ def one_state(bundle: Bundle) -> Callable[[State], NDArray[np.float32]]:
             np.ascontiguousarray(weights[f"hidden_{layer}/kernel"]),
             weights[f"hidden_{layer}/bias"],
             np.empty(units, np.float32),
+            np.zeros(units, np.float32),
         )
         for layer, units in enumerate(network.hidden, start=1)
     ]
-    bias, zero = weights["q_values/bias"], np.float32(0)
+    bias, add, maximum = weights["q_values/bias"], np.add, np.maximum
 
     def two_layer(state: State) -> NDArray[np.float32]:
         x = state
-        for kernel, offset, units in layers:
-            np.dot(x, kernel, out=units)
-            np.add(units, offset, out=units)
-            x = np.maximum(units, zero, out=units)
-        np.dot(x, last, out=outputs)
-        return np.add(outputs, bias, out=outputs)
+        for kernel, offset, units, zeros in layers:
+            x.dot(kernel, units)
+            add(units, offset, units)
+            x = maximum(units, zeros, out=units)
+        x.dot(last, outputs)
+        return add(outputs, bias, outputs)
 
     return two_layer

@@ -181,7 +181,9 @@ def test_both_forms_agree_before_they_are_rounded(
     pipeline = FeaturePipeline((name,), (0.0,), (1.0,))
     monkeypatch.setattr(FeaturePipeline, "scaled", lambda self, values: values)
     whole, skipped = pipeline.transform(bars)
-    one_by_one = np.stack(streamed(pipeline, bars)[skipped:])  # type: ignore[arg-type]
+    stream, epoch = pipeline.stream(), bars.table["time"].dt.epoch("us")
+    rows = zip(epoch, bars.table.iter_rows(named=True), strict=True)
+    one_by_one = np.array([stream.raw(time, bar) for time, bar in rows][skipped:])
     assert whole.dtype == np.float64
     np.testing.assert_allclose(one_by_one, whole, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(one_by_one, whole)

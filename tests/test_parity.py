@@ -85,7 +85,7 @@ def of_desk(
     desk = desk_at(folder, bundle, settings, policy=PolicySettings(max_feature=1e9))
     run(desk, rows_of(bars))
     decisions = [each for each in records(folder / "journal.jsonl") if each["type"] == "decision"]
-    assert not any("fault" in each for each in decisions)
+    assert [each["fault"] for each in decisions if "fault" in each] == []
     positions = np.array([each["position"] for each in decisions])
     return positions[1:], np.array([each["equity"] for each in decisions])
 

@@ -91,9 +91,9 @@ class Book:
     def apply(self, record: Record) -> None:
         """Takes one record in."""
         self.time = record["time"]
-        change = CHANGES.get(record["type"])
-        if change is not None:
-            change(self, record)
+        kind = record["type"]
+        if kind in CHANGES:
+            CHANGES[kind](self, record)
 
     def replay(self, records: Iterable[Record]) -> None:
         """Takes a journal in."""
@@ -110,17 +110,19 @@ class Book:
     def _bar(self, record: Record) -> None:
         if "refused" in record:
             return
-        self.price, self.price_time = record["close"], record["closed"]
+        self.price, self.price_time = price, closed = record["close"], record["closed"]
         self.bars += 1
         self.anchored = True
         if self.bars > 1:
-            self.log_squares.append(record["log_return"] ** 2)
+            change = record["log_return"]
+            self.log_squares.append(change * change)
         if self.cash is None:
             return
         before = self.equity
-        self.equity = equity = self.cash + self.position * self.price
-        self.peak = max(self.peak, equity)
-        day = self.price_time // DAY
+        self.equity = equity = self.cash + self.position * price
+        if equity > self.peak:
+            self.peak = equity
+        day = closed // DAY
         if day != self.day:
             self.day, self.day_equity = day, before
 

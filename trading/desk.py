@@ -6,10 +6,10 @@ Whatever fails, the desk goes where it is safe: a decision that fails is action 
 goes down a state; a journal that cannot be written ends everything before another order.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import log
+from time import monotonic, time_ns
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,9 +28,10 @@ from trading.risk import SEVERITY, Limits, breach, off_market
 Bar = Mapping[
     str, Any
 ]  # time (of the close, ns), open, high, low, close, volume, and what was quoted
-KEPT = ("open", "high", "low", "close", "volume", "bid", "ask", "bid_size", "ask_size")
-QUOTED = (*KEPT[5:], "depth_imbalance")
+TRADED = ("open", "high", "low", "close", "volume")
+QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")
 SECOND = 10**9
+LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
 
 
 class DeskSettings(BaseModel):
@@ -82,6 +83,7 @@ class Desk:
         self.execution = ExecutionService(venue, ledger, limits, self.downgrade, execution)
         self._clock = clock
         self._now = 0
+        self._look_at = 0.0
 
     def start(self, now: int) -> None:
         """Takes the latch's word where it is graver, or a person's, and settles with the venue."""
@@ -106,8 +108,7 @@ class Desk:
         """
         book = self.book
         now = self._tick(bar)
-        if self.latch.changed():
-            self._read_latch(now)
+        self._look(now)
         self.execution.settle(now)
         features, fault = self._take(bar, now)
         if fault is None and features is None:
@@ -140,8 +141,7 @@ class Desk:
     def on_idle(self) -> None:
         """Between bars: what the venue tells, and the kill switch."""
         now = self._clock() if self._clock else self.book.time
-        if self.latch.changed():
-            self._read_latch(now)
+        self._look(now, at_once=True)
         self.execution.receive(now)
         self._check(now)
         if self.book.state == "HALTED":
@@ -180,7 +180,14 @@ class Desk:
             self.latch.hold(state, reason)
             self.latch.changed()
 
-    def _read_latch(self, now: int) -> None:
+    def _look(self, now: int, at_once: bool = False) -> None:
+        """Looks for the kill switch: at every bar, but no more than a hundred times a second."""
+        moment = monotonic()
+        if moment < self._look_at and not at_once:
+            return
+        self._look_at = moment + LOOK_EVERY
+        if not self.latch.changed():
+            return
         latched = self.latch.read()
         if latched is not None and latched.state != self.book.state:
             self._follow(latched, now)
@@ -224,17 +231,25 @@ class Desk:
                 fault = off_market(close, book, self.limits)
                 if fault is not None:
                     raise BarsError(fault)  # noqa: TRY301
-            features = self.features.update({**bar, "time": bar["time"] // 1000})
+            features = self.features.take(bar["time"] // 1000, bar)
         except (BarsError, TypeError, ValueError) as error:
-            told = {name: bar.get(name) for name in KEPT[:5]}
+            told = {name: bar.get(name) for name in TRADED}
             self.ledger.record("bar", now, refused=str(error), seen=told)
             return None, str(error)
-        fields = {name: bar[name] for name in KEPT[:5]}
-        for name in QUOTED:
-            if bar.get(name) is not None:
-                fields[name] = bar[name]
         change = log(bar["close"] / before) if book.bars else 0.0
-        self.ledger.record("bar", now, closed=bar["time"], log_return=change, **fields)
+        quoted = {} if "bid" not in bar else {n: bar[n] for n in QUOTED if bar.get(n) is not None}
+        self.ledger.record(
+            "bar",
+            now,
+            closed=bar["time"],
+            log_return=change,
+            open=bar["open"],
+            high=bar["high"],
+            low=bar["low"],
+            close=bar["close"],
+            volume=bar["volume"],
+            **quoted,
+        )
         return features, None
 
     def _target(self, decision: Decision) -> float:
@@ -242,26 +257,31 @@ class Desk:
         quantity, held = self.settings.quantity, self.book.position
         if self.scheme == "order" and decision.action == 0:
             return held
+        if self.scheme == "target":
+            return decision.action * quantity
         position = round(held / quantity)
         return float(next_position(position, decision.action, self.scheme)) * quantity
 
     def _tell(self, decision: Decision, target: float, now: int) -> None:
         book = self.book
-        fields: dict[str, Any] = {
-            "action": decision.action,
-            "target": target,
-            "position": book.position,
-            "equity": book.equity,
-            "state": decision.state,
-            "q_values": decision.q_values,
-        }
+        odd: dict[str, Any] = {}
         if decision.fault is not None:
-            fields["fault"] = decision.fault
+            odd["fault"] = decision.fault
         if decision.explored:
-            fields["explored"] = True
-        self.ledger.record("decision", now, **fields)
+            odd["explored"] = True
+        self.ledger.record(
+            "decision",
+            now,
+            action=decision.action,
+            target=target,
+            position=book.position,
+            equity=book.equity,
+            state=decision.state,
+            q_values=decision.q_values,
+            **odd,
+        )
 
 
 def wall_clock() -> int:
     """Now, ns since 1970."""
-    return time.time_ns()
+    return time_ns()

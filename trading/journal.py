@@ -58,7 +58,7 @@ class Journal:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a record; it is written with the next flush."""
-        self._lines.append(orjson.dumps(record, option=OPTIONS))
+        self._lines.append(orjson.dumps(record, None, OPTIONS))
 
     def flush(self) -> None:
         """Writes what was added.
@@ -70,8 +70,8 @@ class Journal:
             raise JournalLost(f"{self.path}: {self._lost.strerror}") from self._lost
         if not self._lines:
             return
+        data = b"".join(self._lines)
         try:
-            data = memoryview(b"".join(self._lines))
             while data:
                 data = data[os.write(self._file, data) :]
             if self.durable:

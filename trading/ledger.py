@@ -14,11 +14,11 @@ class Ledger:
 
     def record(self, kind: str, time: int, **fields: Any) -> None:
         """Tells journal and book; times (ns) never go back, whatever a clock does."""
-        book = self.book
-        time = max(time, book.time)
-        record = {"time": time, "type": kind, "instrument": self.instrument, **fields}
-        self.journal.append(record)
-        book.apply(record)
+        fields["time"], fields["type"], fields["instrument"] = time, kind, self.instrument
+        if time < self.book.time:
+            fields["time"] = self.book.time
+        self.journal.append(fields)
+        self.book.apply(fields)
 
     def flush(self) -> None:
         """Has the journal written; raises `JournalLost`."""

@@ -41,6 +41,7 @@ from nautilus_trader.trading import Strategy
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.accounting import MarketSettings
+from trading.book import Book
 from trading.desk import Bar, Desk
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
 
@@ -184,10 +185,16 @@ class DeskStrategy(Strategy):
     """Carries bars to the desk, its orders to the engine, and what becomes of them back."""
 
     def begin(
-        self, desk: Desk, venue: NautilusVenue, rows: Sequence[Bar], bar_type: BarType
+        self,
+        desk: Desk,
+        venue: NautilusVenue,
+        rows: Sequence[Bar],
+        bar_type: BarType,
+        after_bar: Callable[[Book], None],
     ) -> None:
         """Takes what a constructor of the engine's cannot be given."""
         self.desk, self.venue, self.rows, self.bar_type = desk, venue, iter(rows), bar_type
+        self.after_bar = after_bar
         self.failed: BaseException | None = None
         venue.send, venue.withdraw = self._send, self._withdraw
 
@@ -203,6 +210,7 @@ class DeskStrategy(Strategy):
             row = next(self.rows)
             self.venue.on_bar(row)
             self.desk.on_bar(row)
+            self.after_bar(self.desk.book)
         except BaseException as error:  # the engine would swallow it
             self.failed = error
 
@@ -254,6 +262,7 @@ def run(
     quotes: Sequence[Quote],
     settings: NautilusSettings,
     cash: float,
+    after_bar: Callable[[Book], None] = lambda _: None,
 ) -> None:
     """Has the desk trade rows of bars against quotes.
 
@@ -264,6 +273,7 @@ def run(
         quotes: what can be traded at, in order of time.
         settings: latency and margin.
         cash: what the account begins with, quote currency.
+        after_bar: called with the book after every bar.
 
     Raises:
         JournalLost: and whatever else ended the desk inside the engine.
@@ -303,7 +313,7 @@ def run(
     engine.add_instrument(instrument)
     engine.add_data(data, sort=True)
     strategy = DeskStrategy()
-    strategy.begin(desk, venue, rows, bar_type)
+    strategy.begin(desk, venue, rows, bar_type, after_bar)
     engine.add_strategy(strategy)
     try:
         engine.run()

@@ -111,7 +111,6 @@ class SafePolicy:
         state: list[float] | None = None
         self.decisions += 1
         try:
-            rate = self._rate()
             array = self._state
             array[:-2] = features
             array[-2] = position
@@ -130,15 +129,14 @@ class SafePolicy:
                 return Decision(
                     0, state, q_values, f"a Q-value is past {self._max_q:g}: {q_values}"
                 )
-            if rate > 0 and self._random.random() < rate:
+            if self._exploration is not None and self._random.random() < self._rate():
                 return Decision(int(self._random.integers(-1, 2)), state, q_values, None, True)
             return Decision(q_values.index(high) - 1, state, q_values)
         except Exception as error:
             return Decision(0, state, None, f"{type(error).__name__}: {error}")
 
     def _rate(self) -> float:
-        if self._exploration is None:
-            return 0.0
+        assert self._exploration is not None
         return float(epsilon(self.decisions - 1, self._exploration))
 
     def _fault_of_state(self, state: list[float]) -> str | None:
@@ -147,8 +145,8 @@ class SafePolicy:
             return f"the state is {state}"
         if not -1 <= state[-2] <= 1:
             return f"a position of {state[-2]:g} was never trained on; it must be from -1 to 1"
-        features = state[:-2]
-        widest = max(*features, -min(features))
-        if widest > self._max_feature:
-            return f"a feature is {widest:.3g} deviations wide; {self._max_feature:g} may be"
+        most = self._max_feature
+        for feature in state[:-2]:
+            if not -most <= feature <= most:
+                return f"a feature is {feature:.3g} deviations wide; {most:g} may be"
         return None

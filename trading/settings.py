@@ -1,0 +1,217 @@
+"""What `qdesk paper` and `qdesk backtest` can be told: defaults < `--config` (TOML) < command line.
+
+Everything has its default in the module that uses it. Of the environment only the three variables
+`DQN_EPSILON_START`, `DQN_EPSILON_MIN` and `DQN_EPSILON_DECAY` are read, and they count where
+`--explore` is set: limits of a desk must not depend on a shell.
+"""
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from market.accounting import Fill, MarketSettings
+from models.exploration import EPSILON_VARIABLES, EpsilonSettings
+from trading.desk import DeskSettings
+from trading.execution import ExecutionSettings
+from trading.policy import PolicySettings
+from trading.risk import Limits
+
+
+class BadCommand(ValueError):
+    """Settings that cannot be used. The message names the setting, its value and what would be right."""
+
+
+def _rate(value: object) -> object:
+    """Lets a fee be written 0.0005, 5bp or 0.05%."""
+    if isinstance(value, str):
+        for unit, share in (("bps", 1e-4), ("bp", 1e-4), ("%", 1e-2)):
+            if value.endswith(unit):
+                return float(value.removesuffix(unit)) * share
+    return value
+
+
+def _seconds(value: object) -> object:
+    """Lets a time be written 0.25, 250ms or 2s."""
+    if isinstance(value, str):
+        for unit, seconds in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0)):
+            if value.endswith(unit):
+                return float(value.removesuffix(unit)) * seconds
+    return value
+
+
+Rate = Annotated[float, BeforeValidator(_rate)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+
+
+class Costs(BaseModel):
+    """Fills and costs of the simulated market; what is left out is as in training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    fill: Fill | None = Field(None, description="price at which orders fill")
+    fee_rate: Rate | None = Field(None, ge=0, lt=1, description="0.0005, 5bp or 0.05%")
+    half_spread: float | None = Field(None, ge=0, description="price units")
+    slippage: float | None = Field(None, ge=0, description="price units")
+    borrow_rate: Rate | None = Field(None, ge=0, lt=1, description="a bar, of the price")
+
+    def over(self, trained: MarketSettings) -> MarketSettings:
+        """The settings of a training with these in their place."""
+        return trained.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class TradingSettings(BaseSettings):
+    """What every way of trading a model has."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: CliPositionalArg[str] = Field(
+        description="NAME (its champion, or the last good one), NAME@ALIAS, NAME/VERSION, or a bundle's "
+        "folder"
+    )
+    bars: str | None = Field(
+        None, description="recorded: a sample, a .parquet or .csv file, or synthetic"
+    )
+    events: str | None = Field(
+        None, description="an event log, of which bars are made; - is standard input"
+    )
+    every: str = Field("1m", description="when a bar of events ends: 1s, 30m, '500 trades' ...")
+    instrument: str | None = Field(
+        None, description="the only one of an event log; else how it is called"
+    )
+    desk: Path | None = Field(None, description="folder of journal, latch and kill switch")
+    mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
+    tracking_uri: str | None = Field(None, description="of an MLflow server in place of mlruns")
+    config: Path | None = Field(None, description="TOML file of settings as these")
+    trade: DeskSettings = DeskSettings()
+    costs: Costs = Costs()
+    limits: Limits = Limits()
+    policy: PolicySettings = PolicySettings()
+    epsilon: EpsilonSettings = EpsilonSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """No environment: what is read of it, `load` reads."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _one_market(self) -> Self:
+        if (self.bars is None) == (self.events is None):
+            raise ValueError("give either --bars or --events")
+        return self
+
+
+class PaperSettings(TradingSettings):
+    """`qdesk paper`."""
+
+    pace: str = Field(
+        "max",
+        pattern=r"^(max|live|\d+(\.\d+)?x)$",
+        description="of a recorded market: as fast as possible, as it was, or a multiple such as 60x; "
+        "standard input is live unless this is max",
+    )
+    on_stop: Literal["flatten", "hold"] = Field(
+        "flatten", description="what becomes of the position at the end and at SIGTERM"
+    )
+
+
+class BacktestSettings(TradingSettings):
+    """`qdesk backtest`."""
+
+    engine: Literal["simulated", "nautilus"] = Field(
+        "simulated",
+        description="the timing contract's own fills, or NautilusTrader (extra nautilus)",
+    )
+    latency: Seconds = Field(0.0, ge=0, description="of an order, 250ms; nautilus alone")
+    leverage: float = Field(10.0, ge=1, description="of the margin account; nautilus alone")
+    margin: float = Field(
+        0.0, ge=0, lt=1, description="share of a notional that must be free; nautilus alone"
+    )
+    fees: Rate | None = Field(None, ge=0, lt=1, description="5bp; short for --costs.fee-rate")
+
+    @model_validator(mode="after")
+    def _engine_has_what_is_set(self) -> Self:
+        if self.events == "-":
+            raise ValueError(
+                "a backtest reads a file; `qdesk paper --events -` reads standard input"
+            )
+        if self.engine == "simulated":
+            for name in ("latency", "leverage", "margin"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"--{name} does nothing without --engine nautilus")
+        elif self.costs.fill is not None:
+            raise ValueError(
+                "--costs.fill does nothing with --engine nautilus: without --latency orders fill at the "
+                "close, with it at what is quoted then"
+            )
+        return self
+
+
+def load[Settings: TradingSettings](
+    kind: type[Settings], command: str, arguments: list[str]
+) -> Settings:
+    """Settings of a command.
+
+    Raises:
+        BadCommand: a key is unknown or a value out of range.
+        SystemExit: `--help` was asked for.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    config = early.parse_known_args(arguments)[0].config
+    values = _file(config) if config is not None else {}
+    found = {name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ}
+    values["epsilon"] = {**found, **values.get("epsilon", {})}
+    try:
+        cli: CliSettingsSource[Any] = CliSettingsSource(
+            kind,
+            cli_prog_name=f"qdesk {command}",
+            cli_parse_args=arguments,
+            cli_kebab_case=True,
+            cli_avoid_json=True,
+            cli_implicit_flags=True,
+            cli_parse_none_str="none",
+            cli_exit_on_error=False,
+        )
+        return kind(_cli_settings_source=cli, **values)
+    except SettingsError as error:
+        raise BadCommand(f"qdesk {command}: {error}; see `qdesk {command} --help`") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        path = ".".join(str(part) for part in fault["loc"])
+        reason = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            reason = f"is no setting; see `qdesk {command} --help`"
+        elif fault["type"] == "missing":
+            reason = f"is missing; see `qdesk {command} --help`"
+        elif fault["type"] != "value_error":
+            reason = f"is {fault['input']!r}: {reason[0].lower()}{reason[1:]}"
+        raise BadCommand(f"qdesk {command}: {path + ' ' if path else ''}{reason}") from error
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadCommand(f"--config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadCommand(f"--config {path}: cannot be read as TOML: {error}") from error

@@ -1,0 +1,169 @@
+"""From settings to a desk that may trade: the model that can be trusted, the journal gone on from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from market.accounting import MarketSettings
+from market.bars import BarsError
+from models.bundle import Bundle
+from models.last_good import impatient, load_last_good
+from models.sealed import MANIFEST, Damaged
+from trading.book import Book
+from trading.desk import Desk
+from trading.journal import FORMAT, Journal, records
+from trading.latch import Latch
+from trading.ledger import Ledger
+from trading.orders import Venue
+from trading.policy import SafePolicy
+from trading.settings import BacktestSettings, BadCommand, TradingSettings
+
+JOURNAL = "journal.jsonl"
+
+
+class Model(NamedTuple):
+    """What decides, and where it came from."""
+
+    bundle: Bundle
+    name: str
+    version: str
+    source: str
+    steps_down: list[str]
+
+
+def model_of(settings: TradingSettings) -> Model:
+    """The model that the settings name, verified.
+
+    Raises:
+        BadCommand: there is none that can be trusted. The message has every step down.
+    """
+    asked = settings.model
+    uri = settings.tracking_uri or f"sqlite:///{(settings.mlruns / 'mlflow.db').resolve()}"
+    folder = Path(asked)
+    if (folder / MANIFEST).exists():
+        try:
+            bundle = Bundle.load(folder)
+        except (Damaged, OSError) as error:
+            raise BadCommand(f"{asked}: {error}") from error
+        return Model(bundle, bundle.manifest.origin.name, "?", "folder", [])
+    for sign in ("@", "/"):
+        name, found, which = asked.partition(sign)
+        if found:
+            return Model(_registered(uri, name, which), name, which, f"{sign}{which}", [])
+    last = load_last_good(asked, settings.mlruns / "last_good", uri)
+    if last.bundle is None:
+        steps = "; ".join(last.steps_down)
+        raise BadCommand(
+            f"{asked}: no model that can be trusted ({steps}). `qdesk models promote` makes a champion; "
+            f"{asked}@candidate trades one that is none yet"
+        )
+    return Model(last.bundle, asked, last.version or "?", last.source, last.steps_down)
+
+
+def _registered(uri: str, name: str, which: str) -> Bundle:
+    """A version by number or alias: MLflow is needed for this one, and loaded."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from models.promotion import NoVersion, load_bundle, resolve
+
+    try:
+        with impatient():
+            client = MlflowClient(uri, uri)
+            return load_bundle(client, resolve(client, name, which))
+    except (NoVersion, Damaged, OSError) as error:
+        raise BadCommand(str(error)) from error
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadCommand(f"{uri}: this store cannot be used ({reason})") from error
+
+
+def market_of(settings: TradingSettings, bundle: Bundle) -> MarketSettings:
+    """Fills and costs: those of the training, but for what the settings say."""
+    trained = MarketSettings.model_validate(dict(bundle.manifest.origin.settings.get("market", {})))
+    market = settings.costs.over(trained)
+    fees = settings.fees if isinstance(settings, BacktestSettings) else None
+    return market if fees is None else market.model_copy(update={"fee_rate": fees})
+
+
+def open_desk(
+    settings: TradingSettings,
+    model: Model,
+    folder: Path,
+    instrument: str,
+    venue_of: Callable[[Book], Venue],
+    clock: Callable[[], int] | None = None,
+    durable: bool = False,
+) -> Desk:
+    """A desk that goes on from its folder's journal, started.
+
+    Args:
+        settings: limits, policy, exploration, execution.
+        model: what decides.
+        folder: of journal and latch.
+        instrument: what is traded.
+        venue_of: makes the venue, given what the account holds.
+        clock: as of `Desk`.
+        durable: whether the journal waits for the disk.
+
+    Raises:
+        JournalError: the journal is in use, damaged, or of another instrument or scheme.
+    """
+    bundle, path = model.bundle, folder / JOURNAL
+    journal = Journal(path, durable)
+    try:
+        limits = settings.limits
+        book = Book(limits.volatility_bars, limits.fault_memory)
+        pipeline = SafePolicy(bundle).pipeline
+        stream = pipeline.stream()
+        for record in records(path):
+            book.apply(record)
+            if record["type"] == "session":
+                _require_same(path, record["instrument"], instrument)
+            if record["type"] == "bar" and "refused" not in record:
+                try:
+                    stream.update({**record, "time": record["closed"] // 1000})
+                except BarsError:  # another model needs what those bars do not have
+                    stream = pipeline.stream()
+        origin = bundle.manifest.origin
+        ledger = Ledger(journal, book, instrument)
+        desk = Desk(
+            SafePolicy(bundle, settings.policy, settings.epsilon, book.decisions),
+            stream,
+            origin.scheme,
+            venue_of(book),
+            ledger,
+            Latch(folder),
+            limits,
+            settings.trade,
+            settings.execution,
+            clock,
+        )
+        now = clock() if clock is not None else book.time
+        ledger.record(
+            "session",
+            now,
+            format=FORMAT,
+            model=model.name,
+            version=model.version,
+            source=model.source,
+            steps_down=model.steps_down,
+            bundle=bundle.sha256,
+            scheme=origin.scheme,
+            features=origin.features,
+            gamma=origin.settings.get("learner", {}).get("gamma"),
+            quantity=settings.trade.quantity,
+            settings=settings.model_dump(mode="json"),
+            torn=journal.torn,
+        )
+        desk.start(now)
+    except BaseException:
+        journal.close()
+        raise
+    return desk
+
+
+def _require_same(path: Path, theirs: str, ours: str) -> None:
+    if theirs != ours:
+        raise BadCommand(f"{path}: trades {theirs}, not {ours}; give this one a --desk of its own")

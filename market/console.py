@@ -13,6 +13,7 @@ from market.check import check
 from market.convert import MAX_REJECTED, Conversion, convert, spoken
 from market.events import EventsError
 from market.findings import Report
+from market.journal_bars import convert_journal, is_journal
 
 EVERY = "1s, 30m, 4h, 1d, or '500 trades', or '12.5 volume'"
 
@@ -28,15 +29,36 @@ def data(arguments: list[str], console: Console) -> int:
     if options.command == "check":
         return max(_check(path, console) for path in options.path)
     out = options.out or options.events[0].parent / f"{_stem(options.events[0])}.bars.csv"
+    if is_journal(options.events[0]):
+        return _journal(options, out, console)
     result = convert(
         options.events,
-        options.every,
+        options.every or "1m",
         out,
         empty=options.empty,
         instrument=options.instrument,
         max_rejected=options.max_rejected,
     )
     _print_conversion(result, console)
+    return 0
+
+
+def _journal(options: argparse.Namespace, out: Path, console: Console) -> int:
+    """Bars and transitions of a trading journal."""
+    path, *others = options.events
+    if others:
+        raise EventsError(f"{path}: a journal is converted alone")
+    if options.every is not None:
+        raise EventsError(
+            f"{path}: a journal has bars of its own; leave --every {options.every} out"
+        )
+    table = convert_journal(path, out)
+    told = table["reward"].drop_nulls().len()
+    lines = _grid("journal", str(path))
+    lines.add_row("bars seen", f"{len(table):,}")
+    lines.add_row("transitions", f"{told:,}")
+    lines.add_row("written", str(out))
+    console.print(lines)
     return 0
 
 
@@ -72,7 +94,7 @@ def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False
     parser.add_argument(
         "events", nargs="+", type=Path, help="JSON Lines or CSV (plain, .gz, .zst), or Parquet"
     )
-    parser.add_argument("--every", default="1m", help=f"when a bar ends: {EVERY} (default: 1m)")
+    parser.add_argument("--every", help=f"when a bar ends: {EVERY} (default: 1m)")
     parser.add_argument(
         "--out",
         type=Path,

@@ -13,7 +13,10 @@ import polars as pl
 
 from market.bars import iso_times
 
-KINDS = ("trade", "quote", "book", "order", "fill", "decision")
+KINDS = (
+    *("trade", "quote", "book", "order", "fill", "decision"),
+    *("bar", "session", "funding", "charge", "risk", "stop"),  # as a trading journal has them
+)
 TRADE, QUOTE, BOOK = range(3)  # the kinds that bars are made of
 NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
 PRICES = ("price", "bid", "ask")

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from market.features import FeaturePipeline
 from models.bundle import WEIGHTS, Bundle
 from models.manifest import Origin
 from models.networks import copy_of, linear_q_network, q_values_of, two_layer_q_network
 from models.sealed import MANIFEST, Damaged, seal_into
+from models.single import one_state
 from models.tabular import Discretiser, TabularQ
 
 RANDOM = np.random.default_rng(5)
@@ -30,7 +32,8 @@ def states_of(size: int, count: int = 64) -> np.ndarray:
 
 
 def bundle_of(model: Any, cvar: float = 1.0, size: int = 3) -> Bundle:
-    features = {"features": [{"name": f"f{i}"} for i in range(size - 2)], "hash": "h"}
+    names = tuple(f"log_return_{i + 1}" for i in range(size - 2))
+    features = FeaturePipeline(names, (0.0,) * len(names), (1.0,) * len(names)).schema
     origin = Origin(
         name=getattr(model, "name", "tabular"),
         run_id="r",
@@ -77,6 +80,11 @@ def test_a_bundle_computes_what_the_model_did(
 ) -> None:
     model = make()
     bundle = bundle_of(model, cvar, 4)
+    one = one_state(bundle)
+    states = np.array(bundle.manifest.golden.states, np.float32)
+    at_once = bundle.q_values(states)
+    one_by_one = np.stack([one(state).copy() for state in states])
+    np.testing.assert_allclose(one_by_one, at_once, rtol=1e-5, atol=1e-6)
     bundle.save_into(tmp_path)
     loaded = Bundle.load(tmp_path)
     states = states_of(4, 500)

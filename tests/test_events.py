@@ -152,7 +152,7 @@ def test_blocks_count_every_line(tmp_path: Path) -> None:
     assert len(blocks) > 5
     assert sum(block.lines for block in blocks) == 100
     assert pl.concat(block.events for block in blocks)["line"].to_list() == list(range(1, 101))
-    assert set(KINDS) == {"trade", "quote", "book", "order", "fill", "decision"}
+    assert {"trade", "quote", "book", "order", "fill", "decision"} < set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class Book:
     liquidated: bool = False
     state: RiskState = "ACTIVE"
     reason: str = ""
+    changes: int = 0
     latched: int = 0
     log_squares: deque[float] = field(default_factory=deque)
     faults: deque[bool] = field(default_factory=deque)
@@ -120,7 +121,7 @@ class Book:
             return
         before = self.equity
         self.equity = equity = self.cash + self.position * price
-        if equity > self.peak:
+        if equity > self.peak:  # noqa: PLR1730  # at every bar, where max() is dear
             self.peak = equity
         day = closed // DAY
         if day != self.day:
@@ -135,7 +136,7 @@ class Book:
         self.faults.append("fault" in record)
 
     def _order(self, record: Record) -> None:
-        status, name = record["status"], record["id"]
+        status, name = record["status"], record["order"]
         if status == "sent":
             self.orders += 1
             self.order_times.append(record["time"])
@@ -157,6 +158,8 @@ class Book:
             self.working.unsure = True
         elif status == "cancel" and self.working is not None:
             self.working.canceled_at = record["time"]
+        elif status == "not canceled" and self.working is not None:
+            self.working.canceled_at = None
         else:
             self.working = None
             self.ended[name] = status
@@ -185,6 +188,7 @@ class Book:
             self.equity = self.cash + self.position * self.price
 
     def _risk(self, record: Record) -> None:
+        self.changes += 1
         self.state, self.reason = record["state"], record["reason"]
         self.latched = record.get("latched", self.latched)
         if self.state == "ACTIVE":  # by hand: what led here is forgiven, and reckoned anew

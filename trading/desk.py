@@ -164,14 +164,17 @@ class Desk:
             self.execution.pursue(0.0, now)
             self.venue.close_out()
             self.execution.receive(now)
-        self.ledger.record("stop", now, reason=reason, position=self.book.position)
+        self.ledger.record(
+            "stop", now, id=f"stop-{time_ns()}", reason=reason, position=self.book.position
+        )
         self.ledger.flush()
 
     def downgrade(self, state: RiskState, reason: str, now: int) -> None:
         """Goes down to a state, and latches it; never up."""
-        if SEVERITY[state] <= SEVERITY[self.book.state]:
+        book = self.book
+        if SEVERITY[state] <= SEVERITY[book.state]:
             return
-        self.ledger.record("risk", now, state=state, reason=reason)
+        self.ledger.record("risk", now, id=f"risk-{book.changes}", state=state, reason=reason)
         self._hold(state, reason)
 
     def _hold(self, state: RiskState, reason: str) -> None:
@@ -234,7 +237,8 @@ class Desk:
             features = self.features.take(bar["time"] // 1000, bar)
         except (BarsError, TypeError, ValueError) as error:
             told = {name: bar.get(name) for name in TRADED}
-            self.ledger.record("bar", now, refused=str(error), seen=told)
+            name = f"refused-{book.decisions}"
+            self.ledger.record("bar", now, id=name, refused=str(error), seen=told)
             return None, str(error)
         change = log(bar["close"] / before) if book.bars else 0.0
         quoted = {} if "bid" not in bar else {n: bar[n] for n in QUOTED if bar.get(n) is not None}
@@ -266,7 +270,7 @@ class Desk:
         book = self.book
         odd: dict[str, Any] = {}
         if decision.fault is not None:
-            odd["fault"] = decision.fault
+            odd["fault"], odd["id"] = decision.fault, f"decision-{book.decisions}"
         if decision.explored:
             odd["explored"] = True
         self.ledger.record(

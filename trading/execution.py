@@ -114,12 +114,14 @@ class ExecutionService:
         working = self.book.working
         if working is None or working.canceled_at is not None:
             return
-        self.ledger.record("order", now, status="cancel", id=working.order.id)
+        self.ledger.record("order", now, status="cancel", **_named(working.order.id, "cancel"))
         self.ledger.flush()
         try:
             self.venue.cancel(working.order.id)
-        except Unreachable:
+        except Unreachable:  # asked for again at the next bar
             self.reachable = False
+            status = "not canceled"
+            self.ledger.record("order", now, status=status, **_named(working.order.id, status))
         self.receive(now)
 
     def _tend(self, target: float, now: int) -> None:
@@ -149,7 +151,7 @@ class ExecutionService:
             "order",
             now,
             status="refused",
-            id=order.id,
+            **_named(order.id, "refused"),
             side=order.side,
             size=order.quantity,
             reason=reason,
@@ -161,6 +163,7 @@ class ExecutionService:
             now,
             status="sent",
             id=order.id,
+            order=order.id,
             side=order.side,
             size=order.quantity,
             price=order.price,
@@ -171,7 +174,7 @@ class ExecutionService:
             self.venue.submit(order)
         except Unreachable:
             self.reachable = False
-            self.ledger.record("order", now, status="unsure", id=order.id)
+            self.ledger.record("order", now, status="unsure", **_named(order.id, "unsure"))
             return
         self.receive(now)
 
@@ -182,7 +185,7 @@ class ExecutionService:
                 "order",
                 now,
                 status="lost",
-                id=order_id,
+                **_named(order_id, "lost"),
                 filled=0.0,
                 reason="the venue never had it",
             )
@@ -229,7 +232,7 @@ class ExecutionService:
             "order",
             now,
             status=ended.status,
-            id=ended.order,
+            **_named(ended.order, ended.status),
             filled=working.filled,
             reason=ended.reason,
         )
@@ -253,3 +256,8 @@ class ExecutionService:
         theirs, ours = self.venue.position(), self.book.position
         if not abs(theirs - ours) <= self.limits.position_tolerance:
             self._downgrade("HALTED", f"the venue holds {theirs:g}, the desk {ours:g}", now)
+
+
+def _named(order: str, status: str) -> dict[str, str]:
+    """Ids of a record: its own, which no other event has, and its order's."""
+    return {"id": f"{order}:{status}", "order": order}

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from time import time_ns
 from typing import NamedTuple
 
 from market.accounting import MarketSettings
 from market.bars import BarsError
+from market.features import FeaturePipeline
 from models.bundle import Bundle
 from models.last_good import impatient, load_last_good
 from models.sealed import MANIFEST, Damaged
@@ -115,7 +117,7 @@ def open_desk(
     try:
         limits = settings.limits
         book = Book(limits.volatility_bars, limits.fault_memory)
-        pipeline = SafePolicy(bundle).pipeline
+        pipeline = _pipeline_of(model)
         stream = pipeline.stream()
         for record in records(path):
             book.apply(record)
@@ -144,6 +146,7 @@ def open_desk(
         ledger.record(
             "session",
             now,
+            id=f"session-{time_ns()}",
             format=FORMAT,
             model=model.name,
             version=model.version,
@@ -162,6 +165,16 @@ def open_desk(
         journal.close()
         raise
     return desk
+
+
+def _pipeline_of(model: Model) -> FeaturePipeline:
+    """The features that the bundle was trained on."""
+    try:
+        return FeaturePipeline.from_schema(model.bundle.manifest.origin.features)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadCommand(
+            f"{model.name} v{model.version}: its features cannot be made here ({error!r})"
+        ) from error
 
 
 def _require_same(path: Path, theirs: str, ours: str) -> None:

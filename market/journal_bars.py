@@ -1,0 +1,128 @@
+"""A trading journal as a data set: the bars that a desk saw, and beside each the transition from it.
+
+A row is a bar. Where the desk decided at it, the row also has the transition (state, action, reward,
+discount, next state): the reward is what equity really changed by until the next decision, costs and late
+fills included. `Bars` reads the file like any other, so that trading feeds training.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from market.bars import NUMBERS, QUOTES, TIME
+from market.events import EventsError
+
+FORMAT = "qdesk-journal/1"
+TRANSITION = {
+    "position": pl.Float64(),  # held coming in, units of a position
+    "action": pl.Int8(),
+    "reward": pl.Float64(),  # price units of one position
+    "discount": pl.Float64(),
+    "explored": pl.Boolean(),
+    "state": pl.List(pl.Float32()),
+    "next_state": pl.List(pl.Float32()),
+}
+
+
+def is_journal(path: Path) -> bool:
+    """Whether a file begins as a journal does."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(1 << 20)
+        found = orjson.loads(first)
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def convert_journal(path: Path, out: Path) -> pl.DataFrame:
+    """Writes the bars and transitions of a journal; returns what was written.
+
+    Args:
+        path: of the journal.
+        out: a .parquet or .csv file; in the latter states are lists in JSON.
+
+    Raises:
+        EventsError: a line is no record, no bar was seen, or `out` cannot be written. A file that stood
+            there is then as it was.
+    """
+    if out.suffix not in {".parquet", ".csv"}:
+        raise EventsError(f"--out is {out}; the name must end in .parquet or .csv")
+    table = _table(path)
+    temporary = out.with_name(f".{out.name}.writing")
+    try:
+        if out.exists() and out.samefile(path):
+            raise EventsError(f"--out: {out} would overwrite the journal")
+        if out.suffix == ".parquet":
+            table.write_parquet(temporary)
+        else:
+            lists = [
+                pl.col(name).map_elements(_as_json, return_dtype=pl.String)
+                for name in ("state", "next_state")
+            ]
+            table.with_columns(lists).write_csv(temporary)
+        temporary.replace(out)
+    except OSError as error:
+        raise EventsError(f"--out is {out}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return table
+
+
+def _table(path: Path) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    open_row: dict[str, Any] | None = None  # decided at, its next decision not yet seen
+    gamma, quantity, ended, latest = None, 1.0, False, 0
+    for record in _records(path):
+        kind = record["type"]
+        if kind == "session":
+            gamma, quantity = record.get("gamma"), record["quantity"]
+            open_row = None  # what lies between two sessions belongs to neither
+        elif kind == "bar" and "refused" not in record and record["closed"] > latest:
+            latest = record["closed"]
+            names = ("closed", *NUMBERS, *QUOTES)
+            rows.append({name: record[name] for name in names if name in record})
+        elif kind == "fill" and record.get("order") is None:
+            ended = True
+        elif kind == "decision":
+            if open_row is not None:
+                open_row["reward"] = (record["equity"] - open_row.pop("equity")) / quantity
+                open_row["discount"] = 0.0 if ended else gamma
+                open_row["next_state"] = None if ended else record["state"]
+            open_row, ended = None, False
+            if record["state"] is not None and rows and "action" not in rows[-1]:
+                open_row = rows[-1]
+                open_row |= {name: record[name] for name in ("action", "state", "equity")}
+                open_row["position"] = record["position"] / quantity
+                open_row["explored"] = record.get("explored", False)
+    if not rows:
+        raise EventsError(f"{path}: a journal in which no good bar was seen")
+    if open_row is not None:
+        del open_row["equity"]
+    for row in rows:
+        row.pop("equity", None)
+    seen = {name for row in rows for name in row}
+    schema: dict[str, pl.DataType] = {"closed": pl.Int64()}
+    schema |= {name: pl.Float64() for name in (*NUMBERS, *QUOTES) if name in seen}
+    table = pl.DataFrame(rows, schema=schema | TRANSITION)
+    time = (pl.col("closed") // 1000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME)
+    return table.select(time.alias("time"), pl.exclude("closed"))
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return  # torn: the desk will cut it off when it starts again
+            try:
+                yield orjson.loads(line)
+            except ValueError:
+                raise EventsError(f"{path} line {number}: no record of a journal") from None
+
+
+def _as_json(values: pl.Series | None) -> str | None:
+    return None if values is None else json.dumps(list(values))

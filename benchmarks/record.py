@@ -11,6 +11,8 @@ RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 ALGORITHMS = HERE.parent / "docs/algorithms.md"
 EVALUATION = HERE.parent / "docs/evaluation.md"
+TRADING = HERE.parent / "docs/trading.md"
+SIMULATION = HERE.parent / "docs/simulation.md"
 CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
 
 

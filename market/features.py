@@ -6,6 +6,7 @@ data, part of the schema and of its hash: a model is bound to the features that 
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -181,6 +182,10 @@ class FeatureStream:
         self._rows = max(feature.rows for feature in features)
         self._history = np.full((len(self.columns), 2 * self._rows), np.nan)
         self._held = 0
+        self._windowed = any(
+            feature.kind.last is None and not feature.kind.recursive for feature in features
+        )
+        self._closes: deque[float] = deque(maxlen=self._rows)
         self._last: list[float] | None = None
 
     def update(self, bar: Mapping[str, Any]) -> NDArray[np.float32] | None:
@@ -213,17 +218,23 @@ class FeatureStream:
     def raw(self, time: float, bar: Mapping[str, Any]) -> list[float] | None:
         """The same before offset and scale."""
         row = self._checked(time, bar)
-        if self._held == self._history.shape[1]:
-            self._held = self._rows - 1
-            self._history[:, : self._held] = self._history[:, -self._held :] if self._held else 0
-        self._history[:, self._held] = row
-        self._held += 1
+        if self._windowed:
+            self._keep(row)
+        self._closes.append(row[CLOSE])
         before, self._last = self._last, row
         raw = [self._value(feature, step, before, row) for feature, step in self._steps]
         total = sum(raw)
         if total - total != 0:  # a value that is not finite leaves no finite sum
             return None
         return raw
+
+    def _keep(self, row: list[float]) -> None:
+        """Writes a row behind the others; moves the last ones to the front where there is no more room."""
+        if self._held == self._history.shape[1]:
+            self._held = self._rows - 1
+            self._history[:, : self._held] = self._history[:, -self._held :] if self._held else 0
+        self._history[:, self._held] = row
+        self._held += 1
 
     def _value(
         self, feature: Feature, step: Any, before: list[float] | None, row: list[float]
@@ -233,9 +244,10 @@ class FeatureStream:
                 np.nan if before is None else step.step(float(np.log(row[CLOSE] / before[CLOSE])))
             )
         if feature.kind.last is not None:
-            past = self._held - 1 - (feature.bars or 1)
-            then = self._history[CLOSE, past] if past >= 0 else np.nan
-            return feature.kind.last(row[CLOSE], float(then))
+            closes, bars = self._closes, feature.bars or 1
+            return feature.kind.last(
+                row[CLOSE], closes[-1 - bars] if len(closes) > bars else np.nan
+            )
         rows = self._history[:, max(self._held - feature.rows, 0) : self._held]
         return float(feature.kind.of(_Window(rows, self._places), *feature.arguments)[-1])
 

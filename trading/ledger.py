@@ -11,14 +11,15 @@ class Ledger:
 
     def __init__(self, journal: Journal, book: Book, instrument: str) -> None:
         self.journal, self.book, self.instrument = journal, book, instrument
+        self._append, self._apply = journal.append, book.apply
 
     def record(self, kind: str, time: int, **fields: Any) -> None:
         """Tells journal and book; times (ns) never go back, whatever a clock does."""
         fields["time"], fields["type"], fields["instrument"] = time, kind, self.instrument
         if time < self.book.time:
             fields["time"] = self.book.time
-        self.journal.append(fields)
-        self.book.apply(fields)
+        self._append(fields)
+        self._apply(fields)
 
     def flush(self) -> None:
         """Has the journal written; raises `JournalLost`."""

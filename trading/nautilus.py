@@ -11,6 +11,7 @@ callbacks swallow exceptions; what happens in them is kept here and raised when 
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from time import perf_counter
 from typing import Any
 
 from nautilus_trader.backtest import BacktestEngine, BacktestEngineConfig
@@ -92,7 +93,7 @@ def quotes_of(bars: Sequence[Bar], settings: MarketSettings, latency_ns: int) ->
     quotes: list[Quote] = []
     half, before = settings.half_spread or 0.0, None
     for bar in bars:
-        if before is not None:
+        if before is not None and latency_ns > 0:
             width = half + settings.slippage
             bids, asks = [(bar["open"] - width, ENDLESS)], [(bar["open"] + width, ENDLESS)]
             quotes.append(Quote(before + STARTS, bids, asks))
@@ -263,7 +264,7 @@ def run(
     settings: NautilusSettings,
     cash: float,
     after_bar: Callable[[Book], None] = lambda _: None,
-) -> None:
+) -> float:
     """Has the desk trade rows of bars against quotes.
 
     Args:
@@ -274,6 +275,9 @@ def run(
         settings: latency and margin.
         cash: what the account begins with, quote currency.
         after_bar: called with the book after every bar.
+
+    Returns:
+        Seconds that the engine ran, the data being loaded.
 
     Raises:
         JournalLost: and whatever else ended the desk inside the engine.
@@ -316,11 +320,14 @@ def run(
     strategy.begin(desk, venue, rows, bar_type, after_bar)
     engine.add_strategy(strategy)
     try:
+        began = perf_counter()
         engine.run()
+        seconds = perf_counter() - began
     finally:
         engine.dispose()
     if strategy.failed is not None:
         raise strategy.failed
+    return seconds
 
 
 def _digits(price: float) -> int:

@@ -28,9 +28,10 @@ from models.bundle import Bundle
 from models.last_good import _Cache
 from models.manifest import Golden, Manifest, Network, Origin
 from trading.feed import Row, recorded
-from trading.nautilus import NautilusSettings, NautilusVenue, quotes_of, run
+from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
 from trading.policy import SafePolicy
+from trading.quotes import quotes_of
 from trading.risk import breach, refusal
 from trading.settings import BacktestSettings, load
 from trading.startup import Model, open_desk

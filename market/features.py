@@ -229,7 +229,7 @@ class FeatureStream:
         return raw
 
     def _keep(self, row: list[float]) -> None:
-        """Writes a row behind the others; moves the last ones to the front where there is no more room."""
+        """Writes a row behind the others; the last ones move to the front where there is no room."""
         if self._held == self._history.shape[1]:
             self._held = self._rows - 1
             self._history[:, : self._held] = self._history[:, -self._held :] if self._held else 0

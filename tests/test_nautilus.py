@@ -18,9 +18,10 @@ from tests.desks import OFF, bundle_for, desk_at, rows_of
 from tests.test_parity import BARS, MARKETS, bars_named, lively
 from trading.desk import Desk, DeskSettings
 from trading.journal import records
-from trading.nautilus import NautilusSettings, NautilusVenue, Quote, digits_of, quotes_of, run
+from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
 from trading.policy import PolicySettings
+from trading.quotes import Quote, digits_of, quotes_of
 
 FREE = PolicySettings(max_feature=1e9)
 

@@ -148,6 +148,12 @@ class Desk:
             self.execution.withdraw(now)
         self.ledger.flush()
 
+    def hear(self) -> None:
+        """Takes in at once what the venue has just told."""
+        self.execution.receive(self._now)
+        self._check(self._now)
+        self.ledger.flush()
+
     def kill(self, reason: str) -> None:
         """Throws the kill switch, from within."""
         with suppress(OSError):

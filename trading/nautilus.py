@@ -45,11 +45,9 @@ from market.accounting import MarketSettings
 from trading.book import Book
 from trading.desk import Bar, Desk
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
+from trading.quotes import Quote, digits_of
 
-MOST_DIGITS = 9  # of a price
 SIZE_DIGITS = 6
-ENDLESS = 1e9  # units quoted where nobody told a size
-STARTS = 1  # ns after a close at which the next bar's open is quoted
 
 
 class NautilusSettings(BaseModel):
@@ -62,51 +60,6 @@ class NautilusSettings(BaseModel):
     margin: float = Field(
         0.0, ge=0, lt=1, description="of an order's notional that must be free, before leverage"
     )
-
-
-class Quote:
-    """What could be traded at from a time on: levels of price and size, best first."""
-
-    __slots__ = ("asks", "bids", "time")
-
-    def __init__(
-        self, time: int, bids: Sequence[tuple[float, float]], asks: Sequence[tuple[float, float]]
-    ) -> None:
-        self.time, self.bids, self.asks = time, bids, asks
-
-
-def digits_of(bars: Sequence[Bar]) -> int:
-    """Decimal places that the prices of bars need, at most nine."""
-    prices = [bar[name] for bar in bars for name in ("open", "close")]
-    for digits in range(MOST_DIGITS):
-        if all(round(price, digits) == price for price in prices):
-            return digits
-    return MOST_DIGITS
-
-
-def quotes_of(bars: Sequence[Bar], settings: MarketSettings, latency_ns: int) -> list[Quote]:
-    """The opens and closes of bars as quotes, as wide as the settings say.
-
-    Half the spread is that of the settings, or of the bars' own bid and ask as last known, and slippage
-    comes on top. The open stands until the close: bars do not tell what lies between.
-    """
-    quotes: list[Quote] = []
-    half, before = settings.half_spread or 0.0, None
-    for bar in bars:
-        if before is not None and latency_ns > 0:
-            width = half + settings.slippage
-            bids, asks = [(bar["open"] - width, ENDLESS)], [(bar["open"] + width, ENDLESS)]
-            quotes.append(Quote(before + STARTS, bids, asks))
-            arrival = before + latency_ns
-            if before + STARTS < arrival < bar["time"]:  # the engine looks at orders after quotes
-                quotes.append(Quote(arrival, bids, asks))
-        if settings.half_spread is None and bar.get("ask") is not None:
-            half = (bar["ask"] - bar["bid"]) / 2
-        width = half + settings.slippage
-        close = bar["close"]
-        quotes.append(Quote(bar["time"], [(close - width, ENDLESS)], [(close + width, ENDLESS)]))
-        before = bar["time"]
-    return quotes
 
 
 class NautilusVenue:
@@ -160,6 +113,13 @@ class NautilusVenue:
 
     def close_out(self) -> None:
         """What works stays so: the engine has no more market."""
+
+    def finish(self) -> None:
+        """The engine has ended, and with it what still worked there."""
+        self.send = self.withdraw = None
+        for name, report in list(self._reports.items()):
+            if report.ended is None:
+                self.ended(name, "expired", "the market ended")
 
     def filled(
         self, name: str, fill: str, side: Side, size: float, price: float, cost: float
@@ -217,7 +177,8 @@ class DeskStrategy(Strategy):
 
     def on_order_filled(self, event: Any) -> None:
         """Tells the venue of a fill."""
-        self.venue.filled(
+        self._tell(
+            self.venue.filled,
             str(event.client_order_id),
             str(event.trade_id),
             "buy" if event.is_buy else "sell",
@@ -228,19 +189,26 @@ class DeskStrategy(Strategy):
 
     def on_order_rejected(self, event: Any) -> None:
         """Tells the venue of an end."""
-        self.venue.ended(str(event.client_order_id), "rejected", str(event.reason))
+        self._tell(self.venue.ended, str(event.client_order_id), "rejected", str(event.reason))
 
     def on_order_denied(self, event: Any) -> None:
         """Tells the venue of an end."""
-        self.venue.ended(str(event.client_order_id), "rejected", str(event.reason))
+        self._tell(self.venue.ended, str(event.client_order_id), "rejected", str(event.reason))
 
     def on_order_canceled(self, event: Any) -> None:
         """Tells the venue of an end."""
-        self.venue.ended(str(event.client_order_id), "canceled", "")
+        self._tell(self.venue.ended, str(event.client_order_id), "canceled", "")
 
     def on_order_expired(self, event: Any) -> None:
         """Tells the venue of an end."""
-        self.venue.ended(str(event.client_order_id), "expired", "")
+        self._tell(self.venue.ended, str(event.client_order_id), "expired", "")
+
+    def _tell(self, what: Callable[..., None], *told: Any) -> None:
+        try:
+            what(*told)
+            self.desk.hear()
+        except BaseException as error:
+            self.failed = self.failed or error
 
     def _send(self, order: Order) -> None:
         made = self.order_factory.market(
@@ -282,9 +250,7 @@ def run(
     Raises:
         JournalLost: and whatever else ended the desk inside the engine.
     """
-    digits = digits_of([*rows])
-    quoted = max((_digits(price) for quote in quotes[:1000] for price, _ in quote.bids), default=0)
-    digits = min(max(digits, quoted), MOST_DIGITS)
+    digits = digits_of(rows, quotes)
     instrument, currency = _instrument(digits, settings)
     bar_type = BarType.from_str(f"{instrument.id}-1-MINUTE-LAST-EXTERNAL")
     deep = any(len(quote.bids) > 1 or len(quote.asks) > 1 for quote in quotes)
@@ -325,13 +291,10 @@ def run(
         seconds = perf_counter() - began
     finally:
         engine.dispose()
+        venue.finish()
     if strategy.failed is not None:
         raise strategy.failed
     return seconds
-
-
-def _digits(price: float) -> int:
-    return next((n for n in range(MOST_DIGITS) if round(price, n) == price), MOST_DIGITS)
 
 
 def _instrument(digits: int, settings: NautilusSettings) -> tuple[CurrencyPair, Currency]:

@@ -64,6 +64,7 @@ def paper(
     """
     model = model_of(settings)
     live = settings.events == "-" and settings.pace != "max"
+    pace = settings.pace or "max"
     clock = wall_clock if live else None
     instrument, rows = _market(settings, say)
     market, folder = market_of(settings, model.bundle), folder_of(settings)
@@ -74,7 +75,7 @@ def paper(
         instrument,
         lambda book: SimulatedVenue(market, book.position, book.cash),
         clock,
-        durable=live or settings.pace != "max",
+        durable=live or pace != "max",
     )
     venue = desk.venue
     assert isinstance(venue, SimulatedVenue)
@@ -83,7 +84,7 @@ def paper(
     with _signals() as caught:
         try:
             shown = 0.0
-            for row in rows if settings.events == "-" else paced(_after(rows, seen), settings.pace):
+            for row in rows if settings.events == "-" else paced(_after(rows, seen), pace):
                 if caught.killed:
                     desk.kill(caught.killed)
                     caught.killed = ""
@@ -160,7 +161,7 @@ def _in_engine(
     cash: float,
 ) -> tuple[Desk, Summary]:
     from trading import nautilus
-    from trading.depth import quotes_of_log
+    from trading.quotes import quotes_of, quotes_of_log
 
     market = market_of(settings, model.bundle)
     venue = nautilus.NautilusVenue(market)
@@ -170,7 +171,7 @@ def _in_engine(
     if settings.events is not None:
         quotes = quotes_of_log(Path(settings.events), settings.instrument)
     else:
-        quotes = nautilus.quotes_of(rows, market, latency)
+        quotes = quotes_of(rows, market, latency)
     engine = nautilus.NautilusSettings(
         latency=settings.latency, leverage=settings.leverage, margin=settings.margin
     )

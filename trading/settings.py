@@ -123,11 +123,11 @@ class TradingSettings(BaseSettings):
 class PaperSettings(TradingSettings):
     """`qdesk paper`."""
 
-    pace: str = Field(
-        "max",
+    pace: str | None = Field(
+        None,
         pattern=r"^(max|live|\d+(\.\d+)?x)$",
-        description="of a recorded market: as fast as possible, as it was, or a multiple such as 60x; "
-        "standard input is live unless this is max",
+        description="of a recorded market: max (the default), live, or a multiple such as 60x; standard "
+        "input is live unless this is max",
     )
     on_stop: Literal["flatten", "hold"] = Field(
         "flatten", description="what becomes of the position at the end and at SIGTERM"

@@ -1,0 +1,112 @@
+"""What can be traded at: the opens and closes of bars, or the books and quotes of an event log."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from market.accounting import MarketSettings
+from market.event_files import event_blocks
+from market.events import EventsError
+from trading.desk import Bar
+
+MOST_DIGITS = 9  # of a price
+ENDLESS = 1e9  # units quoted where nobody told a size
+STARTS = 1  # ns after a close at which the next bar's open is quoted
+
+
+class Quote:
+    """What could be traded at from a time on: levels of price and size, best first."""
+
+    __slots__ = ("asks", "bids", "time")
+
+    def __init__(
+        self, time: int, bids: Sequence[tuple[float, float]], asks: Sequence[tuple[float, float]]
+    ) -> None:
+        self.time, self.bids, self.asks = time, bids, asks
+
+
+def digits_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> int:
+    """Decimal places that the prices of bars and quotes need, at most nine."""
+    prices = [bar[name] for bar in bars for name in ("open", "close")]
+    prices += [price for quote in quotes for price, _ in (*quote.bids, *quote.asks)]
+    for digits in range(MOST_DIGITS):
+        if all(round(price, digits) == price for price in prices):
+            return digits
+    return MOST_DIGITS
+
+
+def quotes_of(bars: Sequence[Bar], settings: MarketSettings, latency_ns: int) -> list[Quote]:
+    """The opens and closes of bars as quotes, as wide as the settings say.
+
+    Half the spread is that of the settings, or of the bars' own bid and ask as last known, and slippage
+    comes on top. The open stands until the close: bars do not tell what lies between.
+    """
+    quotes: list[Quote] = []
+    half, before = settings.half_spread or 0.0, None
+    for bar in bars:
+        if before is not None and latency_ns > 0:
+            width = half + settings.slippage
+            bids, asks = [(bar["open"] - width, ENDLESS)], [(bar["open"] + width, ENDLESS)]
+            quotes.append(Quote(before + STARTS, bids, asks))
+            arrival = before + latency_ns
+            if before + STARTS < arrival < bar["time"]:  # the engine looks at orders after quotes
+                quotes.append(Quote(arrival, bids, asks))
+        if settings.half_spread is None and bar.get("ask") is not None:
+            half = (bar["ask"] - bar["bid"]) / 2
+        width = half + settings.slippage
+        close = bar["close"]
+        quotes.append(Quote(bar["time"], [(close - width, ENDLESS)], [(close + width, ENDLESS)]))
+        before = bar["time"]
+    return quotes
+
+
+def quotes_of_log(path: Path, instrument: str | None) -> list[Quote]:
+    """Quotes in order of time. Lines that `qdesk data convert` would refuse are left out.
+
+    Args:
+        path: JSON Lines, plain; books have their levels nowhere else.
+        instrument: the only one; none where the log is of one.
+
+    Raises:
+        EventsError: the log is of another form, or quotes nothing.
+    """
+    if path.suffix not in {".jsonl", ".ndjson"}:
+        raise EventsError(f"{path}: NautilusTrader is fed from plain .jsonl here")
+    good: dict[int, int] = {}
+    for block in event_blocks([path]):
+        good.update(zip(block.events["line"], block.events["ns"], strict=True))
+    quotes: list[Quote] = []
+    books: list[Quote] = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number not in good or (b'"quote"' not in line and b'"book"' not in line):
+                continue
+            event: dict[str, Any] = orjson.loads(line)
+            if instrument is not None and event["instrument"] != instrument:
+                continue
+            time = good[number]
+            if event["type"] == "book":
+                levels = event["levels"]
+                bids = [
+                    (level[0], level[1]) for level in levels if level[0] is not None and level[1]
+                ]
+                asks = [
+                    (level[2], level[3]) for level in levels if level[2] is not None and level[3]
+                ]
+                if bids and asks:
+                    books.append(Quote(time, bids, asks))
+            elif event["type"] == "quote":
+                bid_size, ask_size = event.get("bid_size"), event.get("ask_size")
+                sizes = (bid_size or ENDLESS, ask_size or ENDLESS)
+                quotes.append(Quote(time, [(event["bid"], sizes[0])], [(event["ask"], sizes[1])]))
+    found = books or quotes
+    if not found:
+        raise EventsError(f"{path}: neither books nor quotes; an order would meet nobody")
+    latest, ordered = 0, []
+    for each in found:
+        if each.time >= latest:
+            ordered.append(each)
+            latest = each.time
+    return ordered

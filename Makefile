@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants bench-checkpoints bench-evaluation evaluate study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -67,6 +67,12 @@ bench-checkpoints: $(READY) ## measure what a checkpoint costs
 
 bench-evaluation: $(READY) ## measure how long a backtest and whole reports take
 	@$(PYTHON) -m benchmarks.evaluation $(ARGS)
+
+bench-trading: $(READY) ## measure a desk: decisions, whole bars, start-up
+	@$(PYTHON) -m benchmarks.trading $(ARGS)
+
+study-simulation: $(READY) ## measure what latency, spread and depth take
+	@$(PYTHON) -m benchmarks.simulation $(ARGS)
 
 study-gate: $(READY) ## measure how often the gate passes noise, and a real edge (long)
 	@$(PYTHON) -m benchmarks.gate $(ARGS)

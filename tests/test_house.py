@@ -23,14 +23,18 @@ from benchmarks import (
     kills,
     known_markets,
     real_bars,
+    simulation,
     throughput,
+    trading,
     variants,
 )
-from benchmarks.record import ALGORITHMS, CHECKPOINTS, EVALUATION, mark
+from benchmarks.record import ALGORITHMS, CHECKPOINTS, EVALUATION, SIMULATION, TRADING, mark
 from benchmarks.record import README as README_PATH
 from evaluation.console import parser as evaluate_parser
 from market.console import parser
 from models.console import parser as models_parser
+from trading.console import kill_parser, resume_parser
+from trading.settings import BacktestSettings, PaperSettings, TradingSettings, load
 from training.sources import load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +59,8 @@ LIGHT = [
     *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
     *("training.resume", "training.object_store", "training.labels", "training.build"),
     *("training.learn", "training.history"),
-    *("models.sealed", "models.manifest", "models.bundle", "models.last_good"),
+    *("models.sealed", "models.manifest", "models.bundle", "models.last_good", "models.single"),
+    *("market.journal_bars", "trading.console", "trading.nautilus", "trading.paper"),
 ]
 README = README_PATH.read_text()
 
@@ -98,7 +103,8 @@ def test_every_module_says_what_it_is_for_and_stays_short() -> None:
 
 def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    documents = README + CHECKPOINTS.read_text() + EVALUATION.read_text()
+    pages = (CHECKPOINTS, EVALUATION, TRADING, SIMULATION)
+    documents = README + "".join(page.read_text() for page in pages)
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", documents, re.DOTALL))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))
     assert {"train", "test", "lint", "format", "type", "bench", "ui", "tensorboard"} <= named
@@ -120,6 +126,19 @@ def test_readme_commands_exist() -> None:
     assert len(evaluations) > 5
     for command in evaluations:
         evaluate_parser().parse_args(shlex.split(command))
+    kinds: dict[str, type[TradingSettings]] = {"paper": PaperSettings, "backtest": BacktestSettings}
+    for name, kind in kinds.items():
+        traded = re.findall(rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE)
+        assert len(traded) > 2
+        for command in traded:
+            arguments = shlex.split(command)
+            if "--help" not in arguments and "--config" not in arguments:
+                load(kind, name, arguments)
+    for name, parsed in (("kill", kill_parser()), ("resume", resume_parser())):
+        (first, *_) = re.findall(
+            rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE
+        )
+        parsed.parse_args(shlex.split(first))
     data = re.findall(r"^(?:\.venv/bin/)?qdesk data (.*?)(?:#.*)?$", blocks, re.MULTILINE)
     assert {command.split()[0] for command in data} == {"convert", "check", "event-log-to-csv"}
     for command in data:
@@ -147,6 +166,8 @@ def test_version_and_lock_agree_with_the_project() -> None:
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
         *((each, CHECKPOINTS) for each in (checkpoints, kills)),
         *((each, EVALUATION) for each in (evaluation, gate)),
+        (trading, TRADING),
+        (simulation, SIMULATION),
     ],
 )
 def test_documents_show_the_committed_figures(benchmark: ModuleType, document: Path) -> None:

@@ -106,7 +106,7 @@ def desk_at(
     book = Book(limits.volatility_bars, limits.fault_memory)
     book.replay(told)
     market = market or MarketSettings()
-    venue = venue or SimulatedVenue(market, book.position, book.cash)
+    venue = venue or SimulatedVenue(market, book)
     safe = SafePolicy(bundle, policy, None, book.decisions, q_values)
     features = safe.pipeline.stream()
     for record in told:

@@ -145,3 +145,26 @@ def test_ruin_ends_alike(tmp_path: Path, fill: Fill) -> None:
         "HALTED",
         "the venue closed the position and the account",
     )
+
+
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+def test_a_restart_changes_nothing_but_the_order_under_way(tmp_path: Path, fill: Fill) -> None:
+    """The floor stays that of the first funding, and a closed account stays closed."""
+    close = 100 * np.exp(np.cumsum(np.tile([0.02, 0.01, 0.03], 40)))
+    bars = bars_of(np.append(close[:1], close[:-1]), close)
+    settings = MarketSettings(fill=fill, fee_rate=0.001, half_spread=0.1, equity_floor=0.1)
+    bundle, rows = bundle_for(bars), rows_of(bars)
+
+    def short(_: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.array([1.0, 0, 0], np.float32)
+
+    whole = desk_at(tmp_path / "whole", bundle, settings, q_values=short)
+    run(whole, rows)
+    for first in range(0, len(rows), 25):
+        desk = desk_at(tmp_path / "parts", bundle, settings, q_values=short)
+        run(desk, rows[first : first + 25])
+        desk.ledger.journal.close()
+    assert desk.book.liquidated
+    assert desk.book.equity == pytest.approx(whole.book.equity)
+    assert desk.book.state == "HALTED"
+    assert desk.book.bars == whole.book.bars == len(rows)

@@ -43,7 +43,7 @@ class Book:
         volatility_bars: squares of log returns that are kept.
         memory: decisions whose faults are kept.
         position: units held, below zero where short.
-        cash: quote currency; none until the account is funded.
+        cash: quote currency; none until the account is funded, and `funded` what it was then.
         price: last good close, and `price_time` when that was.
         time: of the last record.
         equity: cash and what the position is worth at the last price.
@@ -61,6 +61,7 @@ class Book:
     memory: int = 20
     position: float = 0.0
     cash: float | None = None
+    funded: float | None = None
     price: float = float("nan")
     price_time: int = 0
     time: int = 0
@@ -128,7 +129,8 @@ class Book:
             self.day, self.day_equity = day, before
 
     def _funding(self, record: Record) -> None:
-        self.cash = self.equity = self.peak = self.day_equity = record["cash"]
+        self.cash = self.funded = record["cash"]
+        self.equity = self.peak = self.day_equity = record["cash"]
         self.day = record["time"] // DAY
 
     def _decision(self, record: Record) -> None:

@@ -85,7 +85,7 @@ def arriving(
             return
 
 
-def paced(rows: Iterator[Row], pace: str) -> Iterator[Row | None]:
+def paced(rows: Iterator[Row | None], pace: str) -> Iterator[Row | None]:
     """Rows at a pace: `max`, `live` or a multiple such as `60x`; None four times a second in between."""
     if pace == "max":
         yield from rows
@@ -93,6 +93,8 @@ def paced(rows: Iterator[Row], pace: str) -> Iterator[Row | None]:
     multiple = 1.0 if pace == "live" else float(pace.removesuffix("x"))
     began, first = time.monotonic(), None
     for row in rows:
+        if row is None:
+            continue
         first = row["time"] if first is None else first
         due = began + (row["time"] - first) / 1e9 / multiple
         while (left := due - time.monotonic()) > 0:

@@ -1,9 +1,9 @@
 """NautilusTrader's backtest engine as a venue: latency, spread, depth, fees and margin, in event time.
 
-The desk is the very same; only its venue is another. Market orders meet quotes or books, never bars: of a
-bar, its open is quoted from the close before it on, and its close at its end. So an order without
-latency is filled at the close, as `fill = "close"` says, and one with latency at what is quoted when it
-arrives, which with bars is the next open. Prices are rounded to the instrument's precision.
+The desk is the same; its venue is another. Market orders meet quotes or books, never bars: of a bar, the
+open is quoted from the close before it on, and the close at its end. So an order without latency is filled
+at the close, as `fill = "close"` says, and one with latency at what is quoted when it arrives: with bars,
+the next open. Prices are rounded to the digits that the data have.
 
 This is NautilusTrader 2.0 (a release candidate, pinned), which needs nothing else and is fast. Its Python
 callbacks swallow exceptions; what happens in them is kept here and raised when the engine returns.
@@ -192,9 +192,7 @@ class DeskStrategy(Strategy):
         """Tells the venue of an end."""
         self._tell(self.venue.ended, str(event.client_order_id), "rejected", str(event.reason))
 
-    def on_order_denied(self, event: Any) -> None:
-        """Tells the venue of an end."""
-        self._tell(self.venue.ended, str(event.client_order_id), "rejected", str(event.reason))
+    on_order_denied = on_order_rejected
 
     def on_order_canceled(self, event: Any) -> None:
         """Tells the venue of an end."""

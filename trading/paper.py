@@ -73,7 +73,7 @@ def paper(
         model,
         folder,
         instrument,
-        lambda book: SimulatedVenue(market, book.position, book.cash),
+        lambda book: SimulatedVenue(market, book),
         clock,
         durable=live or pace != "max",
     )
@@ -84,7 +84,8 @@ def paper(
     with _signals() as caught:
         try:
             shown = 0.0
-            for row in rows if settings.events == "-" else paced(_after(rows, seen), pace):
+            fresh = _after(rows, seen)
+            for row in fresh if settings.events == "-" else paced(fresh, pace):
                 if caught.killed:
                     desk.kill(caught.killed)
                     caught.killed = ""
@@ -194,11 +195,9 @@ def _market(
     return named or path.name.split(".")[0], logged(path, settings.every, named)
 
 
-def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row]:
+def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row | None]:
     """Bars that the journal does not have yet."""
-    for row in rows:
-        if row is not None and row["time"] > seen:
-            yield row
+    return (row for row in rows if row is None or row["time"] > seen)
 
 
 def _introduce(desk: Desk, model: Model, say: Callable[[str], None]) -> None:

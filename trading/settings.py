@@ -121,7 +121,7 @@ class TradingSettings(BaseSettings):
 
 
 class PaperSettings(TradingSettings):
-    """`qdesk paper`."""
+    """Trade a model version on paper: recorded bars, an event log, or standard input in real time."""
 
     pace: str | None = Field(
         None,
@@ -135,7 +135,7 @@ class PaperSettings(TradingSettings):
 
 
 class BacktestSettings(TradingSettings):
-    """`qdesk backtest`."""
+    """Trade a model version over a recorded market, with a fresh account."""
 
     engine: Literal["simulated", "nautilus"] = Field(
         "simulated",

@@ -9,32 +9,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from market.accounting import MarketSettings, unit_cost
-from trading.book import DUST
+from trading.book import DUST, Book
 from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report
 
 
 class SimulatedVenue:
     """A market of one instrument and one account; `on_bar` moves it on."""
 
-    def __init__(
-        self, settings: MarketSettings, position: float = 0.0, cash: float | None = None
-    ) -> None:
-        """Opens, with what the account holds.
+    def __init__(self, settings: MarketSettings, book: Book | None = None) -> None:
+        """Opens: a new account, or the one that a book tells of.
 
         Args:
             settings: fills and costs.
-            position: units held.
-            cash: quote currency; none until `fund`. The floor is a share of it.
+            book: of a desk that goes on from its journal.
         """
+        book = book or Book()
         self.settings = settings
-        self._position, self._cash = position, cash
-        self._floor = settings.equity_floor * (cash or 0.0)
+        self._position, self._cash = book.position, book.cash
+        self._floor = settings.equity_floor * (book.funded or 0.0)
         self._close, self._bars = 0.0, 0
         self._half: float | None = settings.half_spread
         self._events: list[Event] = []
         self._reports: dict[str, Report] = {}
         self._working: Order | None = None
-        self._closed = False
+        self._closed = book.liquidated
         self._done = 0
 
     def fund(self, cash: float) -> None:

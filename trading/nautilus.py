@@ -1,7 +1,7 @@
 """NautilusTrader's backtest engine as a venue: latency, spread, depth, fees and margin, in event time.
 
 The desk is the same; its venue is another. Market orders meet quotes or books, never bars: of a bar, the
-open is quoted from the close before it on, and the close at its end. So an order without latency is filled
+open is quoted from the close before it on, the close at its end. So an order without latency is filled
 at the close, as `fill = "close"` says, and one with latency at what is quoted when it arrives: with bars,
 the next open. Prices are rounded to the digits that the data have.
 
@@ -44,11 +44,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from market.accounting import MarketSettings
 from trading.book import Book
-from trading.desk import Bar, Desk
+from trading.desk import TRADED, Bar, Desk
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
 from trading.quotes import Quote, digits_of
 
-SIZE_DIGITS = 6
+SIZE_DIGITS = 6  # of a quantity
 
 
 class NautilusSettings(BaseModel):
@@ -257,9 +257,7 @@ def run(
     data: list[Any] = [make(instrument.id, quote, digits) for quote in quotes]
     none = Quantity(0, SIZE_DIGITS)
     for row in rows:
-        open, high, low, close = (
-            Price(row[name], digits) for name in ("open", "high", "low", "close")
-        )
+        open, high, low, close = (Price(row[name], digits) for name in TRADED[:4])
         data.append(EngineBar(bar_type, open, high, low, close, none, row["time"], row["time"]))
     quiet = LoggerConfig(bypass_logging=True)
     # The account is ours to reckon; the engine's own curves cost a fifth of the time.
@@ -295,9 +293,9 @@ def run(
     finally:
         engine.dispose()
         venue.finish()
-    if strategy.failed is not None:
-        raise strategy.failed
-    return seconds
+    if strategy.failed is None:
+        return seconds
+    raise strategy.failed
 
 
 def _instrument(digits: int, settings: NautilusSettings) -> tuple[CurrencyPair, Currency]:

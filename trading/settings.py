@@ -121,7 +121,7 @@ class TradingSettings(BaseSettings):
 
 
 class PaperSettings(TradingSettings):
-    """Trade a model version on paper: recorded bars, an event log, or standard input in real time."""
+    """Trade a model version on paper: recorded bars, an event log, or standard input."""
 
     pace: str | None = Field(
         None,

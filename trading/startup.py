@@ -51,7 +51,8 @@ def model_of(settings: TradingSettings) -> Model:
     for sign in ("@", "/"):
         name, found, which = asked.partition(sign)
         if found:
-            return Model(_registered(uri, name, which), name, which, f"{sign}{which}", [])
+            bundle, version = _registered(uri, name, which)
+            return Model(bundle, name, version, which, [])
     last = load_last_good(asked, settings.mlruns / "last_good", uri)
     if last.bundle is None:
         steps = "; ".join(last.steps_down)
@@ -62,8 +63,8 @@ def model_of(settings: TradingSettings) -> Model:
     return Model(last.bundle, asked, last.version or "?", last.source, last.steps_down)
 
 
-def _registered(uri: str, name: str, which: str) -> Bundle:
-    """A version by number or alias: MLflow is needed for this one, and loaded."""
+def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
+    """A version by number or alias, and its number: MLflow is needed for this, and loaded."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -73,7 +74,8 @@ def _registered(uri: str, name: str, which: str) -> Bundle:
     try:
         with impatient():
             client = MlflowClient(uri, uri)
-            return load_bundle(client, resolve(client, name, which))
+            version = resolve(client, name, which)
+            return load_bundle(client, version), str(version.version)
     except (NoVersion, Damaged, OSError) as error:
         raise BadCommand(str(error)) from error
     except (MlflowException, SQLAlchemyError) as error:

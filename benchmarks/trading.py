@@ -5,7 +5,6 @@ python -m benchmarks.trading --save   # and writes docs/trading.md
 """
 
 import argparse
-import gc
 import os
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from models.manifest import Golden, Manifest, Network, Origin
 from trading.feed import Row, recorded
 from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
+from trading.paper import settle_memory
 from trading.policy import SafePolicy
 from trading.quotes import quotes_of
 from trading.risk import breach, refusal
@@ -90,6 +90,7 @@ def decisions(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
             desk.on_bar(row)
         book, limits = desk.book, settings.limits
         now = book.time
+        settle_memory()
         for number, seen in enumerate(features[1:]):
             assert seen is not None
             position = number % 3 - 1
@@ -122,7 +123,7 @@ def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
             )
             venue = desk.venue
             assert isinstance(venue, SimulatedVenue)
-            gc.collect()
+            settle_memory()
             began = time.perf_counter()
             for row in rows:
                 venue.on_bar(row)
@@ -132,7 +133,7 @@ def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
             assert desk.book.state == "ACTIVE", desk.book.reason
             engine = NautilusVenue(market)
             desk = open_desk(settings, model, Path(folder) / "b", "X", lambda _, v=engine: v)  # type: ignore[misc]
-            gc.collect()
+            settle_memory()
             seconds = run(desk, engine, rows, quotes, NautilusSettings(), 1e6)
             speeds["NautilusTrader"].append(len(rows) / seconds)
             orders.add(desk.book.orders)

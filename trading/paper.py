@@ -1,5 +1,6 @@
 """`qdesk paper` and `qdesk backtest`: the whole loop, from the model to the last line of the journal."""
 
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,12 @@ class Told(NamedTuple):
     summary: Summary
     stopped_by: signal.Signals | None
     journal: Path
+
+
+def settle_memory() -> None:
+    """Spares the garbage collector what was loaded, so that it does not halt a decision to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def desk_name(model: str) -> str:
@@ -81,6 +88,7 @@ def paper(
     assert isinstance(venue, SimulatedVenue)
     _introduce(desk, model, say)
     summary, seen = Summary(desk.book), desk.book.price_time
+    settle_memory()
     with _signals() as caught:
         try:
             shown = 0.0
@@ -144,6 +152,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
         venue = desk.venue
         assert isinstance(venue, SimulatedVenue)
         summary = Summary(desk.book)
+        settle_memory()
         for row in rows:
             venue.on_bar(row)
             desk.on_bar(row)
@@ -176,6 +185,7 @@ def _in_engine(
     engine = nautilus.NautilusSettings(
         latency=settings.latency, leverage=settings.leverage, margin=settings.margin
     )
+    settle_memory()
     nautilus.run(desk, venue, rows, quotes, engine, cash, summary.take)
     return desk, summary
 

@@ -359,3 +359,16 @@ def test_the_kill_switch_and_back(tmp_path: Path, bars: Bars, rows: list[dict[st
     third = drill(tmp_path, bars)
     assert third.book.state == "HALTED"
     assert "cannot be read" in third.book.reason
+
+
+def test_a_kill_in_the_same_instant_as_the_latch_is_seen(
+    tmp_path: Path, bars: Bars, rows: list[dict[str, Any]]
+) -> None:
+    """A folder's time has steps of milliseconds: the switch is looked for by name as well."""
+    desk = drill(tmp_path, bars)
+    feed(desk, rows[:10])
+    folder = tmp_path.stat()
+    (tmp_path / KILL).touch()
+    os.utime(tmp_path, ns=(folder.st_atime_ns, folder.st_mtime_ns))
+    desk.on_idle()
+    assert desk.book.state == "HALTED"

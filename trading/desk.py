@@ -195,7 +195,8 @@ class Desk:
         if moment < self._look_at and not at_once:
             return
         self._look_at = moment + LOOK_EVERY
-        if not self.latch.changed():
+        killed = self.book.state != "HALTED" and self.latch.killed()
+        if not self.latch.changed() and not killed:
             return
         latched = self.latch.read()
         if latched is not None and latched.state != self.book.state:

@@ -41,6 +41,10 @@ class Latch:
         changed, self._seen = now != self._seen, now
         return changed
 
+    def killed(self) -> bool:
+        """Whether the kill switch is thrown. A folder's time is too coarse to trust for this alone."""
+        return os.path.exists(self.folder / KILL)  # noqa: PTH110  # asked up to 100 times a second
+
     def read(self) -> Latched | None:
         """What is latched; None where nothing ever was. Unreadable is HALTED."""
         if (self.folder / KILL).exists():

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from market.bars import Bars
+from market.bars import Bars, BarsError
+from market.events import EventsError
 from market.source import bars_from
 from trading.desk import Desk, wall_clock
 from trading.feed import Row, arriving, logged, paced, recorded
@@ -114,6 +115,12 @@ def paper(
         except JournalLost:
             with suppress(OSError):  # the same disk, perhaps
                 desk.latch.hold("HALTED", "the journal could not be written")
+            raise
+        except (BarsError, EventsError):  # the market ended in a fault of its own
+            raise
+        except Exception as error:  # nobody's plan: not to be gone on from without a person
+            with suppress(OSError):
+                desk.latch.hold("HALTED", f"{type(error).__name__}: {error}")
             raise
         finally:
             desk.ledger.journal.close()

@@ -29,7 +29,9 @@ TRANSITION = {
 
 
 def is_journal(path: Path) -> bool:
-    """Whether a file begins as a journal does."""
+    """Whether a file begins as a journal does. A pipe is none: what is read of it is gone."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             first = file.readline(1 << 20)

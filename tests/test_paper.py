@@ -156,7 +156,7 @@ def test_a_damaged_model_does_not_start(bundle: Path) -> None:
     assert err.count("\n") == 1
     (bundle / MANIFEST).unlink()
     code, _, err = finished(paper(bundle, "--bars", WALK))
-    assert code == 2
+    assert (code, err) == (2, f"{bundle}: a folder without a bundle; it would hold manifest.json\n")
     assert not (bundle.parent / "desk").exists()
 
 

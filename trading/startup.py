@@ -48,6 +48,8 @@ def model_of(settings: TradingSettings) -> Model:
         except (Damaged, OSError) as error:
             raise BadCommand(f"{asked}: {error}") from error
         return Model(bundle, bundle.manifest.origin.name, "?", "folder", [])
+    if folder.is_dir():
+        raise BadCommand(f"{asked}: a folder without a bundle; it would hold {MANIFEST}")
     for sign in ("@", "/"):
         name, found, which = asked.partition(sign)
         if found:

@@ -351,6 +351,9 @@ def test_the_kill_switch_and_back(tmp_path: Path, bars: Bars, rows: list[dict[st
     desk.ledger.journal.close()
     again = drill(tmp_path, bars)
     assert again.book.state == "HALTED"
+    (tmp_path / KILL).unlink()  # is not enough
+    again.on_idle()
+    assert again.book.state == "HALTED"
     Latch(tmp_path).resume("all clear")
     again.on_idle()
     assert (again.book.state, again.book.reason) == ("ACTIVE", "all clear")
@@ -372,3 +375,18 @@ def test_a_kill_in_the_same_instant_as_the_latch_is_seen(
     os.utime(tmp_path, ns=(folder.st_atime_ns, folder.st_mtime_ns))
     desk.on_idle()
     assert desk.book.state == "HALTED"
+
+
+def test_a_resume_before_a_kill_does_not_undo_it(
+    tmp_path: Path, bars: Bars, rows: list[dict[str, Any]]
+) -> None:
+    """Set free and killed again while no process ran; then somebody takes the switch away by hand."""
+    latch = Latch(tmp_path)
+    latch.resume("yesterday")
+    latch.kill("today")
+    desk = drill(tmp_path, bars)
+    assert desk.book.state == "HALTED"
+    (tmp_path / KILL).unlink()
+    desk.on_idle()
+    feed(desk, rows[:10])
+    assert (desk.book.state, desk.book.orders) == ("HALTED", 0)

@@ -208,7 +208,10 @@ class Desk:
         if not graver and not (latched.by_hand and latched.time > self.book.latched):
             return False
         stamp = max(latched.time, self.book.latched)
-        self.ledger.record("risk", now, state=latched.state, reason=latched.reason, latched=stamp)
+        name, state, reason = f"risk-{self.book.changes}", latched.state, latched.reason
+        self.ledger.record("risk", now, id=name, state=state, reason=reason, latched=stamp)
+        if graver:  # the switch may be gone when it is next looked for; what it did is not
+            self._hold(state, reason)
         return True
 
     def _check(self, now: int) -> None:

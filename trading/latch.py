@@ -75,8 +75,8 @@ class Latch:
 
     def resume(self, reason: str) -> None:
         """Takes the kill switch back and latches ACTIVE, by hand."""
-        self.hold("ACTIVE", reason, by_hand=True)
         (self.folder / KILL).unlink(missing_ok=True)
+        self.hold("ACTIVE", reason, by_hand=True)  # last: a desk that saw the switch holds HALTED
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.folder / f".{name}-{os.getpid()}"

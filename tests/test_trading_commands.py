@@ -17,6 +17,7 @@ from market.source import bars_from
 from market.synthetic import RandomWalk
 from market.synthetic_events import write_event_log
 from tests.desks import bundle_for
+from tests.test_parity import bars_named
 from tests.trained import SMALL, Trained, runs_of
 from trading.journal import records
 
@@ -168,6 +169,13 @@ def test_live_input_in_the_past_is_too_stale_to_trade_on(tmp_path: Path, bundle:
         (["paper", "X"], 2, "qdesk paper: give either --bars or --events"),
         (["paper", "qdesk-none", "--bars", WALK], 2, "qdesk-none: no model that can be trusted"),
         (["paper", "BUNDLE", "--bars", "nothing.csv"], 2, "nothing.csv"),
+        (["paper", "BUNDLE", "--events", "nothing.jsonl"], 2, "nothing.jsonl: no such file"),
+        (["paper", "BUNDLE", "--events", "-", "--every", "soon"], 2, "--every is 'soon'"),
+        (
+            ["paper", "SPREAD", "--bars", WALK],
+            2,
+            "qdesk-test needs bid, ask, which these bars do not have",
+        ),
         (["paper", "BUNDLE", "--bars", WALK, "--pace", "fast"], 2, "qdesk paper: pace is 'fast'"),
         (
             ["paper", "BUNDLE", "--bars", WALK, "--limits.max-position", "-1"],
@@ -196,7 +204,11 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = [str(bundle) if each == "BUNDLE" else each for each in arguments]
+    places = {"BUNDLE": str(bundle), "SPREAD": str(bundle / "spread")}
+    if "SPREAD" in arguments:
+        (bundle / "spread").mkdir()
+        bundle_for(bars_named("quotes"), ("spread",)).save_into(bundle / "spread")
+    given = [places.get(each, each) for each in arguments]
     out, err = said(capsys, *given, code=code)
     assert out == ""
     assert sentence in err

@@ -11,13 +11,14 @@ from types import FrameType
 from typing import NamedTuple
 
 from market.bars import Bars, BarsError
+from market.event_bars import Every
 from market.events import EventsError
 from market.source import bars_from
 from trading.desk import Desk, wall_clock
 from trading.feed import Row, arriving, logged, paced, recorded
 from trading.journal import JournalLost
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
-from trading.startup import Model, market_of, model_of, open_desk
+from trading.startup import Model, market_of, model_of, open_desk, pipeline_of
 from trading.summary import Summary
 from trading.venue import SimulatedVenue
 
@@ -74,7 +75,7 @@ def paper(
     live = settings.events == "-" and settings.pace != "max"
     pace = settings.pace or "max"
     clock = wall_clock if live else None
-    instrument, rows = _market(settings, say)
+    instrument, rows = _market(settings, model, say)
     market, folder = market_of(settings, model.bundle), folder_of(settings)
     desk = open_desk(
         settings,
@@ -141,7 +142,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
             "'qdesk[nautilus]'"
         )
     model = model_of(settings)
-    instrument, found = _market(settings, say)
+    instrument, found = _market(settings, model, say)
     rows = [row for row in found if row is not None]
     if not rows:
         raise BadCommand(f"{settings.bars or settings.events}: not one whole bar")
@@ -198,17 +199,26 @@ def _in_engine(
 
 
 def _market(
-    settings: TradingSettings, say: Callable[[str], None]
+    settings: TradingSettings, model: Model, say: Callable[[str], None]
 ) -> tuple[str, Iterator[Row | None]]:
-    """What the instrument is called, and its bars."""
+    """What the instrument is called, and its bars; what cannot be used is refused before a desk is made."""
+    needed = pipeline_of(model).stream().columns
     if settings.bars is not None:
         bars: Bars = bars_from(settings.bars)
+        missing = [name for name in needed if name not in bars.table.columns]
+        if missing:
+            raise BarsError(
+                f"{bars.name}: {model.name} needs {', '.join(missing)}, which these bars do not have"
+            )
         return settings.instrument or bars.name, iter(recorded(bars))
     named = settings.instrument
+    Every.parse(settings.every)
     if settings.events == "-":
         rows = arriving(STDIN, settings.every, named, lambda fault: say(f"passed over: {fault}"))
         return named or "stdin", rows
     path = Path(str(settings.events))
+    if not path.exists():
+        raise EventsError(f"{path}: no such file")
     return named or path.name.split(".")[0], logged(path, settings.every, named)
 
 

@@ -121,7 +121,7 @@ def open_desk(
     try:
         limits = settings.limits
         book = Book(limits.volatility_bars, limits.fault_memory)
-        pipeline = _pipeline_of(model)
+        pipeline = pipeline_of(model)
         stream = pipeline.stream()
         for record in records(path):
             book.apply(record)
@@ -171,7 +171,7 @@ def open_desk(
     return desk
 
 
-def _pipeline_of(model: Model) -> FeaturePipeline:
+def pipeline_of(model: Model) -> FeaturePipeline:
     """The features that the bundle was trained on."""
     try:
         return FeaturePipeline.from_schema(model.bundle.manifest.origin.features)

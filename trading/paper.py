@@ -201,7 +201,7 @@ def _in_engine(
 def _market(
     settings: TradingSettings, model: Model, say: Callable[[str], None]
 ) -> tuple[str, Iterator[Row | None]]:
-    """What the instrument is called, and its bars; what cannot be used is refused before a desk is made."""
+    """What the instrument is called, and its bars; what cannot be used is refused first."""
     needed = pipeline_of(model).stream().columns
     if settings.bars is not None:
         bars: Bars = bars_from(settings.bars)

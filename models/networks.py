@@ -135,12 +135,14 @@ class NoisyDense(keras.layers.Layer):  # type: ignore[misc]
 def copy_of(network: keras.Model) -> keras.Model:
     """A network of its own that computes the same, of Keras's own layers and nothing else attached.
 
-    A `NoisyDense` becomes a `Dense` with its mean weights.
+    A `NoisyDense` becomes a `Dense` with its mean weights, any other kind of `Dense` a plain one.
     """
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, NoisyDense):
             return _dense(layer.units, layer.seed, layer.name)
+        if isinstance(layer, keras.layers.Dense):
+            return keras.layers.Dense.from_config(layer.get_config())
         return type(layer).from_config(layer.get_config())
 
     cloned = keras.models.clone_model(network, clone_function=clone)

@@ -10,7 +10,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from models.networks import NoisyDense, copy_of
+from models.networks import ACTIONS, NoisyDense, copy_of
+
+
+class HeadDense(keras.layers.Dense):  # type: ignore[misc]
+    """A dense layer of a few units that computes what `Dense` does but learns faster.
+
+    XLA has quick code for products of matrices in their natural order and calls a library for
+    transposed ones, which takes its time where a side is as short as the three actions. Here the
+    kernel is first put into rows, one for each unit: both gradients are then products in natural
+    order.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """From (batch, inputs) to (batch, units)."""
+        rows = tf.stack(tf.unstack(tf.convert_to_tensor(self.kernel), axis=1))
+        outputs = tf.matmul(inputs, rows, transpose_b=True)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+def _of_own_layers(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer as it was, or in the form in which it learns fast."""
+    thin = type(layer) is keras.layers.Dense and layer.units <= ACTIONS
+    return (HeadDense if thin else type(layer)).from_config(layer.get_config())
 
 
 class StackedNetwork:
@@ -26,7 +48,8 @@ class StackedNetwork:
     """
 
     def __init__(self, networks: Sequence[keras.Model], name: str) -> None:
-        self._template = keras.models.clone_model(networks[0])  # its weights are written to
+        # Its weights are written to.
+        self._template = keras.models.clone_model(networks[0], clone_function=_of_own_layers)
         self._count = len(networks)
         self.distributional = len(self._template.output_shape) == 3
         self.variables: dict[str, keras.Variable] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from market.accounting import MarketSettings
@@ -20,8 +21,10 @@ from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
 from tests.conftest import bars_of
 from training.agent import Diverged, Window
-from training.loop import CHUNK, TrainingLoop
+from training.learner import Learner
+from training.loop import TrainingLoop
 from training.replay_settings import ReplaySettings
+from training.ring import Ring
 from training.settings import LearnerSettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
@@ -39,9 +42,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "learner": {"target": "double", "n_step": 3},
         "replay": {"prioritised": True},
     },
-    "noisy, quantiles, all actions, munchausen, prioritised": {
+    "noisy, quantiles, all actions, munchausen, prioritised, three updates an iteration": {
         "network": {"quantiles": 5, "noisy": True},
-        "learner": {"backup": "all_actions", "target": "munchausen"},
+        "learner": {
+            **{"backup": "all_actions", "target": "munchausen"},
+            **{"updates_per_iteration": 3, "target_every": 36},
+        },
         "replay": {"prioritised": True},
     },
 }
@@ -103,9 +109,12 @@ LAYER_NORM = {"network": {"layer_norm": True}}
 
 @pytest.mark.parametrize(
     "variant, tolerance",
-    [(each, 1e-5 if name == "rainbow" else 0) for name, each in VARIANTS.items()]
-    + [(LAYER_NORM, 1e-5)],
-    ids=[*VARIANTS, "layer norm"],
+    [
+        pytest.param(each, 1e-5, marks=pytest.mark.slow, id=name)
+        if name in ("rainbow", "layer norm")
+        else pytest.param(each, 0, id=name)
+        for name, each in {**VARIANTS, "layer norm": LAYER_NORM}.items()
+    ],
 )
 def test_a_seed_among_others_is_the_seed_alone(
     walk: Bars, variant: dict[str, dict[str, Any]], tolerance: float
@@ -179,8 +188,14 @@ def test_nothing_is_learned_before_learning_starts(walk: Bars) -> None:
     assert not np.array_equal(before[0], weights_of(loop.learner.online)[0])
 
 
-def test_target_is_copied_every_so_many_updates(walk: Bars) -> None:
-    loop = loop_of(walk)
+@pytest.mark.parametrize(
+    "learner, copies",
+    [({}, [37, 74]), ({"updates_per_iteration": 5, "target_every": 100}, [20, 40, 60])],
+)
+def test_target_is_copied_every_so_many_updates(
+    walk: Bars, learner: dict[str, Any], copies: list[int]
+) -> None:
+    loop = loop_of(walk, {"learner": learner})
 
     def same() -> bool:
         pairs = zip(weights_of(loop.learner.online), weights_of(loop.learner.target), strict=True)
@@ -188,11 +203,45 @@ def test_target_is_copied_every_so_many_updates(walk: Bars) -> None:
 
     copied = []
     loop.run(25)
-    for update in range(1, 80):
+    for iteration in range(1, 80):
         loop.run(1)
         if same():
-            copied.append(update)
-    assert copied == [37, 74]
+            copied.append(iteration)
+    assert copied == copies
+
+
+def test_further_updates_know_what_was_just_stored(walk: Bars) -> None:
+    """In a ring of one row the first update learns from the row before, those after it from the new;
+    and what an iteration reports is the mean over its updates."""
+    changes = {"updates_per_iteration": 3, "target_every": 3}
+    loop = loop_of(walk, {"learner": changes, "replay": {"capacity": 4, "learning_starts": 4}})
+    loop.run(1)
+    learned_from: list[NDArray[np.int32]] = []
+    reported: list[NDArray[np.float32]] = []
+    windows, train_step = Ring.windows, Learner.train_step
+
+    def windows_seen(*arguments: Any) -> Any:
+        codes, known = windows(*arguments)
+        learned_from.append(codes.numpy().ravel())
+        return codes, known
+
+    def metrics_seen(*arguments: Any) -> Any:
+        metrics, td_error = train_step(*arguments)
+        reported.append(np.stack(metrics, axis=1))
+        return metrics, td_error
+
+    before = loop.variables["replay/ring"].numpy().ravel()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ring, "windows", windows_seen)
+        patch.setattr(Learner, "train_step", metrics_seen)
+        means = loop._collect_and_learn(tf.constant(1)).numpy()[:, 1:]
+    after = loop.variables["replay/ring"].numpy().ravel()
+    assert set(before).isdisjoint(after)
+    assert set(learned_from[0]) <= set(before)
+    assert set(learned_from[1]) | set(learned_from[2]) <= set(after)
+    assert not np.array_equal(learned_from[1], learned_from[2])
+    np.testing.assert_allclose(means, np.mean(reported, axis=0), rtol=1e-5)
+    assert loop.learner.optimizer.iterations.numpy() == 3
 
 
 def test_ring_holds_the_newest_transitions(walk: Bars) -> None:
@@ -280,20 +329,28 @@ def test_divergence_is_named(walk: Bars) -> None:
 def test_a_run_can_be_stopped_between_chunks(walk: Bars) -> None:
     """The window stays open: what is run later gives the means of it all, also after a restart."""
     whole, stopped, resumed = (loop_of(walk) for _ in range(3))
-    (expected,) = whole.run(5 * CHUNK)
+    chunk = whole.chunk
+    (expected,) = whole.run(5 * chunk)
     asked: list[int] = []
 
     def twice() -> bool:
         asked.append(stopped.iteration)
         return len(asked) == 2
 
-    assert stopped.run(5 * CHUNK, twice) == []
-    assert asked == [CHUNK, 2 * CHUNK]
-    assert stopped.iteration == 2 * CHUNK
+    assert stopped.run(5 * chunk, twice) == []
+    assert asked == [chunk, 2 * chunk]
+    assert stopped.iteration == 2 * chunk
     resumed.restore(stopped.state())
     for loop in (stopped, resumed):
-        assert loop.run(3 * CHUNK) == [expected]
+        assert loop.run(3 * chunk) == [expected]
         assert digest(loop) == digest(whole)
+
+
+def test_a_call_is_short_whatever_it_computes(walk: Bars) -> None:
+    small, large = loop_of(walk), loop_of(walk, {"learner": {"batch": 4096}})
+    assert small.chunk == 10_000
+    products = 4096 * sum(weights.size for weights in weights_of(large.learner.online))
+    assert large.chunk == int(3e8 / products)
 
 
 def test_a_state_of_other_agents_changes_nothing(walk: Bars) -> None:

@@ -17,7 +17,7 @@ from models.networks import (
     q_values_of,
     two_layer_q_network,
 )
-from models.stacked import StackedNetwork
+from models.stacked import HeadDense, StackedNetwork
 
 STATES = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
@@ -104,6 +104,36 @@ def test_stacked_networks_are_the_networks(parts: dict[str, Any], tmp_path: Path
         loaded = keras.saving.load_model(tmp_path / "q.keras", safe_mode=True)
         np.testing.assert_array_equal(loaded(states[i]), copy(states[i]))
         assert copy.name == "two_layer"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("build", [linear_q_network, two_layer_q_network])
+def test_the_head_learns_what_a_dense_layer_would(build: Any, seeds: int) -> None:
+    """Compiled, outputs and gradients of all weights are those of Keras's own layer, to the bit."""
+    networks = [build(4, seed=seed) for seed in range(1, seeds + 1)]
+    states = np.random.default_rng(1).normal(size=(seeds, 32, 4)).astype(np.float32)
+
+    def gradients(plain: bool) -> Any:
+        stack = StackedNetwork(networks, "plain" if plain else "thin")
+        assert isinstance(stack._template.layers[-1], HeadDense)
+        if plain:
+            stack._template = keras.models.clone_model(networks[0])
+        weights = [variable.value for variable in stack.variables.values()]
+
+        def program(states: tf.Tensor) -> Any:
+            with tf.GradientTape() as tape:
+                outputs = stack(states)
+                loss = tf.reduce_sum(tf.square(outputs))
+            return outputs, *tape.gradient(loss, weights)
+
+        return tf.function(program, jit_compile=True, autograph=False)(tf.constant(states))
+
+    for plain, thin in zip(gradients(True), gradients(False), strict=True):
+        np.testing.assert_array_equal(thin, plain)
+    stack = StackedNetwork(networks, "given")
+    assert [type(layer) for layer in stack.network(0).layers] == [
+        type(layer) for layer in networks[0].layers
+    ]
 
 
 def test_dueling_is_what_numpy_computes() -> None:

@@ -245,6 +245,11 @@ NOTHING = {
         "--learner.n-step 3 --learner.target munchausen",
         "target munchausen looks one step ahead",
     ),
+    "copies within an iteration": (
+        "two_layer",
+        "--learner.updates-per-iteration 3",
+        "target_every is 500; it must be a multiple of updates_per_iteration, 3, or set tau",
+    ),
     "ring shorter than a window": (
         "rainbow",
         "--replay.capacity 11",

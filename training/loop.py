@@ -17,19 +17,23 @@ from numpy.typing import NDArray
 from market.simulator import Simulator
 from market.table import MarketTable
 from models.exploration import EpsilonSettings, epsilon
-from models.networks import q_values_of
+from models.networks import ACTIONS, q_values_of
 from training.agent import Diverged, State, Window, require_fits
 from training.batches import of_all_actions, sampled
 from training.learner import Learner, Noise, StepMetrics
+from training.random_bits import below, keys_of, random_bits, uniform
 from training.replay_settings import ReplaySettings
-from training.ring import Ring
+from training.ring import Ring, Sample
 from training.settings import LearnerSettings
 
-CHUNK = 2000  # iterations of one call: long enough to hide its cost, short enough to be stopped
+# A call should be long enough to hide its cost and short enough to be stopped: about a tenth of a second.
+# It is counted in products of weights, never timed, since sums are rounded call by call.
+PRODUCTS_A_CALL = 3e8
+FEWEST, MOST = 20, 10_000  # iterations
 
 
 class TrainingLoop:
-    """Deep Q-learning on a market table; an iteration steps every stream once and makes one update.
+    """Deep Q-learning on a market table; an iteration steps every stream once and then updates.
 
     Args:
         table: the market to train on.
@@ -43,6 +47,7 @@ class TrainingLoop:
 
     Attributes:
         learner: holds the networks.
+        chunk: iterations of one call; between two a run can be stopped.
         variables: what the program changes, by name; with the window that is open, the whole state.
     """
 
@@ -63,12 +68,20 @@ class TrainingLoop:
         self.ring = Ring(len(seeds), replay)
         self._iteration = tf.Variable(0, trainable=False, name="iteration")
         self._first_update = replay.first_update
+        self._keys, self._keys_of_more = keys_of(seeds, use=0), keys_of(seeds, use=1)
+        # A transition is drawn; where all actions are backed up, a position beside it.
+        self._bits_a_batch = learner.batch * (2 if learner.backup == "all_actions" else 1)
         self.variables: dict[str, tf.Variable] = {
             **self.learner.variables,
             **self.simulator.variables,
             **self.ring.variables,
             "iteration": self._iteration,
         }
+        weights = sum(
+            weight.shape.num_elements() for weight in self.learner.online.variables.values()
+        )
+        products = weights * learner.batch * learner.updates_per_iteration
+        self.chunk = int(min(max(PRODUCTS_A_CALL / products, FEWEST), MOST))
         self._begin_window()
         self._program = tf.function(self._run, jit_compile=True, autograph=False)
 
@@ -88,16 +101,16 @@ class TrainingLoop:
         while done < end:
             if done > before and stopped():
                 return []
-            sums = self._program(tf.constant(min(done + CHUNK, end))).numpy()
+            sums = self._program(tf.constant(min(done + self.chunk, end))).numpy()
             done = self.iteration
             self._require_finite(done, sums)
             self._sums += sums
         began = self._began
-        updates = done - max(began, min(self._first_update, done))
+        learned = done - max(began, min(self._first_update, done))
         rate = float(epsilon(done - 1, self.exploration))
         windows = []
         for reward, *learning in self._sums.tolist():
-            means = [value / updates if updates else math.nan for value in learning]
+            means = [value / learned if learned else math.nan for value in learning]
             loss, td_error, q_mean, gradient_norm = means
             mean_reward = reward / (done - began) / self.reward_scale
             q_mean /= self.reward_scale
@@ -165,11 +178,12 @@ class TrainingLoop:
         if self.learner.settings.tau is not None:
             iteration, sums = self._while(iteration, end, sums, self._collect_and_learn)
         else:
-            every = self.learner.settings.target_every
+            settings = self.learner.settings
+            every = settings.target_every // settings.updates_per_iteration
 
             def stretch(iteration: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                updates = iteration - self._first_update
-                copy_at = self._first_update + (updates // every + 1) * every
+                learned = iteration - self._first_update
+                copy_at = self._first_update + (learned // every + 1) * every
                 stop = tf.minimum(end, copy_at)
                 iteration, sums = self._while(iteration, stop, sums, self._collect_and_learn)
                 # A copy is due only where the stretch reached it; assigning the old weights
@@ -204,10 +218,36 @@ class TrainingLoop:
         return tf.pad(reward[:, None], [[0, 0], [0, len(StepMetrics._fields)]])
 
     def _collect_and_learn(self, iteration: tf.Tensor) -> tf.Tensor:
-        settings, noise = self.learner.settings, self._noise(iteration)
+        """Acts, makes one update, stores; further updates then know what was stored."""
+        updates = self.learner.settings.updates_per_iteration
+        noise = self._noise(iteration * updates)
         code, reward, bits = self._act(iteration, noise)
-        sample = self.ring.sample(bits[:, : settings.batch], iteration)
-        codes, known = self.ring.windows(sample.slot, settings.n_step, iteration)
+        sample, codes, metrics, td_error = self._update(iteration, iteration, bits, noise)
+        self.ring.store(code, iteration, after=codes)
+        self.ring.prioritise(iteration, sample, td_error)
+        if updates > 1:
+
+            def again(number: tf.Tensor) -> tf.Tensor:
+                update = iteration * updates + number
+                bits = random_bits(self._keys_of_more, update, self._bits_a_batch)
+                stored, noise = iteration + 1, self._noise(update)
+                sample, _, metrics, td_error = self._update(stored, iteration, bits, noise)
+                self.ring.prioritise(iteration, sample, td_error, stored=False)
+                return metrics
+
+            _, metrics = self._while(tf.constant(1), tf.constant(updates), metrics, again)
+        return tf.concat([reward[:, None], metrics / updates], axis=1)
+
+    def _update(
+        self, stored: tf.Tensor, iteration: tf.Tensor, bits: tf.Tensor, noise: Noise
+    ) -> tuple[Sample, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One update on a batch of what `stored` iterations have left in the ring.
+
+        Returns the sample, its codes, the step's metrics of shape (seeds, 4), and its TD errors.
+        """
+        settings = self.learner.settings
+        sample = self.ring.sample(bits[:, : settings.batch], stored)
+        codes, known = self.ring.windows(sample.slot, settings.n_step, stored)
         if settings.backup == "all_actions":
             positions = bits[:, settings.batch :]
             batch = of_all_actions(self.simulator, codes[..., 0], positions, settings.gamma)
@@ -215,36 +255,19 @@ class TrainingLoop:
             batch = sampled(self.simulator, codes, known, settings.gamma)
         rate = self._epsilon(iteration)
         metrics, td_error = self.learner.train_step(batch, sample.weight, rate, noise)
-        self.ring.store(code, iteration, after=codes)
-        self.ring.prioritise(iteration, sample, td_error)
-        return tf.stack([reward, *metrics], axis=1)
+        return sample, codes, tf.stack(metrics, axis=1), td_error
 
     def _act(self, iteration: tf.Tensor, noise: Noise) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Steps every stream epsilon-greedily.
 
-        Returns the transitions' codes, each seed's mean reward, and random bits for the batch, uint32 of
-        shape (seeds, batch), or twice as many where all actions are backed up.
+        Returns the transitions' codes, each seed's mean reward, and random bits for the batch.
         """
-        streams, learner = self.ring.streams, self.learner.settings
-        batch = learner.batch * (2 if learner.backup == "all_actions" else 1)
-
-        def drawn(seed: tf.Tensor) -> tf.Tensor:
-            return tf.random.stateless_uniform(
-                (3 * streams + batch,),
-                seed=tf.stack([seed, iteration]),
-                minval=None,
-                maxval=None,
-                dtype=tf.uint32,
-                alg="philox",
-            )
-
-        bits = tf.map_fn(drawn, tf.constant(self.seeds), fn_output_signature=tf.uint32)
+        streams = self.ring.streams
+        bits = random_bits(self._keys, iteration, 3 * streams + self._bits_a_batch)
         explore, choice, start, rest = tf.split(bits, [streams] * 3 + [-1], axis=1)
-        explore = tf.bitwise.right_shift(explore, tf.constant(8, tf.uint32))
-        uniform = tf.cast(explore, tf.float32) * 2.0**-24  # in [0, 1), exact in float32
         action = tf.where(
-            uniform < self._epsilon(iteration),
-            tf.cast(choice % tf.constant(3, tf.uint32), tf.int32),
+            uniform(explore) < self._epsilon(iteration),
+            below(choice, ACTIONS),
             self.learner.greedy_action(self.simulator.observe(), noise.acting),
         )
         code, reward = self.simulator.step(action, start)

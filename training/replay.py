@@ -130,7 +130,7 @@ class ReplayBuffer:
 
     def draw(self, bits: NDArray[np.uint32]) -> NDArray[np.int64]:
         """The slots that random bits pick; uniform but for 1 part in 2^32 / len."""
-        return bits.astype(np.int64) % len(self)
+        return (bits.astype(np.uint64) * np.uint64(len(self)) >> np.uint64(32)).astype(np.int64)
 
     def at(self, slots: NDArray[np.integer]) -> Batch:
         """The transitions in slots; with n_step above 1, the windows that begin there."""

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.exploration import linear
+from training.random_bits import below, uniform
 from training.replay_settings import ReplaySettings
 from training.sum_tree import FAN_OUT, LARGEST, level_sizes
 
@@ -55,7 +56,7 @@ class Ring:
         """
         held = tf.minimum(iteration, self.rows) * self.streams
         if not self.settings.prioritised:
-            return Sample(tf.cast(bits % tf.cast(held, tf.uint32), tf.int32), None)
+            return Sample(below(bits, held), None)
         slot = self._tree.find(strata(bits))
         chance = self._tree.values(slot) / self._tree.total()
         priority = self.settings.priority
@@ -100,6 +101,7 @@ class Ring:
         iteration: tf.Tensor,
         sample: Sample | None = None,
         td_error: tf.Tensor | None = None,
+        stored: bool = True,
     ) -> None:
         """Gives what was just stored the largest priority so far, and a sample that of its TD errors.
 
@@ -107,28 +109,30 @@ class Ring:
             iteration: iterations done.
             sample: what was learned from.
             td_error: absolute, shape (seeds, batch).
+            stored: whether this iteration's transitions were just stored.
         """
         if not self.settings.prioritised:
             return
         priority = self.settings.priority
         end = priority.alpha if priority.alpha_end is None else priority.alpha_end
-        alpha = self._at(iteration, priority.alpha, end)
-        row = iteration % self.rows
-        shape = (self._seeds, self.streams)
-        slot = tf.broadcast_to(row * self.streams + tf.range(self.streams), shape)
-        largest = self._largest.read_value()
-        if sample is None or td_error is None:
-            size = tf.broadcast_to(largest[:, None], shape)
-        else:
+        largest, row = self._largest.read_value(), iteration % self.rows
+        slots, sizes = [], []
+        if sample is not None and td_error is not None:
             size = tf.minimum(td_error + priority.floor, LARGEST)
             largest = tf.maximum(largest, tf.reduce_max(size, axis=1))
             self._largest.assign(largest)
-            # One walk through the tree for both. What was learned from and is overwritten in this very
-            # iteration gets the new one's value, so that the order of writing does not matter.
-            size = tf.where(tf.equal(sample.slot // self.streams, row), largest[:, None], size)
-            size = tf.concat([size, tf.broadcast_to(largest[:, None], shape)], axis=1)
-            slot = tf.concat([_after(sample.weight, sample.slot), slot], axis=1)
-        self._tree.set(slot, _power(size, alpha))
+            if stored:
+                # One walk through the tree for both. What was learned from and is overwritten in this
+                # very iteration gets the new one's value: the order of writing does not matter.
+                size = tf.where(tf.equal(sample.slot // self.streams, row), largest[:, None], size)
+            slots.append(_after(sample.weight, sample.slot))
+            sizes.append(size)
+        if stored:
+            shape = (self._seeds, self.streams)
+            slots.append(tf.broadcast_to(row * self.streams + tf.range(self.streams), shape))
+            sizes.append(tf.broadcast_to(largest[:, None], shape))
+        alpha = self._at(iteration, priority.alpha, end)
+        self._tree.set(tf.concat(slots, axis=1), _power(tf.concat(sizes, axis=1), alpha))
 
     def _at(self, iteration: tf.Tensor, start: float, end: float) -> tf.Tensor:
         """An exponent at an iteration."""
@@ -218,8 +222,7 @@ def strata(bits: tf.Tensor) -> tf.Tensor:
     Schaul et al. (2016), "Prioritized Experience Replay", appendix B.2.1.
     """
     count = bits.shape[1]
-    within = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
-    return (tf.range(count, dtype=tf.float32) + within) / count
+    return (tf.range(count, dtype=tf.float32) + uniform(bits)) / count
 
 
 def _power(base: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:

@@ -109,6 +109,9 @@ class LearnerSettings(BaseModel):
     munchausen_lowest: float = Field(
         -1.0, le=0, description="below which the log-policy is clipped, learning units"
     )
+    updates_per_iteration: int = Field(
+        1, ge=1, le=1000, description="updates each time that every stream has stepped"
+    )
     target_every: int = Field(
         500, ge=1, le=5 * 10**8, description="updates between two copies of the target"
     )
@@ -126,6 +129,15 @@ class LearnerSettings(BaseModel):
                 raise ValueError(
                     f"n_step is {self.n_step}, but {name} {value} looks one step ahead"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _copies_fall_between_iterations(self) -> Self:
+        if self.tau is None and self.target_every % self.updates_per_iteration:
+            raise ValueError(
+                f"target_every is {self.target_every}; it must be a multiple of "
+                f"updates_per_iteration, {self.updates_per_iteration}, or set tau"
+            )
         return self
 
 

@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,8 +50,19 @@ format: $(READY) ## mend style and format
 type: $(READY) ## check types
 	@$(PYTHON) -m mypy
 
-bench: $(READY) $(PEERS) ## measure throughput against Stable-Baselines3 on one core
+bench: bench-throughput bench-growth bench-whole bench-policy ## measure the speed of training: all of docs/performance.md
+
+bench-throughput: $(READY) $(PEERS) ## measure throughput against peers and the floor, on one core
 	@$(PYTHON) -m benchmarks.throughput $(ARGS)
+
+bench-growth: $(READY) ## measure how an update grows with ring, batch, streams, features, units
+	@$(PYTHON) -m benchmarks.growth $(ARGS)
+
+bench-whole: $(READY) ## measure a whole training against the bare loop, and start-up
+	@$(PYTHON) -m benchmarks.whole $(ARGS)
+
+bench-policy: $(READY) $(PEERS) ## measure the time until a good policy, against Stable-Baselines3
+	@$(PYTHON) -m benchmarks.policy $(ARGS)
 
 bench-events: $(READY) ## measure how fast an event log becomes bars
 	@$(PYTHON) -m benchmarks.events $(ARGS)

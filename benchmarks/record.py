@@ -14,6 +14,7 @@ EVALUATION = HERE.parent / "docs/evaluation.md"
 TRADING = HERE.parent / "docs/trading.md"
 SIMULATION = HERE.parent / "docs/simulation.md"
 CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
+PERFORMANCE = HERE.parent / "docs/performance.md"
 
 
 def machine(load_before: float) -> dict[str, Any]:

@@ -1,188 +1,161 @@
-"""Training throughput of qdesk and of Stable-Baselines3 at the same settings, on one core.
+"""Training throughput of qdesk, of its peers and of the floor, at the same settings, on one core.
 
-    make bench          or, with what to vary:  make bench ARGS="--rounds 9 --save"
+    make bench-throughput      or, with what to vary:  make bench-throughput ARGS="--rounds 9 --save"
 
-Both train a two-layer network on the same bars, costs, batch, streams, update ratio, optimizer, ring
-and target schedule. Rounds alternate A B A B ..., so that a machine whose speed drifts slows both.
-Start-up and compilation are outside the timing and are reported apart. Prints a table; with `--save`
-writes `benchmarks/results/throughput.json`, hardware included, and the table in README.md.
+All train the same network on the same bars, costs, batch, streams, update ratio, optimizer, ring and
+target schedule. Rounds alternate A B A B ..., so that a machine whose speed drifts slows all, and
+ratios are taken round by round. Start-up and compilation are outside the timing and are reported apart.
+The floor (`benchmarks/floor.py`) runs in qdesk's own process. Prints a table; with `--save` writes
+`benchmarks/results/throughput.json`, hardware included, and the table in README.md and in
+docs/performance.md.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from benchmarks.record import machine, save
+from benchmarks.floor import bytes_touched, floor
+from benchmarks.peer import Peer
+from benchmarks.record import PERFORMANCE, README, machine, save
+from benchmarks.work import WORK, build, first_update, table_of
 
-HERE = Path(__file__).parent
-PEER_PYTHON = HERE.parent / ".venv-peers/bin/python"
-WORK: dict[str, Any] = {
-    "bars": "btcusd_30m",
-    "fee_rate": 0.001,
-    "streams": 4,
-    "batch": 32,
-    "hidden": [64, 64],
-    "learning_rate": 1e-3,
-    "gamma": 0.99,
-    "capacity": 100_000,
-    "learning_starts": 1000,
-    "target_every": 500,
-    "epsilon": 0.1,
-    "seed": 1,
+QDESK, SB3, REJAX, SMALL_RING = "qdesk", "Stable-Baselines3", "rejax", "rejax, ring of 4,096"
+FLOORS = {"the floor, as written": False, "the floor, fastest": True}
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    SB3: ("peer_sb3.py", {}),
+    REJAX: ("peer_rejax.py", {}),
+    SMALL_RING: ("peer_rejax.py", {"capacity": 4096}),
+}
+# What a piece of work changes, and who takes part beside qdesk and the floors.
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "two layers, 4 streams, batch 32, Adam": ({}, [SB3, REJAX, SMALL_RING]),
+    "two layers, 64 streams, batch 512, Adam": ({"streams": 64, "batch": 512}, [SB3, REJAX]),
+    "linear, 4 streams, batch 32, SGD": ({"hidden": [], "optimizer": "sgd"}, [SB3]),
 }
 
 
-class Peer:
-    """Stable-Baselines3 in a process and an environment of its own, told over a pipe what to run."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [PEER_PYTHON, HERE / "peer_sb3.py", json.dumps(WORK)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
-        )
-        self.versions = self._read()
-
-    def run(self, iterations: int) -> float:
-        """Seconds for some iterations."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{iterations}\n")
-        self.process.stdin.flush()
-        return float(self._read()["seconds"])
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer's process ended; see its error above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def build(parts: dict[str, Any]) -> Any:
-    """The loop of qdesk at the settings of `WORK`, but for the parts of it that are named.
-
-    Loss and clipping are as Stable-Baselines3's DQN has them.
-    """
-    from market.accounting import MarketSettings
-    from market.bars import load_bars
-    from market.features import FeaturePipeline, FeatureSettings
-    from market.table import MarketTable
-    from models.exploration import EpsilonSettings
-    from models.networks import linear_q_network, two_layer_q_network
-    from training.loop import TrainingLoop
-    from training.replay_settings import ReplaySettings
-    from training.settings import LearnerSettings
-
-    train = load_bars(WORK["bars"]).split().train
-    features = FeaturePipeline.fit(train, FeatureSettings())
-    table = MarketTable.of(train, features, MarketSettings(fee_rate=WORK["fee_rate"]))
-    seeds = range(1, parts.get("seeds", 1) + 1)
-    if "linear" in parts:
-        networks = [linear_q_network(table.state_size, seed) for seed in seeds]
-    else:
-        changes = parts.get("network", {})
-        networks = [
-            two_layer_q_network(table.state_size, WORK["hidden"], seed, **changes) for seed in seeds
-        ]
-    learner, replay = (
-        {**{name: WORK[name] for name in names}, **parts.get(room, {})}
-        for room, names in (
-            ("learner", ("gamma", "batch", "learning_rate", "target_every")),
-            ("replay", ("streams", "capacity", "learning_starts")),
-        )
-    )
-    return TrainingLoop(
-        table,
-        networks,
-        LearnerSettings(loss="huber", clip_norm=10.0, **learner),
-        ReplaySettings(**replay),
-        EpsilonSettings(start=WORK["epsilon"], min=WORK["epsilon"]),
-        seeds,
-        reward_scale=1 / float(table.terms.gain.std()),
-    )
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="qdesk against Stable-Baselines3, on one core")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each, alternating")
-    parser.add_argument("--iterations", type=int, default=20_000, help="a round of qdesk")
-    parser.add_argument("--peer-iterations", type=int, default=1_000, help="a round of the peer")
-    parser.add_argument("--core", type=int, default=0, help="the core that both are pinned to")
-    parser.add_argument("--save", action="store_true", help="write the JSON and README's table")
+    parser = argparse.ArgumentParser(description="qdesk, its peers and the floor, on one core")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of each, alternating")
+    parser.add_argument("--seconds", type=float, default=0.5, help="about how long a round of one")
+    parser.add_argument("--core", type=int, default=0, help="the core that all are pinned to")
+    parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})  # before TensorFlow counts the cores; peers inherit it
     load_before = os.getloadavg()[0]
-
-    peer = Peer()
-    began = time.perf_counter()
-    loop = build({})
-    loop.run(WORK["learning_starts"] // WORK["streams"] + 1)
-    compile_seconds = time.perf_counter() - began
-    peer.run(WORK["learning_starts"] // WORK["streams"] + 100)
-
-    ours, theirs = [], []
-    for _ in range(options.rounds):
-        began = time.perf_counter()
-        loop.run(options.iterations)
-        ours.append((time.perf_counter() - began) / options.iterations)
-        theirs.append(peer.run(options.peer_iterations) / options.peer_iterations)
-    peer.close()
-
-    ratios = [peer_time / own for own, peer_time in zip(ours, theirs, strict=True)]
-    result = {
-        "work": WORK,
-        **machine(load_before),
-        "versions": {name: version(name) for name in ("tensorflow", "keras")} | peer.versions,
-        "compile_seconds": compile_seconds,
-        "microseconds_an_iteration": {
-            "qdesk": [seconds * 1e6 for seconds in ours],
-            "stable-baselines3": [seconds * 1e6 for seconds in theirs],
-        },
-        "ratio_by_round": ratios,
-    }
+    versions = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    cases = {}
+    for name, (change, peers) in CASES.items():
+        cases[name], of_peers = measured({**WORK, **change}, peers, options)
+        versions |= of_peers
+    result = {"work": WORK, **machine(load_before), "versions": versions, "cases": cases}
     print(table(result))
     if options.save:
-        save("throughput", result, table(result))
+        for document in (README, PERFORMANCE):
+            save("throughput", result, table(result), document)
+
+
+def measured(
+    work: dict[str, Any], peers: list[str], options: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """One piece of work: microseconds an iteration of each, round by round; versions of the peers."""
+    began = time.perf_counter()
+    loop = build(work)
+    compiled = time.perf_counter()
+    loop.compile()
+    now = time.perf_counter()
+    state_size = table_of(work).state_size
+    with ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(Peer(PEERS[name][0], {**work, **PEERS[name][1]}))
+            for name in peers
+        }
+        runs: dict[str, Callable[[int], Any]] = {
+            QDESK: loop.run,
+            **{name: floor(work, state_size, fastest) for name, fastest in FLOORS.items()},
+            **{name: peer.run for name, peer in opened.items()},
+        }
+        counts = {}
+        for name, run in runs.items():
+            run(first_update(work))
+            run(10)
+            counts[name] = max(1, int(10 * options.seconds / seconds_of(run, 10)))
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(options.rounds):
+            for name, run in runs.items():
+                times[name].append(seconds_of(run, counts[name]) / counts[name] * 1e6)
+        versions = {key: each for peer in opened.values() for key, each in peer.versions.items()}
+    found = {
+        "streams": work["streams"],
+        "bytes_touched": bytes_touched(work, state_size),
+        "build_seconds": compiled - began,
+        "compile_seconds": now - compiled,
+        "microseconds_an_iteration": times,
+    }
+    return found, versions
+
+
+def seconds_of(run: Callable[[int], Any], iterations: int) -> float:
+    """By the peer's own clock, else by ours."""
+    began = time.perf_counter()
+    own = run(iterations)
+    return own if isinstance(own, float) else time.perf_counter() - began
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown: medians, spreads, and the ratio round by round."""
+    """The result in Markdown: medians and spreads; ratios are medians of the rounds' own."""
     rows = [
-        "| | µs an iteration (range) | env steps/s | updates/s |",
-        "|---|---|---|---|",
+        "| work | who | µs an iteration (range) | env steps/s | updates/s | beside it qdesk (range) |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, times in result["microseconds_an_iteration"].items():
-        middle = statistics.median(times)
-        rows.append(
-            f"| {name} | {middle:,.1f} ({min(times):,.1f} to {max(times):,.1f}) "
-            f"| {result['work']['streams'] * 1e6 / middle:,.0f} | {1e6 / middle:,.0f} |"
-        )
-    ratios = result["ratio_by_round"]
+    for name, case in result["cases"].items():
+        times = case["microseconds_an_iteration"]
+        for who, found in times.items():
+            middle = statistics.median(found)
+            ratios = [own / other for own, other in zip(times[QDESK], found, strict=True)]
+            if who == QDESK:
+                shown = ""
+            elif who in FLOORS:
+                shown = f"takes {spread(ratios, '.2f')} times as long"
+            else:
+                faster = [1 / ratio for ratio in ratios]
+                form = ",.0f" if min(faster) > 10 else ".1f"
+                shown = f"is {spread(faster, form)} times as fast"
+            steps = "" if who in FLOORS else f"{case['streams'] * 1e6 / middle:,.0f}"
+            rows.append(
+                f"| {name if who == QDESK else ''} | {who} | {spread(found, ',.1f')} | {steps} "
+                f"| {1e6 / middle:,.0f} | {shown} |"
+            )
+    touched = ", ".join(
+        f"{case['bytes_touched'] / 1e3:,.0f} kB" for case in result["cases"].values()
+    )
+    first = next(iter(result["cases"].values()))
+    rounds = len(first["microseconds_an_iteration"][QDESK])
+    of_peers = (
+        f"{name.removeprefix('peer ')} {number}"
+        for name, number in result["versions"].items()
+        if name in ("tensorflow", "peer stable-baselines3", "peer torch", "peer rejax", "peer jax")
+    )
     return "\n".join(
         [
             *rows,
             "",
-            f"Ratio, round by round: median {statistics.median(ratios):.1f} "
-            f"({min(ratios):.1f} to {max(ratios):.1f}). {result['cpu']}, one core, "
-            f"{len(ratios)} rounds, {result['time'][:10]}; importing and compiling took "
-            f"{result['compile_seconds']:.0f} s before.",
+            f"{result['cpu']}, one core, {rounds} rounds interleaved, load before "
+            f"{result['load_before']:.2f}, {result['time'][:10]}; {', '.join(of_peers)}. Compiling took "
+            f"{first['compile_seconds']:.1f} s before. State that an iteration must read or write at "
+            f"least: {touched}.",
         ]
     )
+
+
+def spread(values: list[float], form: str) -> str:
+    """A median with its range."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ eight loops run one after the other. Prints a table; with `--save` writes
 
 import argparse
 import os
-import statistics
 import time
 from typing import Any
 
 from benchmarks.record import ALGORITHMS, machine, save
-from benchmarks.throughput import WORK, build
+from benchmarks.throughput import spread
+from benchmarks.work import WORK, build
 
 BASE, LINEAR = "uniform, one step", "linear"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -48,7 +48,8 @@ def main() -> None:
     for name, parts in VARIANTS.items():
         stored = {"capacity": WORK["capacity"], **parts.get("replay", {})}
         stored["learning_starts"] = stored["capacity"]  # the ring is full before the first update
-        loops[name] = build({**parts, "replay": stored})
+        work = {**WORK, "hidden": []} if "linear" in parts else WORK
+        loops[name] = build(work, {**parts, "replay": stored})
         loops[name].run(stored["capacity"] // WORK["streams"] + 100)
     times: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(options.rounds):
@@ -80,10 +81,10 @@ def table(result: dict[str, Any]) -> str:
             label = shown = "-"
         elif seeds > 1:
             faster = [1 / ratio for ratio in ratios]
-            shown = f"{_spread(faster, '.2f')} x the throughput"
+            shown = f"{spread(faster, '.2f')} x the throughput"
         else:
-            shown = _spread(ratios, ".2f")
-        rows.append(f"| {name} | {_spread(found, ',.1f')} | {label} | {shown} |")
+            shown = spread(ratios, ".2f")
+        rows.append(f"| {name} | {spread(found, ',.1f')} | {label} | {shown} |")
     count = len(times[BASE])
     return "\n".join(
         [
@@ -94,11 +95,6 @@ def table(result: dict[str, Any]) -> str:
             f"interleaved, {result['time'][:10]}.",
         ]
     )
-
-
-def _spread(values: list[float], form: str) -> str:
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":

@@ -20,15 +20,26 @@ from benchmarks import (
     evaluation,
     events,
     gate,
+    growth,
     kills,
     known_markets,
+    policy,
     real_bars,
     simulation,
     throughput,
     trading,
     variants,
+    whole,
 )
-from benchmarks.record import ALGORITHMS, CHECKPOINTS, EVALUATION, SIMULATION, TRADING, mark
+from benchmarks.record import (
+    ALGORITHMS,
+    CHECKPOINTS,
+    EVALUATION,
+    PERFORMANCE,
+    SIMULATION,
+    TRADING,
+    mark,
+)
 from benchmarks.record import README as README_PATH
 from evaluation.console import parser as evaluate_parser
 from market.console import parser
@@ -163,6 +174,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
     "benchmark, document",
     [
         *((each, README_PATH) for each in (throughput, events, environments)),
+        *((each, PERFORMANCE) for each in (throughput, growth, whole, policy)),
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
         *((each, CHECKPOINTS) for each in (checkpoints, kills)),
         *((each, EVALUATION) for each in (evaluation, gate)),

@@ -196,7 +196,7 @@ def _evaluate(arguments: list[str]) -> int:
     from market.bars import BarsError
     from models.promotion import NoVersion
     from models.sealed import Damaged
-    from training.tracking import code_version
+    from training.origin import code_version
     from training.windows import train_window
 
     with _terminable():

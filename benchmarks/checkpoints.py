@@ -34,15 +34,20 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
 
     from training.data import TrainingData
     from training.session import Session
+    from training.shipper import Shipper
     from training.sources import load_settings
-    from training.tracking import Store
+    from training.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--preset", preset, "--replay.capacity", str(STORED), "--steps", str(10**8)]
         (settings,) = load_settings([*arguments, "--mlruns", folder])
-        data, store = TrainingData.of(settings), Store(settings.mlruns, settings.experiment)
+        data, store = TrainingData.of(settings), Store(settings.mlruns)
         streams = settings.replay.streams
-        with Session(settings, data, store, "bench", "", Console(quiet=True)) as session:
+        console = Console(quiet=True)
+        with (
+            Shipper() as shipper,
+            Session(settings, data, store, shipper, "bench", "", console) as session,
+        ):
             agents = session.agents
             agents.run(STORED // streams + 1)
             plain, after_save, saves, extra = [], [], [], []

@@ -26,6 +26,8 @@ from tensorboard.util.tensor_util import make_ndarray
 from benchmarks import record
 from models.sealed import TEMPORARY
 from training.checkpoint import newest
+from training.outbox import JOURNALS, undelivered
+from training.store import RUN
 from training.tracking import CHECKPOINTS
 
 QDESK = Path(sys.executable).with_name("qdesk")
@@ -74,7 +76,8 @@ def killed(command: list[str], seconds: float) -> bool:
 def fingerprint(store: Path) -> dict[str, Any]:
     """What a finished training left: equal fingerprints are equal bits.
 
-    Of metrics all but `perf/`, whose values are times, each point once, in MLflow and in TensorBoard.
+    Of metrics all but `perf/` and `system/`, which the machine decides, each point once, in MLflow and in
+    TensorBoard. Nothing may be left to be sent.
     """
     with client_of(store) as client:
         runs = client.search_runs(["1"])
@@ -84,19 +87,22 @@ def fingerprint(store: Path) -> dict[str, Any]:
         points = [
             (point.key, point.step, point.value)
             for key in run.data.metrics
+            if not key.startswith("system/")  # only now and then
             for point in client.get_metric_history(run.info.run_id, key)
         ]
         versions = [
             (int(version.tags["step"]), version.tags["weights_sha256"])
             for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")
         ]
-    (folder,) = (store / "tensorboard").glob(f"*-{run.info.run_id[:8]}")
+    mine = run.data.tags[RUN]
+    assert not undelivered(store / JOURNALS / mine)
+    (folder,) = (store / "tensorboard").glob(f"*-{mine[:8]}")
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     curves = [
         (tag, event.step, float(make_ndarray(event.tensor_proto)))
         for tag in events.Tags()["tensors"]
-        if tag != "equity_validation"
+        if tag.startswith(("train/", "eval/", "perf/", "guard/"))
         for event in events.Tensors(tag)
     ]
     arrays = newest(Path(run.data.tags[CHECKPOINTS]), None, print).arrays

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from evaluation.assessment import MULTIPLES, Assessment, Findings
 from evaluation.backtest import Backtest
+from evaluation.figures import AGENT, BAD, HOLD, draw_positions, draw_q_values, rows_shown
 from models.bundle import Bundle
 
-AGENT, HOLD, OTHER, GOOD, BAD = "#1b6ca8", "#8d99ae", "#2a9d8f", "#2a9d8f", "#d1495b"
-POINTS = 1200  # of a curve; more are not seen
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "qdesk",
@@ -79,7 +78,7 @@ def equity(found: Assessment) -> str:
         above.set_ylim(shown.min() - margin, shown.max() + margin)
         above.legend(loc="upper left", frameon=False, fontsize=8, ncols=2)
         for run, colour in ((hold, HOLD), (typical, AGENT)):
-            rows = _rows(len(run.equity))
+            rows = rows_shown(len(run.equity))
             fall = -100 * (1 - run.equity / np.maximum.accumulate(run.equity))
             below.fill_between(
                 run.table.time[rows], fall[rows], color=colour, alpha=0.35, linewidth=0
@@ -97,33 +96,10 @@ def equity(found: Assessment) -> str:
 def positions(found: Assessment) -> str:
     """Where the typical seed was long and short, on the price."""
     run = found.typical
-    table = run.table
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        rows = _rows(len(table))
-        axes.plot(table.time[rows], table.close[rows], color="black", linewidth=0.7)
-        low, high = float(table.close.min()), float(table.close.max())
-        held = np.concatenate([run.positions, run.positions[-1:]])
-        for position, colour, name in ((1, GOOD, "long"), (-1, BAD, "short")):
-            changes = np.flatnonzero(np.diff((held == position).astype(int), prepend=0, append=0))
-            spans = changes.reshape(-1, 2)
-            # spans closer than a pixel are one
-            merged = _merged(spans, max(len(held) // POINTS, 1))
-            for number, (start, stop) in enumerate(merged):
-                axes.axvspan(
-                    table.time[start],
-                    table.time[min(stop, len(table) - 1)],
-                    color=colour,
-                    alpha=0.25,
-                    linewidth=0,
-                    label=name if number == 0 else None,
-                )
-        margin = max(0.03 * (high - low), 0.001 * high)
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_ylabel("price")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", frameon=False, fontsize=8)
+        draw_positions(axes, run)
         _marked(axes, found.findings)
 
     shares = [float(np.mean(run.positions == position)) for position in (1, 0, -1)]
@@ -172,37 +148,15 @@ def cost_curve(found: Assessment) -> str:
 def q_values(bundle: Bundle) -> str:
     """Q-values of the three actions over the first feature, for each position coming in."""
     first = bundle.manifest.origin.features["features"][0]
-    grid = np.linspace(-4, 4, 161, dtype=np.float32)
-    size = bundle.manifest.network.state_size
-    raw = grid * first["scale"] + first["offset"]
-
-    def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 3, sharey=True, sharex=True)
-        for axes, position, name in zip(panels, (-1, 0, 1), ("short", "flat", "long"), strict=True):
-            states = np.zeros((len(grid), size), np.float32)
-            states[:, 0], states[:, -2], states[:, -1] = grid, position, 1
-            values = bundle.q_values(states)
-            actions = (
-                ("sell", "nothing", "buy")
-                if bundle.manifest.origin.scheme == "order"
-                else ("short", "flat", "long")
-            )
-            for action, colour, label in zip(range(3), (BAD, HOLD, GOOD), actions, strict=True):
-                axes.plot(raw, values[:, action], color=colour, linewidth=1.3, label=label)
-            axes.set_title(f"coming in {name}", fontsize=9, loc="left")
-        panels[0].set_ylabel("Q-value, learning units")
-        panels[1].set_xlabel(f"{first['name']}; other features at their means")
-        panels[0].legend(frameon=False, fontsize=8, title="action", title_fontsize=8)
-
     return svg(
-        draw,
+        lambda figure: draw_q_values(figure, bundle),
         f"Q-values of the three actions over {first['name']}, for each position coming in.",
         2.9,
     )
 
 
 def _curve(axes: Axes, run: Backtest, **style: Any) -> None:
-    rows = _rows(len(run.equity))
+    rows = rows_shown(len(run.equity))
     axes.plot(run.table.time[rows], _change(run)[rows], **style)
 
 
@@ -210,22 +164,8 @@ def _change(run: Backtest) -> NDArray[np.float64]:
     return np.asarray(100 * (run.equity / run.equity[0] - 1))
 
 
-def _rows(count: int) -> NDArray[np.intp]:
-    return np.unique(np.linspace(0, count - 1, min(POINTS, count)).astype(np.intp))
-
-
 def _first_other(found: Assessment) -> int:
     return 1 if found.findings.typical == 0 else 0
-
-
-def _merged(spans: NDArray[np.intp], gap: int) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, stop in spans.tolist():
-        if merged and start - merged[-1][1] < gap:
-            merged[-1] = (merged[-1][0], stop)
-        else:
-            merged.append((start, stop))
-    return merged
 
 
 def _marked(axes: Axes, findings: Findings) -> None:

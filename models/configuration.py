@@ -14,6 +14,7 @@ NO_PART = (
     "experiment",
     "bars",
     "mlruns",
+    "tracking_uri",
     "log_every",
     "reward_scale",
 )

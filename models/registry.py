@@ -42,33 +42,41 @@ DESCRIPTION = (
 
 def register(
     client: MlflowClient,
-    model: "keras.Model | TabularQ",
     bundle: Bundle,
     run_id: str,
     tags: Mapping[str, str],
     description: str,
 ) -> ModelVersion:
-    """Logs a model, and its bundle, as a checkpoint of the run and makes it a version of `qdesk-<name>`.
+    """Logs a bundle, and the model it is of, as a checkpoint of the run and makes it a version.
 
     By way of the client, since `mlflow.keras.log_model` takes long: it infers requirements and reads
-    the run's whole metric history.
+    the run's whole metric history. What is registered already is not registered again, and one that was
+    broken off is gone on with.
 
     Args:
         client: of the store that the run is in.
-        model: a network of Keras's own layers, or a table.
-        bundle: of this model; its origin says what it is called and for how long it was trained.
+        bundle: of a network of Keras's own layers, which needs Keras here, or of a table; its origin says
+            what the model `qdesk-<name>` is called and for how long it was trained.
         run_id: the run that it is logged under.
         tags: of checkpoint and version, with `judged_on` and `net_return`; step and hashes are added.
         description: of the version, Markdown.
 
     Returns:
-        The new version; metrics logged with its `model_id_of` belong to this checkpoint.
+        The version; metrics logged with its `model_id_of` belong to this checkpoint.
     """
+    known = find_version(client, run_id, bundle)
+    if known is not None:
+        return known
     name, step = registered_name(bundle.manifest.origin.name), bundle.manifest.origin.step
     tags = {**tags, "step": str(step), "weights_sha256": bundle.weights_sha256}
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
-        experiment_id,
+    run, model = client.get_run(run_id), bundle.model()
+    broken_off = client.search_logged_models(
+        [run.info.experiment_id],
+        f"source_run_id = '{run_id}' AND tags.weights_sha256 = '{bundle.weights_sha256}' "
+        f"AND name = '{name}-{step}'",
+    )
+    logged = next(iter(broken_off), None) or client.create_logged_model(
+        run.info.experiment_id,
         name=f"{name}-{step}",
         source_run_id=run_id,
         tags=tags,
@@ -80,7 +88,9 @@ def register(
         part.mkdir()
         tags["bundle_sha256"] = bundle.save_into(part)
         client.log_model_artifacts(logged.model_id, folder)
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    outputs = [] if run.outputs is None else run.outputs.model_outputs
+    if logged.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     client.finalize_logged_model(logged.model_id, "READY")
     _create_registered_model(client, name)
     return client.create_model_version(

@@ -10,7 +10,7 @@ from models.promotion import Condition, Judgement, Promotion, resolve
 from models.promotion import promote as promote_judged
 from models.registry import model_id_of, register
 from tests.test_bundle import bundle_of
-from training.tracking import Store, Tracker
+from training.store import Store
 
 NAME = "qdesk-linear"
 
@@ -18,12 +18,14 @@ NAME = "qdesk-linear"
 def register_three(mlruns: Path) -> None:
     """A store with three versions; MLflow's own setting of where it is stays as it was."""
     before = mlflow.get_tracking_uri()
-    store = Store(mlruns, "tested")
-    with store.create_run("run", {}, {}, "") as run, Tracker(store, run) as tracker:
-        for seed in (1, 2, 3):
-            model = linear_q_network(3, seed)
-            tags = {"bars": "made", "net_return": str(seed / 10), "algorithm": "dqn", "seed": "1"}
-            register(store.client, model, bundle_of(model), tracker.run_id, tags, f"number {seed}")
+    client = Store(mlruns).client
+    experiment = client.create_experiment("tested", artifact_location=f"{mlruns}/artifacts")
+    run_id = client.create_run(experiment, run_name="run").info.run_id
+    for seed in (1, 2, 3):
+        model = linear_q_network(3, seed)
+        tags = {"bars": "made", "net_return": str(seed / 10), "algorithm": "dqn", "seed": "1"}
+        register(client, bundle_of(model), run_id, tags, f"number {seed}")
+    client.set_terminated(run_id)
     mlflow.set_tracking_uri(before)
 
 

@@ -24,6 +24,7 @@ from tests.test_train import client_of, runs_of
 from training.data import TrainingData
 from training.learn import validate
 from training.sources import load_settings
+from training.store import RUN
 
 STEPS = 2000
 SEEDS = (5, 6, 7)
@@ -119,7 +120,7 @@ def test_tensorboard_holds_the_same_series(
     client: MlflowClient, store: Path, runs: list[Run]
 ) -> None:
     for run in runs:
-        folder = store / "tensorboard" / f"{run.info.run_name}-{run.info.run_id[:8]}"
+        folder = store / "tensorboard" / f"{run.info.run_name}-{run.data.tags[RUN][:8]}"
         events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
         events.Reload()
         for name in ("train/loss", "train/epsilon", "eval/validation/net_return"):

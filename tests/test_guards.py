@@ -12,6 +12,7 @@ from benchmarks.kills import client_of, fingerprint, resuming, training
 from tests.trained import MARKET, SMALL, Trained, runs_of
 from training.checkpoint import newest
 from training.faults import NoCheckpoint
+from training.store import RUN
 from training.tracking import CHECKPOINTS
 
 
@@ -31,9 +32,11 @@ def test_patience_ends_a_training_for_good(trained: Trained) -> None:
     assert [run.info.status for run in runs_of(trained)] == ["FINISHED"]
     trained("--preset", "tabular", "--bars", MARKET, "--steps", "1000", stop_at=400)
     (_, other) = runs_of(trained)
-    said = f"saved at iteration 400; go on: qdesk train --resume {other.info.run_id[:8]} --mlruns"
+    said = (
+        f"saved at iteration 400; go on: qdesk train --resume {other.data.tags[RUN][:8]} --mlruns"
+    )
     assert said in trained.said.getvalue()
-    left = rf"not at their end are {other.info.run_id[:8]} \(saved at 400 of 1,000\)$"
+    left = rf"not at their end are {other.data.tags[RUN][:8]} \(saved at 400 of 1,000\)$"
     with pytest.raises(NoCheckpoint, match=left):
         trained("--resume", run.info.run_id)
 

@@ -102,7 +102,7 @@ def test_a_cache_keeps_a_few_and_survives_a_broken_list(
     model = linear_q_network(3, 4)
     run_id = resolve(client, NAME, "1").run_id
     mlflow.set_tracking_uri(uri)
-    register(client, model, bundle_of(model), str(run_id), {}, "")
+    register(client, bundle_of(model), str(run_id), {}, "")
     for which in ("1", "2", "3", "4"):
         promote(client, NAME, which, "next")
         assert load_last_good(NAME, cache, uri).version == which
@@ -197,7 +197,7 @@ def test_through_mlflows_server(client: MlflowClient, mlruns: Path, tmp_path: Pa
         run_id = remote.create_run(experiment).info.run_id
         model = linear_q_network(3, 9)
         mlflow.set_tracking_uri(uri)
-        register(remote, model, bundle_of(model), run_id, {}, "over the wire")
+        register(remote, bundle_of(model), run_id, {}, "over the wire")
         location = remote.get_logged_model(model_id_of(resolve(remote, NAME, "4")))
         assert str(location.artifact_location).startswith("mlflow-artifacts:")
         promote(remote, NAME, "4", "served")

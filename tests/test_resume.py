@@ -15,6 +15,7 @@ from training.checkpoint import STATE, RunLock, newest
 from training.faults import NoCheckpoint
 from training.resume import resumed
 from training.stop import Stop
+from training.store import RUN
 from training.tracking import CHECKPOINTS
 
 STEPS = 3000
@@ -135,7 +136,7 @@ def test_a_fork_is_a_run_of_its_own_under_new_settings(trained: Trained) -> None
     after, child = runs_of(trained)
     assert after.info.run_id == parent.info.run_id
     assert after.data.metrics == parent.data.metrics
-    assert child.data.tags["forked_from"] == parent.info.run_id
+    assert child.data.tags["forked_from"] == parent.data.tags[RUN]
     assert child.data.tags["forked_from_step"] == "1500"
     assert child.data.params["learner.learning_rate"] == "0.0001"
     with client_of(trained.mlruns) as client:

@@ -21,6 +21,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from market.bars import load_bars
 from models.registry import model_id_of
 from training.sources import load_settings
+from training.store import RUN
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SERIES = ("train/loss", "train/epsilon", "train/reward")
@@ -132,7 +133,7 @@ def test_epsilon_history_is_the_schedule(client: MlflowClient, run: Run) -> None
 
 
 def test_tensorboard_holds_the_same_series(client: MlflowClient, store: Path, run: Run) -> None:
-    folder = store / "tensorboard" / f"{run.info.run_name}-{run.info.run_id[:8]}"
+    folder = store / "tensorboard" / f"{run.info.run_name}-{run.data.tags[RUN][:8]}"
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     for name in (*SERIES, "eval/validation/net_return"):
@@ -141,7 +142,7 @@ def test_tensorboard_holds_the_same_series(client: MlflowClient, store: Path, ru
         }
         history = client.get_metric_history(run.info.run_id, name)
         assert shown == {point.step: pytest.approx(point.value, rel=1e-6) for point in history}
-    assert "equity_validation" in events.Tags()["tensors"]
+    assert "figures/equity_validation" in events.Tags()["tensors"]
 
 
 def test_the_candidate_is_the_best_on_validation_and_loads(client: MlflowClient, run: Run) -> None:

@@ -75,6 +75,9 @@ class Agents(Protocol):
     def model(self, index: int) -> Any:
         """A copy of what an agent has learned, to be registered."""
 
+    def weights(self, index: int) -> Mapping[str, NDArray[Any]]:
+        """What an agent has learned by now, as arrays by name; the next `run` may change them."""
+
     def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
         """An agent's Q-values without exploration, from states (n, state_size) to (n, 3)."""
 

@@ -1,6 +1,6 @@
 """What a person sees while a run trains, and after it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isnan
 from typing import Protocol
@@ -27,8 +27,18 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress(console: Console, name: str, steps: int, begun_at: int = 0) -> Iterator[Show]:
-    """A progress bar; where the output is no terminal, one line when a run starts and ends."""
+def progress(
+    console: Console, name: str, steps: int, lags: Callable[[], str], begun_at: int = 0
+) -> Iterator[Show]:
+    """A progress bar; where the output is no terminal, one line when a run starts and ends.
+
+    Args:
+        console: to draw on.
+        name: of what trains.
+        steps: iterations in all.
+        lags: says what tracking has not sent, or nothing.
+        begun_at: iterations that were done before.
+    """
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=10),
@@ -52,6 +62,8 @@ def progress(console: Console, name: str, steps: int, begun_at: int = 0) -> Iter
                 f"ε {windows[0].epsilon:.3f}  reward {reward:+.4g}  loss {loss:.3g}  "
                 f"{rate:,.0f} steps/s{each}"
             )
+            if late := lags():
+                last += f"  {late}"
             bar.update(task, completed=step, state=last)
 
         yield show

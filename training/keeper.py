@@ -1,18 +1,16 @@
-"""The versions of one run: registered whenever validation improves, and at the end."""
+"""The versions of one run: registered whenever validation improves, and at the end; and its figures."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mlflow.entities.model_registry import ModelVersion
-
 from evaluation.backtest import Backtest, backtest
-from evaluation.baselines import buy_and_hold
-from evaluation.figures import equity_figure
+from evaluation.baselines import buy_and_hold, flat
+from evaluation.figures import equity_figure, position_figure, q_value_figure
 from market.table import MarketTable
 from models.bundle import Bundle
 from models.manifest import Manifest, Origin
-from models.registry import find_version, model_id_of, propose, register
 from models.sealed import Arrays
+from training import labels
 from training.agent import Agents
 from training.data import TrainingData
 from training.guards import spread_states
@@ -23,10 +21,10 @@ GOLDEN_STATES = 64
 
 
 class Kept(NamedTuple):
-    """A registered version and what it did on validation."""
+    """A version, on its way to the registry, and what it did on validation."""
 
     bundle: Bundle
-    version: ModelVersion
+    key: str  # that its run's tracker knows it by
     validation: Backtest
 
     @property
@@ -40,7 +38,7 @@ class Versions(NamedTuple):
 
     best: Kept  # on validation
     last: Kept
-    candidate: ModelVersion  # the best, or one of an earlier run that did at least as well
+    tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
 
 class Keeper:
@@ -55,6 +53,7 @@ class Keeper:
         tracker: of its run.
         tags: of run and versions.
         origin: of its models, but for the step.
+        about: what each of its versions is, but for what it did.
     """
 
     def __init__(
@@ -67,12 +66,14 @@ class Keeper:
         tracker: Tracker,
         tags: dict[str, str],
         origin: dict[str, Any],
+        about: str,
     ) -> None:
         self.agents, self.index, self.data, self.market = agents, index, data, market
         self.cvar, self.tracker, self.tags, self.origin = cvar, tracker, tags, origin
+        self.about = about
         self.best: Kept | None = None
         self.last: Kept | None = None
-        self._went_back = False
+        self._hold = buy_and_hold(market)
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
         """Records a validation, with a version where it is the best so far or the last."""
@@ -83,7 +84,7 @@ class Keeper:
             self.tracker.log(metrics, step)
             return
         kept = self._keep(step, validation)
-        self.tracker.log(metrics, step, model_id=model_id_of(kept.version))
+        self.tracker.log(metrics, step, kept.key, self.data.split.validation)
         if best:
             self.best = kept
         if last:
@@ -102,17 +103,32 @@ class Keeper:
             self.best = self.last
 
     def finish(self, name: str) -> Versions:
-        """Makes the best version the candidate and draws what it did."""
+        """Makes the best version the candidate; draws and describes what was learned."""
         if self.best is None or self.last is None:
             raise RuntimeError("a run ends with a validation that is told to be the last")
-        candidate = propose(self.tracker.client, self.best.version)
-        curves = {
-            f"{name} after {self.best.step:,} iterations": self.best.validation,
-            "buy and hold": buy_and_hold(self.market),
-        }
+        best, step = self.best, self.best.step
+        self.tracker.propose(best.key)
         title = f"Validation on {self.data.bars.name}, net of costs"
-        self.tracker.log_figure("equity_validation", equity_figure(title, curves), self.best.step)
-        return Versions(self.best, self.last, candidate)
+        called = f"{name} after {step:,} iterations"
+        curves = {called: best.validation, "buy and hold": self._hold}
+        figures = {
+            "equity_validation": equity_figure(title, curves),
+            "positions_validation": position_figure(
+                f"Positions of {called}, on validation", best.validation
+            ),
+            "q_values": q_value_figure(f"Q-values of {called}", best.bundle),
+        }
+        for figure_name, figure in figures.items():
+            self.tracker.log_figure(figure_name, figure, step)
+        rows = {
+            f"best, after {step:,}": measures_of(self.data, best.validation),
+            f"last, after {self.last.step:,}": measures_of(self.data, self.last.validation),
+            "flat": measures_of(self.data, flat(self.market)),
+            "buy and hold": measures_of(self.data, self._hold),
+        }
+        self.tracker.log_table("evaluation/validation", *labels.table(rows))
+        self.tracker.describe(labels.with_results(self.about, rows))
+        return Versions(best, self.last, self.tracker)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """What was kept so far, as JSON and as arrays; `restore` takes it back."""
@@ -126,8 +142,7 @@ class Keeper:
         return known, arrays
 
     def restore(self, known: Mapping[str, Any], arrays: Arrays) -> None:
-        """Takes back what `state` gave; registers anew what this store does not have."""
-        self._went_back = True
+        """Takes back what `state` gave; registers anew what this run's journal does not have."""
         for which in ("best", "last"):
             kept = None
             if which in known:
@@ -142,27 +157,21 @@ class Keeper:
         model = self.agents.model(self.index)
         origin = Origin(**self.origin, step=step)
         bundle = Bundle.of(model, origin, spread_states(self.data.train, GOLDEN_STATES), self.cvar)
-        return self._register(bundle, validation, model)
+        return self._register(bundle, validation)
 
-    def _register(self, bundle: Bundle, validation: Backtest, model: Any = None) -> Kept:
-        """Registers a model, unless that was done before training went back to a checkpoint."""
-        client, version = self.tracker.client, None
-        if self._went_back:
-            version = find_version(client, self.tracker.run_id, bundle)
-        if version is None:
-            net_return = validation.measures["net_return"]
-            hold = buy_and_hold(self.market).measures["net_return"]
-            step = bundle.manifest.origin.step
-            version = register(
-                client,
-                bundle.model() if model is None else model,
-                bundle,
-                self.tracker.run_id,
-                {**self.tags, "net_return": repr(net_return)},
-                f"{net_return:+.2%} on the validation split of {self.data.bars.name}, net of costs "
-                f"(buy and hold {hold:+.2%}), after {step:,} iterations.",
-            )
-        return Kept(bundle, version, validation)
+    def _register(self, bundle: Bundle, validation: Backtest) -> Kept:
+        """Has a model registered, unless that was done before training went back to a checkpoint."""
+        net_return = validation.measures["net_return"]
+        hold = self._hold.measures["net_return"]
+        key = self.tracker.register(
+            bundle,
+            {**self.tags, "net_return": repr(net_return)},
+            f"After {bundle.manifest.origin.step:,} iterations: {net_return:+.1%} on the validation "
+            f"split of {self.data.bars.name}, net of costs, where buy and hold made {hold:+.1%} and "
+            "holding nothing 0%. Chosen on these very bars: expect less of it on others.\n\n"
+            + self.about,
+        )
+        return Kept(bundle, key, validation)
 
 
 def measures_of(data: TrainingData, result: Backtest) -> dict[str, float]:

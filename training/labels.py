@@ -1,9 +1,54 @@
-"""What runs and versions say of themselves: tags, headings, descriptions."""
+"""What runs and versions say of themselves: settings, tags, headings, descriptions."""
 
 import hashlib
+from collections.abc import Mapping
+from math import isnan
+from typing import Any, NamedTuple
 
+from market.bars import Bars
 from training.data import TrainingData
+from training.origin import code_version
 from training.settings import TrainSettings
+
+
+class About(NamedTuple):
+    """What a run is.
+
+    Attributes:
+        name: in MLflow and TensorBoard.
+        experiment: MLflow's.
+        params: all settings by their dotted path.
+        tags: whatever runs are grouped and searched by.
+        description: Markdown, shown at the top of the run's page.
+    """
+
+    name: str
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    description: str
+
+
+def run_of(
+    settings: TrainSettings,
+    data: TrainingData,
+    seed: int,
+    name: str,
+    tags: Mapping[str, str],
+    description: str,
+) -> About:
+    """What the run of one agent is.
+
+    Args:
+        settings: of the training.
+        data: that they name.
+        seed: of the agent.
+        name: of the run.
+        tags: of the run.
+        description: of the run.
+    """
+    scale = {"reward_scale": f"{data.reward_scale:.9g}", "seed": str(seed)}
+    return About(name, settings.experiment, {**settings.flat(), **scale}, tags, description)
 
 
 def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:
@@ -31,6 +76,20 @@ def identity(data: TrainingData) -> dict[str, str]:
         "train_hash": data.split.train.content_hash,
         "features_hash": data.features.schema_hash,
         "reward_scale": repr(data.reward_scale),
+    }
+
+
+def origin(settings: TrainSettings, data: TrainingData, seed: int, run: str) -> dict[str, Any]:
+    """Where the models of a run come from, but for their step."""
+    return {
+        "name": settings.called,
+        "run_id": run,
+        "seed": seed,
+        "scheme": settings.market.scheme,
+        "features": data.features.schema,
+        "settings": settings.tree(),
+        "data_hash": data.bars.content_hash,
+        "code_version": code_version(),
     }
 
 
@@ -75,11 +134,59 @@ def _costs(settings: TrainSettings, data: TrainingData) -> str:
     )
 
 
-def description(settings: TrainSettings, data: TrainingData, seed: int, command: str) -> str:
-    """What a run is and how to repeat it, in Markdown."""
-    first, last = (data.bars.table["time"][row] for row in (0, -1))
-    return (
-        f"{settings.called} on {data.bars.name} ({first:%Y-%m-%d} to {last:%Y-%m-%d}), "
-        f"{settings.steps:,} iterations, seed {seed}; {_costs(settings, data)}."
-        f"\n\n    {command}"
-    )
+def about(settings: TrainSettings, data: TrainingData, seed: int, command: str) -> str:
+    """What a run or a version is of, and how to repeat it, in Markdown."""
+    rows = {
+        "data": f"{data.bars.name}, {_days(data.bars)}, sha256 `{data.bars.content_hash[:16]}`",
+        "trained on": f"{_days(data.split.train)}, {len(data.split.train):,} bars",
+        "validated on": f"{_days(data.split.validation)}, {len(data.split.validation):,} bars",
+        "what learns": f"{_algorithm(settings)}, {settings.network.kind}"
+        if settings.network.kind != "tabular"
+        else f"{settings.tabular.algorithm}, a table",
+        "how long": f"{settings.steps:,} iterations, seed {seed}",
+        "costs": _costs(settings, data),
+    }
+    lines = [f"- **{name}**: {text}" for name, text in rows.items()]
+    return "\n".join([*lines, "", "Repeat it:", "", f"    {command}"])
+
+
+def description(about: str, resume: str) -> str:
+    """What a run is while it trains."""
+    return f"{about}\n\nGo on with it, should it stop:\n\n    {resume}"
+
+
+def with_results(about: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """What a run that ended was, and what it did beside the baselines."""
+    columns, cells = table(rows)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in cells]
+    caveat = "Chosen on these very bars, the best flatters itself: expect less of it on others."
+    return "\n".join(["Validation, net of costs:", "", *lines, "", caveat, "", about])
+
+
+def table(
+    rows: Mapping[str, Mapping[str, float]],
+) -> tuple[list[str], list[list[str]]]:
+    """Measures side by side as text: names of columns, and rows."""
+    columns = {
+        "net return": ("net_return", "{:+.1%}"),
+        "filled at close": ("net_return_close", "{:+.1%}"),
+        "at next open": ("net_return_next_open", "{:+.1%}"),
+        "Sharpe": ("sharpe", "{:+.2f}"),
+        "drawdown": ("max_drawdown", "{:.1%}"),
+        "share of bars with a trade": ("position_changes", "{:.2%}"),
+        "costs": ("cost", "{:.1%}"),
+    }
+    cells = [
+        [
+            name,
+            *("-" if isnan(row[key]) else form.format(row[key]) for key, form in columns.values()),
+        ]
+        for name, row in rows.items()
+    ]
+    return ["policy", *columns], cells
+
+
+def _days(bars: Bars) -> str:
+    first, last = (bars.table["time"][row] for row in (0, -1))
+    return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"

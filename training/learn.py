@@ -20,7 +20,7 @@ class Progress(NamedTuple):
     windows: list[Window]  # means since the point before
     iterations_a_second: float  # since the point before, of each agent
     validations: list[Backtest] | None  # of the greedy policies, where a validation was due
-    largest_q: list[float] | None  # absolute, learning units, in those validations
+    q_values: list[NDArray[np.float64]] | None  # learning units: all that were looked up in those
 
 
 def validate(
@@ -56,26 +56,28 @@ def learn(
         seconds = time.perf_counter() - began
         if not windows:
             return
-        step, results, largest = agents.iteration, None, None
+        step, results, looked_up = agents.iteration, None, None
         if step % settings.evaluate_interval == 0 or step == settings.steps:
-            results, largest = validate_all(agents, validation)
-        yield Progress(step, windows, (step - begun_at) / seconds, results, largest)
+            results, looked_up = validate_all(agents, validation)
+        yield Progress(step, windows, (step - begun_at) / seconds, results, looked_up)
 
 
-def validate_all(agents: Agents, table: MarketTable) -> tuple[list[Backtest], list[float]]:
-    """The greedy policy of each agent over a table, and the largest of its Q-values."""
-    results, largest = [], []
+def validate_all(
+    agents: Agents, table: MarketTable
+) -> tuple[list[Backtest], list[NDArray[np.float64]]]:
+    """The greedy policy of each agent over a table, and the Q-values that it chose by."""
+    results, looked_up = [], []
     for index in range(len(agents.seeds)):
-        q_values, seen = agents.q_values(index), [0.0]
+        q_values, seen = agents.q_values(index), list[NDArray[np.float64]]()
 
         def watched(states: NDArray[np.float32]) -> NDArray[Any]:
             values = q_values(states)  # noqa: B023 - called within this round of the loop
-            seen.append(float(abs(values).max()))  # noqa: B023
+            seen.append(np.asarray(values, np.float64).ravel())  # noqa: B023
             return values
 
         results.append(validate(watched, table))
-        largest.append(max(seen))
-    return results, largest
+        looked_up.append(np.concatenate(seen))
+    return results, looked_up
 
 
 def better(one: Backtest, other: Backtest | None) -> bool:

@@ -6,7 +6,7 @@ seeds learn side by side: every array has a leading axis of seeds, every seed ra
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -146,6 +146,12 @@ class TrainingLoop:
     def model(self, index: int) -> keras.Model:
         """A Keras model of its own with what an agent has learned, noise left out."""
         return self.learner.online.network(index)
+
+    def weights(self, index: int) -> Mapping[str, NDArray[Any]]:
+        """As `Agents.weights` has it."""
+        names = self.learner.online.variables
+        state = {name: self.variables[f"online/{name}"] for name in names}
+        return {name: np.asarray(memoryview(v.value()))[index] for name, v in state.items()}
 
     def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
         """An agent's present Q-values, from states (n, state_size) to (n, 3)."""

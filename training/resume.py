@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from models.configuration import flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
@@ -16,11 +16,9 @@ from training.data import TrainingData
 from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
 from training.labels import identity
 from training.object_store import Bucket
+from training.outbox import run_known_as
 from training.settings import TrainSettings
 from training.sources import load_from
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 FORKS_KEEP = ("data_hash", "train_hash", "features_hash", "reward_scale")
 
@@ -42,18 +40,18 @@ class Start(NamedTuple):
         if self.lock is not None:
             self.lock.close()
 
-    def require_unfinished(self, settings: TrainSettings, runs: "Sequence[Run | None]") -> None:
+    def require_unfinished(self, settings: TrainSettings, ends: Sequence[str | None]) -> None:
         """Refuses a training of which nothing is left to do.
 
         Args:
             settings: to go on under.
-            runs: as MLflow has them, None for those that it does not have.
+            ends: how its runs ended, None for those that have not, as far as is known.
 
         Raises:
             NoCheckpoint: names it, and those that have not ended.
         """
         manifest, step = self.checkpoint.manifest, self.checkpoint.step
-        finished = all(run is not None and run.info.status == "FINISHED" for run in runs)
+        finished = all(end == "FINISHED" for end in ends)
         if not finished or not (manifest["ended"] or step >= settings.steps):
             return
         others = unfinished(self.checkpoint.folder.parents[1])
@@ -91,7 +89,8 @@ def _resumed(
 ) -> tuple[TrainSettings, Start]:
     where = CheckpointSettings(where=asked.where)
     bucket = Bucket(where.url) if where.url else None
-    folder = find(asked.resume, where.root(Path(asked.mlruns)), bucket)
+    known_as = run_known_as(Path(asked.mlruns), asked.resume)
+    folder = find(asked.resume, where.root(Path(asked.mlruns)), bucket, known_as)
     exact = (folder / MANIFEST).exists()
     run = folder.parent if exact else folder
     lock = None if asked.fork else RunLock(run)
@@ -182,13 +181,14 @@ def _asked(arguments: list[str]) -> argparse.Namespace:
     return early.parse_known_args(arguments)[0]
 
 
-def find(which: str, root: Path, bucket: Bucket | None) -> Path:
+def find(which: str, root: Path, bucket: Bucket | None, known_as: Sequence[str] = ()) -> Path:
     """The folder of the run, or of the one checkpoint, that is to be resumed.
 
     Args:
         which: `latest`, a run's id (its first characters do), or the path of either folder.
         root: where checkpoints are.
         bucket: where else to look for ids and the latest.
+        known_as: runs that MLflow knows by such an id.
 
     Raises:
         NoCheckpoint: there is none such.
@@ -212,7 +212,10 @@ def find(which: str, root: Path, bucket: Bucket | None) -> Path:
     fitting = [
         run
         for run, manifest in known.items()
-        if any(name.startswith(which) for name in (run, *manifest.get("run_ids", [])))
+        if any(
+            name.startswith(which) or name in known_as
+            for name in (run, *manifest.get("run_ids", []))
+        )
     ]
     if len(fitting) != 1:
         many = "no run" if not fitting else f"more than one run ({', '.join(fitting)})"

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
-from mlflow.entities import Run
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -18,14 +17,18 @@ from training.build import build_agents
 from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest
 from training.data import TrainingData
 from training.faults import NoCheckpoint
-from training.guards import explained_q
+from training.guards import QGuard, explained_q
 from training.history import packed, unpacked
 from training.keeper import Keeper, Versions
 from training.learn import Progress, learn, validate_all
+from training.origin import code_version
+from training.outbox import Outbox
 from training.resume import Start, resuming
 from training.settings import TrainSettings
+from training.shipper import Shipper
 from training.stop import Stop
-from training.tracking import CHECKPOINTS, Store, Tracker, code_version
+from training.store import Store
+from training.tracking import CHECKPOINTS, Tracker, new_run, open_journal
 
 
 class Session:
@@ -35,6 +38,7 @@ class Session:
         settings: of the training.
         data: what they name.
         store: to track in.
+        shipper: sends there what is tracked.
         group: of runs.
         command: what was typed; it stands in each run's description.
         console: to draw on.
@@ -53,22 +57,24 @@ class Session:
         settings: TrainSettings,
         data: TrainingData,
         store: Store,
+        shipper: Shipper,
         group: str,
         command: str,
         console: Console,
         start: Start | None = None,
     ) -> None:
         self.settings, self.data, self.store, self.start = settings, data, store, start
+        self._shipper = shipper
         self._group, self._command, self._console = group, command, console
         self.market = data.validation[settings.market.fill]
         self.agents = build_agents(settings, data.train, data.reward_scale)
-        self._explained = explained_q(settings, data.train, data.reward_scale)
+        self._guard = QGuard(explained_q(settings, data.train, data.reward_scale))
         self.names = [f"{settings.called}-{data.bars.name}-s{seed}" for seed in self.agents.seeds]
         self._trackers: list[Tracker] = []
         self._keepers: list[Keeper] = []
         self.checkpoints: Checkpoints = None  # type: ignore[assignment] # once entered there are
         self._stack = ExitStack()
-        self.ended = self._rolled_back = self._warned = False
+        self.ended = self._rolled_back = False
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -89,7 +95,8 @@ class Session:
         if len(self.names) > 1:
             shown += f" to s{self.agents.seeds[-1]}"
         begun_at = self.agents.iteration
-        with screen.progress(self._console, shown, self.settings.steps, begun_at) as show:
+        steps, lags = self.settings.steps, lambda: self._shipper.lags
+        with screen.progress(self._console, shown, steps, lags, begun_at) as show:
             while not self.ended and stop.by is None:
                 try:
                     for point in learn(
@@ -115,18 +122,24 @@ class Session:
         self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def _open(self) -> None:
-        """Makes or finds the runs, and begins where the checkpoint ended, if there is one."""
+        """Begins the runs, or goes on with them where the checkpoint ended, if there is one."""
         start = self.start
-        runs: list[Run | None] = [None] * len(self.agents.seeds)
+        adopts = False
         if start is not None:
             self._stack.callback(start.close)
             self._require_fits(start.checkpoint)
-            if start.lock is not None:
-                runs = [self.store.find_run(run_id) for run_id in start.run_ids]
-                start.require_unfinished(self.settings, runs)
-                self._keep_checkpoints(start.lock)
-        for index, seed in enumerate(self.agents.seeds):
-            self._open_run(index, seed, runs[index])
+        if start is not None and start.lock is not None:
+            boxes = [self._journal(run) for run in start.run_ids]
+            adopts = all(box.head is None for box in boxes)
+            ends = [self._how_it_ended(box) for box in boxes]
+            start.require_unfinished(self.settings, ends)
+            self._keep_checkpoints(start.lock)
+        else:
+            boxes = [self._journal(new_run()) for _ in self.agents.seeds]
+            root = self.settings.checkpoints.root(self.settings.mlruns)
+            self._keep_checkpoints(RunLock(root / boxes[0].run))
+        for index, (seed, box) in enumerate(zip(self.agents.seeds, boxes, strict=True)):
+            self._open_run(index, seed, box, adopts)
         if start is None:
             self.save(None)
         elif start.lock is not None:
@@ -134,6 +147,18 @@ class Session:
             self._say_resumed(start.checkpoint)
         else:
             self._fork(start.checkpoint)
+
+    def _journal(self, run: str) -> Outbox:
+        """A run's journal; closed again where the training does not come to be."""
+        box = open_journal(self.settings.mlruns, run)
+        self._stack.callback(lambda: None if self._trackers else box.close())
+        return box
+
+    def _how_it_ended(self, box: Outbox) -> str | None:
+        """By the journal, or where that is not here by MLflow."""
+        if box.head is not None:
+            return box.ended
+        return self.store.status_of(box.run, self.settings.experiment)
 
     def _keep_checkpoints(self, lock: RunLock) -> None:
         settings = self.settings
@@ -144,54 +169,41 @@ class Session:
 
     def _say_resumed(self, checkpoint: Checkpoint) -> None:
         for tracker in self._trackers:
-            tracker.client.set_tag(tracker.run_id, "resumed_from_step", str(checkpoint.step))
+            tracker.set_tags(resumed_from_step=str(checkpoint.step))
         was, now = checkpoint.manifest["code_version"], code_version()
         if was != now:
             self.tell(f"note: this checkpoint was made by code {was}, and this is {now}")
 
-    def _open_run(self, index: int, seed: int, found: Run | None) -> None:
-        settings, data, client = self.settings, self.data, self.store.client
+    def _open_run(self, index: int, seed: int, box: Outbox, adopts: bool) -> None:
+        settings, data = self.settings, self.data
         tags = labels.tags(settings, data, seed, self._group)
-        if found is None:
-            params = {**settings.flat(), "reward_scale": f"{self.agents.reward_scale:.9g}"}
-            params["seed"] = str(seed)
-            about = labels.description(settings, data, seed, self._command)
-            with self.store.create_run(
-                self.names[index], params, {**tags, **self._link(index)}, about
-            ) as made:
-                if self.checkpoints is None:
-                    root = settings.checkpoints.root(settings.mlruns)
-                    self._keep_checkpoints(RunLock(root / made.info.run_id))
-                client.set_tag(made.info.run_id, CHECKPOINTS, str(self.checkpoints.folder))
-        else:
-            client.update_run(found.info.run_id, status="RUNNING")
-        tracker = self._stack.enter_context(Tracker(self.store, found or made))
-        if found is None:
+        what = labels.about(settings, data, seed, self._command)
+        about = labels.run_of(
+            settings,
+            data,
+            seed,
+            self.names[index],
+            {**tags, **self._link(index), CHECKPOINTS: str(self.checkpoints.folder)},
+            labels.description(what, resuming(box.run, settings)),
+        )
+        begins = box.head is None and not adopts
+        tracker = Tracker(self.store, box, about, self._shipper, adopts)
+        self._stack.enter_context(tracker)
+        if begins:
             tracker.log_data(data.split.train, settings.bars, "training")
             tracker.log_data(data.split.validation, settings.bars, "validation")
-        origin = {
-            "name": settings.called,
-            "run_id": tracker.run_id,
-            "seed": seed,
-            "scheme": settings.market.scheme,
-            "features": data.features.schema,
-            "settings": settings.tree(),
-            "data_hash": data.bars.content_hash,
-            "code_version": code_version(),
-        }
-        keeper = Keeper(
-            self.agents, index, data, self.market, settings.network.cvar, tracker, tags, origin
-        )
+        origin = labels.origin(settings, data, seed, box.run)
+        cvar = settings.network.cvar
+        keeper = Keeper(self.agents, index, data, self.market, cvar, tracker, tags, origin, what)
         self._trackers.append(tracker)
         self._keepers.append(keeper)
 
     def _link(self, index: int) -> dict[str, str]:
         """Tags that lead from a new run to the one it began with."""
-        if self.start is None:
+        if self.start is None or not self.settings.fork:
             return {}
-        verb = "forked" if self.settings.fork else "continues"
         parent = self.start.run_ids[min(index, len(self.start.run_ids) - 1)]
-        return {f"{verb}_from": parent, f"{verb}_from_step": str(self.start.checkpoint.step)}
+        return {"forked_from": parent, "forked_from_step": str(self.start.checkpoint.step)}
 
     def _require_fits(self, checkpoint: Checkpoint) -> None:
         try:
@@ -207,9 +219,15 @@ class Session:
             metrics["perf/iterations_per_second"] = rate
             metrics["perf/env_steps_per_second"] = rate * self.settings.replay.streams
             tracker.log(metrics, step)
+            tracker.log_machine(step)
         score = None
-        if point.validations is not None and point.largest_q is not None:
-            self._guard(step, point.largest_q)
+        if point.validations is not None and point.q_values is not None:
+            shares = self._guard.shares(point.q_values)
+            if warning := self._guard.warning(step, shares):
+                self.tell(warning)
+            for index, tracker in enumerate(self._trackers):
+                tracker.log({"guard/q_over_explained": shares[index]}, step)
+                tracker.log_learned(self.agents.weights(index), point.q_values[index], step)
             self.ended = step == self.settings.steps or self._out_of_patience(
                 step, point.validations
             )
@@ -218,18 +236,6 @@ class Session:
             score = float(np.mean([each.measures["net_return"] for each in point.validations]))
         if self.ended or self.checkpoints.due(step, score):
             self.save(score)
-
-    def _guard(self, step: int, largest_q: Sequence[float]) -> None:
-        """Warns where Q-values are beyond what rewards can explain."""
-        shares = [largest / self._explained for largest in largest_q]
-        for tracker, share in zip(self._trackers, shares, strict=True):
-            tracker.log({"guard/q_over_explained": share}, step)
-        if max(shares) > 1 and not self._warned:
-            self._warned = True
-            self.tell(
-                f"warning: by iteration {step} a Q-value is {max(shares):.3g} times the largest that "
-                "rewards can explain, r_max / (1 - gamma); see guard/q_over_explained"
-            )
 
     def _out_of_patience(self, step: int, validations: Sequence[Backtest]) -> bool:
         if self.settings.patience is None:
@@ -244,7 +250,7 @@ class Session:
         arrays = {f"agents/{name}": array for name, array in self.agents.state().items()}
         kept, metrics = [], []
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
-            tracker.flush()  # what a checkpoint knows, the store has
+            tracker.flush()  # what a checkpoint knows, the journal has
             names, history = packed(tracker.history)
             known, held = keeper.state()
             arrays |= {f"metrics/{index}/{name}": array for name, array in history.items()}
@@ -295,7 +301,7 @@ class Session:
         self.agents.restore(_part(arrays, "agents/"))
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
             history = unpacked(manifest["metrics"][index], _part(arrays, f"metrics/{index}/"))
-            tracker.go_back(history, repeats)
+            tracker.go_back(history, checkpoint.step, repeats)
             keeper.restore(manifest["kept"][index], _part(arrays, f"kept/{index}/"))
         self.ended = manifest["ended"]
         self._rolled_back = manifest["rolled_back"]
@@ -330,7 +336,7 @@ class Session:
         self._rolled_back = True
         said = f"from iteration {at} to {checkpoint.step}, learning rate now {rate:g}"
         for tracker in self._trackers:
-            tracker.client.set_tag(tracker.run_id, "rolled_back", said)
+            tracker.set_tags(rolled_back=said)
         self.tell(f"warning: {error}; went back {said}")
         self.save(None)
 

@@ -202,6 +202,11 @@ class TrainSettings(BaseSettings):
         description="with resume: as a new run, whose settings may differ from the checkpoint's",
     )
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
+    tracking_uri: str | None = Field(
+        None,
+        description="of an MLflow server that has the runs and models (MLFLOW_TRACKING_URI); none: "
+        "mlruns/mlflow.db does",
+    )
     experiment: str = Field("qdesk", min_length=1, description="MLflow experiment")
     network: NetworkSettings = NetworkSettings()
     tabular: TabularSettings = TabularSettings()
@@ -278,7 +283,7 @@ class TrainSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment above preset; the preset is what `load_settings` passes to the constructor."""
-        return _EpsilonVariables(settings_cls), env_settings, init_settings
+        return _OtherVariables(settings_cls), env_settings, init_settings
 
     @property
     def log_interval(self) -> int:
@@ -297,7 +302,7 @@ class TrainSettings(BaseSettings):
 
     def tree(self) -> dict[str, Any]:
         """What decides the run, as JSON has it: neither the wish to resume nor where things are."""
-        elsewhere = {"resume", "fork", "mlruns", "checkpoints"}
+        elsewhere = {"resume", "fork", "mlruns", "tracking_uri", "checkpoints"}
         return self.model_dump(mode="json", exclude=elsewhere)
 
     def flat(self) -> dict[str, str]:
@@ -311,8 +316,8 @@ def _require_default(room: str, settings: BaseModel, used: set[str], where: str)
             raise ValueError(f"{room}.{name} is set, but does nothing where {where}; leave it out")
 
 
-class _EpsilonVariables(PydanticBaseSettingsSource):
-    """The three DQN_EPSILON_* variables."""
+class _OtherVariables(PydanticBaseSettingsSource):
+    """The three DQN_EPSILON_* variables, and MLflow's own."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError  # the whole source is read at once
@@ -321,4 +326,6 @@ class _EpsilonVariables(PydanticBaseSettingsSource):
         found = {
             name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ
         }
-        return {"epsilon": found} if found else {}
+        server = os.environ.get("MLFLOW_TRACKING_URI")
+        given: dict[str, Any] = {"epsilon": found} if found else {}
+        return {**given, "tracking_uri": server} if server else given

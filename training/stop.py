@@ -12,10 +12,12 @@ class Stop:
 
     Attributes:
         by: the signal that was received, or None.
+        count: how many were.
     """
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
+        self.count = 0
         self._handlers = {
             which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)
         }
@@ -30,6 +32,7 @@ class Stop:
             signal.signal(which, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        self.count += 1
         if self.by is not None:
             raise KeyboardInterrupt
         self.by = signal.Signals(number)

@@ -94,6 +94,10 @@ class TabularAgents:
         table = self._walks[index].learner.table().astype(np.float32)
         return TabularQ(self._discretiser, table, self._name)
 
+    def weights(self, index: int) -> Mapping[str, NDArray[Any]]:
+        """As `Agents.weights` has it."""
+        return {"table": self._walks[index].learner.table()}
+
     def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
         """An agent's present Q-values, from states (n, state_size) to (n, 3)."""
         return self.model(index).q_values

@@ -1,231 +1,146 @@
-"""MLflow and TensorBoard behind one `log(metrics, step)`."""
+"""A run as it is tracked: one `log(metrics, step)` for MLflow and TensorBoard, and nothing in the way.
 
-import fcntl
-import functools
+What is logged goes to the run's journal (`outbox.py`), from where a background thread (`shipper.py`)
+sends it to MLflow (`delivery.py`), and to TensorBoard's log (`tensorboard.py`). None of it waits or
+raises, whatever becomes of a server or a disk.
+"""
+
+import io
 import json
-import logging
 import math
-import os
-import platform
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import mlflow
-import numpy as np
 from matplotlib.figure import Figure
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_DATASET_CONTEXT,
-    MLFLOW_GIT_COMMIT,
-    MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_SOURCE_TYPE,
-    MLFLOW_USER,
-)
-from sqlalchemy.exc import SQLAlchemyError
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.image.metadata import create_summary_metadata
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-from tensorboard.util.tensor_util import make_tensor_proto
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from numpy.typing import NDArray
 
 from market.bars import Bars
-from models.registry import NOT_THERE, user
-from training.checkpoint import in_use
-from training.event_file import EventFile
-from training.faults import TrackingError
+from models.bundle import Bundle
+from training.faults import InUse, TrackingError
 from training.history import Point
+from training.labels import About
+from training.machine import Machine
+from training.origin import origin
+from training.outbox import JOURNALS, POINTS, VERSION, Outbox
+from training.shipper import Shipper
+from training.store import Store
+from training.tensorboard import Board
 
 CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
-FLUSH_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
 
 
-class Store:
-    """The tracking data of a folder: `mlflow.db`, `artifacts/` and `tensorboard/`.
+def new_run() -> str:
+    """An id for a run. It is ours, so that no server is needed to begin; MLflow's has it as a tag."""
+    return uuid.uuid4().hex
 
-    Args:
-        folder: created where it is missing.
-        experiment: MLflow experiment, created where it is missing.
+
+def open_journal(folder: Path, run: str) -> Outbox:
+    """The journal of a run, begun where it is missing.
 
     Raises:
-        TrackingError: the folder cannot be written, or holds no store that can be opened.
+        InUse: another process has it.
+        TrackingError: it cannot be written.
     """
-
-    def __init__(self, folder: Path, experiment: str) -> None:
-        self.folder = folder.resolve()
-        # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        # What this one logs is raised as well.
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        try:
-            for part in ("artifacts", "tensorboard"):
-                (self.folder / part).mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.folder / part):
-                    pass  # it can be written
-            with _locked(self.folder):
-                # Global as well: creating a model version makes a client of its own inside MLflow.
-                mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
-                self.client = MlflowClient()
-                self.experiment_id = self._experiment(experiment)
-                self._close_the_dead()
-        except (OSError, MlflowException, SQLAlchemyError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
-
-    @contextmanager
-    def create_run(
-        self, name: str, params: Mapping[str, str], tags: Mapping[str, str], description: str
-    ) -> Iterator[Run]:
-        """A new run; others take it for one of a dead process only after the context was left.
-
-        Args:
-            name: of the run, in MLflow and TensorBoard.
-            params: all settings by their dotted path.
-            tags: whatever runs are grouped and searched by.
-            description: Markdown, shown at the top of the run's page.
-        """
-        with _locked(self.folder):
-            run = self.client.create_run(
-                self.experiment_id,
-                run_name=name,
-                tags={**_origin(), **tags, MLFLOW_RUN_NOTE: description},
-            )
-            try:
-                params_ = [Param(key, value) for key, value in params.items()]
-                self.client.log_batch(run.info.run_id, params=params_)
-                yield run
-            except BaseException:
-                self.client.set_terminated(run.info.run_id, "FAILED")
-                raise
-
-    def find_run(self, run_id: str) -> Run | None:
-        """A run of this store that was not deleted."""
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code not in NOT_THERE:
-                raise
-            return None
-        return run if run.info.lifecycle_stage == "active" else None
-
-    def _close_the_dead(self) -> None:
-        """Ends runs that a process on this host left RUNNING when it was killed."""
-        running = self.client.search_runs(
-            [experiment.experiment_id for experiment in self.client.search_experiments()],
-            f"attributes.status = 'RUNNING' and tags.host = '{platform.node()}'",
-        )
-        for run in running:
-            folder = run.data.tags.get(CHECKPOINTS)
-            if folder is not None and not in_use(Path(folder)):
-                self.client.set_tag(run.info.run_id, "ended", "its process was gone")
-                self.client.set_terminated(run.info.run_id, "KILLED")
-
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            return self.client.create_experiment(name, artifact_location=f"{self.folder}/artifacts")
-        if found.lifecycle_stage != "active":
-            raise MlflowException(f"experiment {name} was deleted: restore it, or name another")
-        return str(found.experiment_id)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out: several creating a fresh database at once break it."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return Outbox(folder.resolve() / JOURNALS / run)
+    except InUse:
+        raise
+    except OSError as error:
+        raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
 
 
 class Tracker:
-    """One run in a store, used as a context.
+    """One run, used as a context.
 
     Left by an exception the run is FAILED, left by `KeyboardInterrupt` or after `killed()` it is
     KILLED, else FINISHED.
 
     Args:
         store: where to.
-        run: made by `Store.create_run`, or found there.
+        box: its journal; one that another process began is gone on with.
+        about: what it is; of a journal that knows it already, only whether that is the same.
+        shipper: sends the journal.
+        adopts: whether MLflow may have the run from another machine.
 
     Attributes:
         history: all that was logged, in its order.
     """
 
-    def __init__(self, store: Store, run: Run) -> None:
-        self.client = store.client
-        self.run_id: str = run.info.run_id
-        self.folder = store.folder / "tensorboard" / f"{run.info.run_name}-{self.run_id[:8]}"
-        self.history: list[Point] = []
-        self._pending: list[Metric] = []
-        self._stored: dict[tuple[str, int], int] = {}  # the time of what MLflow has from before
-        self._flushed = time.monotonic()
-        self._killed = False
-        try:
-            self._writer = EventFile(self.folder)
-        except BaseException:
-            self.client.set_terminated(self.run_id, "FAILED")
-            raise
+    def __init__(
+        self, store: Store, box: Outbox, about: About, shipper: Shipper, adopts: bool = False
+    ) -> None:
+        self.run_id, self.history = box.run, list[Point]()
+        self._box, self._killed, self._machine = box, False, Machine(store.folder)
+        self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
+        if box.head is None:
+            box.put(
+                "run",
+                {
+                    **about._asdict(),
+                    "tags": {**origin(), **about.tags, MLFLOW_RUN_NOTE: about.description},
+                    "started": int(time.time() * 1000),
+                    "server": store.server,
+                    "adopts": adopts,
+                },
+            )
+        if box.head is not None and (adopts or box.ended is not None):
+            box.put("resumed", {})
+        self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
+        self._board = Board(self.folder)
+        self._settings = dict(about.params)
+        self._board.settings(self._settings, self.run_id)
+        self._board.flush()
+        shipper.add(store, box)
 
-    def log(self, metrics: Mapping[str, float], step: int, model_id: str | None = None) -> None:
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        step: int,
+        version: str | None = None,
+        data: Bars | None = None,
+    ) -> None:
         """Records metrics at a step; those that are not finite (no value yet) are left out.
 
         Args:
             metrics: by name; `/` makes a section.
             step: iterations done.
-            model_id: the checkpoint that they were measured on.
+            version: key of the model version that they were measured on.
+            data: that it was measured on.
         """
-        now = int(time.time() * 1000)
+        now, before = int(time.time() * 1000), self._points_of_before
+        new = {}
         for name, value in metrics.items():
-            if math.isfinite(value):
-                self._add(Point(name, value, self._stored.get((name, step), now), step), model_id)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+            if not math.isfinite(value):
+                continue
+            # What was logged after the checkpoint that training goes on from is in the journal.
+            known = before.get((name, step))
+            point = Point(name, float(value), now if known is None else known[0], step)
+            self.history.append(point)
+            self._board.scalar(point)
+            if known is None:
+                new[name] = point.value
+        if new:
+            of = {} if version is None else {"version": version}
+            on = {} if data is None else {"data": [data.name, _digest(data)]}
+            self._box.put(POINTS, {"step": step, "metrics": new, **of, **on}, at=now)
+        self._board.flush()
 
-    def _add(self, point: Point, model_id: str | None = None) -> None:
-        self.history.append(point)
-        self._writer.add(scalar_pb(point.name, point.value), point.step, point.time / 1000)
-        # MLflow forgets nothing: what was logged after the checkpoint that training goes on from is
-        # not sent again, but for a model's sake, and then with its time, which makes it the same row.
-        if model_id is not None or (point.name, point.step) not in self._stored:
-            metric = Metric(point.name, point.value, point.time, point.step, model_id=model_id)
-            self._pending.append(metric)
+    def log_machine(self, step: int) -> None:
+        """Records how busy the machine is, now and then."""
+        self.log(self._machine.reading(), step)
 
-    def go_back(self, history: Sequence[Point], repeats: bool = True) -> None:
-        """Makes the run what it was at a checkpoint: its curves have no gap, and no point twice.
-
-        Args:
-            history: what the checkpoint knew.
-            repeats: whether what follows gives the same values again; else MLflow, which forgets nothing,
-                gets them beside those that it has.
-        """
-        self.flush()
-        known = self.client.get_run(self.run_id).data.metrics
-        points = [p for name in known for p in self.client.get_metric_history(self.run_id, name)]
-        self._stored = {(point.key, point.step): point.timestamp for point in points}
-        old = [path for path in self.folder.iterdir() if ".tfevents." in path.name]
-        self._writer.close()
-        self._writer = EventFile(self.folder)
-        self.history = []
-        for point in history:
-            self._add(point)
-        if not repeats:
-            self._stored = {}
-        self.flush()
-        for path in old:  # the new file has it all
-            path.unlink()
+    def log_learned(
+        self, weights: Mapping[str, NDArray[Any]], q_values: NDArray[Any], step: int
+    ) -> None:
+        """Records how weights, and Q-values of a validation, are distributed, in TensorBoard alone."""
+        for name, each in {**weights, "q_values": q_values}.items():
+            kind = "validation" if name == "q_values" else "weights"
+            self._board.histogram(f"{kind}/{name}", each, step)
 
     def log_data(self, bars: Bars, source: str, context: str) -> None:
         """Records bars as an input of the run."""
@@ -233,39 +148,102 @@ class Tracker:
         columns = [{"name": "time", "type": "datetime"}]
         columns += [{"name": name, "type": "double"} for name in bars.table.columns[1:]]
         profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
-        dataset = Dataset(
-            name=bars.name,
-            digest=bars.content_hash[:32],  # MLflow keeps at most 36 characters
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            schema=json.dumps({"mlflow_colspec": columns}),
-            profile=json.dumps(profile),
+        self._box.put(
+            "data",
+            {
+                "name": bars.name,
+                "digest": _digest(bars),
+                "source_type": "local",
+                "source": json.dumps({"uri": source, "sha256": bars.content_hash}),
+                "schema": json.dumps({"mlflow_colspec": columns}),
+                "profile": json.dumps(profile),
+                "context": context,
+            },
         )
-        tag = InputTag(MLFLOW_DATASET_CONTEXT, context)
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
 
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
         """Records a figure as `figures/<name>.png` and as a TensorBoard image."""
-        self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
-        png = BytesIO()
+        png = io.BytesIO()
         figure.savefig(png, format="png")
-        width, height = (str(round(size * figure.dpi)) for size in figure.get_size_inches())
-        parts = np.array([width.encode(), height.encode(), png.getvalue()], object)
-        summary = Summary()
-        summary.value.add(
-            tag=name,
-            tensor=make_tensor_proto(parts),
-            metadata=create_summary_metadata(display_name="", description=""),
+        self._board.image(f"figures/{name}", png.getvalue(), step)
+        self.log_file(f"figures/{name}.png", png.getvalue())
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Records a table as `<name>.json`, which MLflow's evaluation page shows."""
+        content = json.dumps({"columns": list(columns), "data": [list(row) for row in rows]})
+        self.log_file(f"{name}.json", content.encode(), table=True)
+
+    def log_file(self, path: str, content: bytes, table: bool = False) -> None:
+        """Records a file under a path among the run's artifacts."""
+        folder, _, name = path.rpartition("/")
+
+        self._box.put(
+            "artifact",
+            {"folder": folder, "table": table},
+            lambda into: (into / name).write_bytes(content),
         )
-        self._writer.add(summary, step)
+
+    def set_tags(self, **tags: str) -> None:
+        """Sets tags of the run."""
+        self._box.put("tags", {"tags": tags})
+
+    def describe(self, description: str) -> None:
+        """Replaces what is shown at the top of the run's page."""
+        self._box.put("tags", {"tags": {MLFLOW_RUN_NOTE: description}})
+
+    def register(self, bundle: Bundle, tags: Mapping[str, str], description: str) -> str:
+        """Has a bundle become a model version, once; returns the key that it is known by here."""
+        key = f"{bundle.manifest.origin.step}-{bundle.weights_sha256[:16]}"
+        if key not in self._box.versions:
+            content = {"key": key, "tags": dict(tags), "description": description}
+            self._box.put(VERSION, content, bundle.save_into)
+        return key
+
+    def propose(self, key: str) -> None:
+        """Has a version become the candidate, unless the present one did at least as well."""
+        self._box.put("candidate", {"key": key})
+
+    def version_of(self, key: str) -> str | None:
+        """The number that MLflow gave a version, or None where it does not have it yet."""
+        known = self._box.learned.get("versions", {}).get(key)
+        return None if known is None else str(known["version"])
+
+    @property
+    def candidate(self) -> tuple[str, str] | None:
+        """Name and number of the candidate after `propose`, or None before MLflow has said so."""
+        known = self._box.learned.get("candidate")
+        return None if known is None else (str(known["name"]), str(known["version"]))
+
+    @property
+    def board_fault(self) -> OSError | None:
+        """Why TensorBoard's log cannot be written, if it cannot."""
+        return self._board.fault
+
+    def go_back(self, history: Sequence[Point], step: int, repeats: bool = True) -> None:
+        """Makes the run what it was at a checkpoint: its curves have no gap, and no point twice.
+
+        Args:
+            history: what the checkpoint knew.
+            step: iterations done then.
+            repeats: whether what follows gives the same values again; else MLflow, which forgets nothing,
+                gets them beside those that it has.
+        """
+        known = dict(self._box.points)
+        self.history = list(history)
+        missing: dict[tuple[int, int], dict[str, float]] = {}
+        for point in history:  # after a power cut the checkpoint may know more than the journal
+            if (point.name, point.step) not in known:
+                missing.setdefault((point.step, point.time), {})[point.name] = point.value
+        for (at_step, at), metrics in missing.items():
+            self._box.put(POINTS, {"step": at_step, "metrics": metrics}, at=at)
+        self._points_of_before = known if repeats else {}
+        self._board.go_back(history, step)
+        self._board.settings(self._settings, self.run_id)
 
     def flush(self) -> None:
-        """Sends what is pending."""
-        self._writer.flush()
-        for start in range(0, len(self._pending), 1000):  # MLflow's limit for one batch
-            self.client.log_batch(self.run_id, self._pending[start : start + 1000])
-        self._pending.clear()
-        self._flushed = time.monotonic()
+        """Hands everything to the operating system, as far as it takes it."""
+        self._box.flush()
+        self._board.flush()
 
     def killed(self) -> None:
         """Marks the run as stopped from outside."""
@@ -283,45 +261,10 @@ class Tracker:
         status = "FINISHED" if kind is None else "FAILED"
         if self._killed or kind is KeyboardInterrupt:
             status = "KILLED"
-        try:
-            self.flush()
-            self._writer.close()
-        finally:
-            self.client.set_terminated(self.run_id, status)
+        self._box.put("end", {"status": status})
+        self._board.ended(status)
+        self._board.close()
 
 
-@functools.cache
-def code_version() -> str:
-    """The commit of this checkout, with `-dirty` where tracked files differ; else the release."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    with suppress(OSError, subprocess.CalledProcessError):
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
-        )
-        if tracked.returncode == 0:
-            commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-            changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
-            return commit + ("-dirty" if changed else "")
-    return version("qdesk")
-
-
-def _origin() -> dict[str, str]:
-    code = code_version()
-    return {
-        MLFLOW_GIT_COMMIT: code.removesuffix("-dirty"),
-        MLFLOW_SOURCE_NAME: "qdesk train",
-        MLFLOW_SOURCE_TYPE: "LOCAL",
-        MLFLOW_USER: user(),
-        "code_version": code,
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "cpus": str(os.cpu_count()),
-        **{package: _version_of(package) for package in ("tensorflow", "keras", "numpy")},
-    }
-
-
-def _version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
+def _digest(bars: Bars) -> str:
+    return bars.content_hash[:32]  # MLflow keeps at most 36 characters

@@ -1,27 +1,28 @@
 """The wiring of training runs: from settings and data to sessions and a comparison."""
 
+import shlex
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.statistics import interquartile_mean
 from training import console as screen
 from training import labels
 from training.data import TrainingData
-from training.faults import CheckpointError, InUse, StoreLost
+from training.faults import StoreLost
 from training.keeper import Versions, measures_of
+from training.outbox import JOURNALS, head_of, heads
 from training.resume import Start
 from training.session import Session
 from training.settings import TrainSettings
+from training.shipper import END_SECONDS, STOP_SECONDS, Shipper
 from training.stop import Stop
-from training.tracking import Store
+from training.store import Store
+from training.tensorboard import lay_out
 
 
 def train(
@@ -45,65 +46,130 @@ def train(
         TrackingError: the store cannot be written.
         CheckpointError: checkpoints cannot be written.
         NoCheckpoint: a checkpoint is not one to go on from.
-        StoreLost: the store can no longer be written.
+        StoreLost: what was tracked could neither be sent nor written.
         Diverged: a run's numbers are no longer finite.
     """
     group = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    compared: dict[str, tuple[TrainingData, dict[str, dict[str, float]]]] = {}
-    candidates = []
+    done: list[tuple[TrainSettings, TrainingData, list[Versions]]] = []
     undone = len(runs)
-    with Stop() as stop:
-        for settings, data in runs:
-            store = Store(settings.mlruns, settings.experiment)
-            with (
-                _disk_trouble(settings.mlruns),
-                Session(settings, data, store, group, command, console, start) as session,
-            ):
-                session.run(stop)
-                ended = session.finish()
-            undone -= session.ended
-            if ended:
-                title = labels.title(settings, data)
-                _, rows = compared.setdefault(title, (data, {}))
-                rows |= _rows(settings, data, ended)
-                candidates.append(_candidate(ended))
-            if stop.by:
-                break
-    for title, (data, rows) in compared.items():
-        market = data.validation[data.train.settings.fill]
-        for name, baseline in (("flat", flat), ("buy and hold", buy_and_hold)):
-            rows[name] = measures_of(data, baseline(market))
-        console.print(screen.comparison(title, rows))
-    console.print(*candidates, sep="\n")
+    with Stop() as stop, Shipper() as shipper:
+        try:
+            for settings, data in runs:
+                store = Store(settings.mlruns, _server(settings, start, console))
+                store.require_experiment(settings.experiment)
+                lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
+                with Session(
+                    settings, data, store, shipper, group, command, console, start
+                ) as session:
+                    shipper.add_leftovers(settings.mlruns)
+                    session.run(stop)
+                    ended = session.finish()
+                undone -= session.ended
+                if ended:
+                    done.append((settings, data, ended))
+                if stop.by:
+                    break
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            _send(shipper, stop, console, runs[0][0], STOP_SECONDS)
+            raise
+        patience = STOP_SECONDS if stop.by else END_SECONDS
+        lost = _send(shipper, stop, console, runs[0][0], patience)
+        _compare(done, console)
+    if lost:
+        raise StoreLost(lost)
     return stop.by if undone else None
 
 
-@contextmanager
-def _disk_trouble(mlruns: Path) -> Iterator[None]:
-    """Says in one sentence that the store cannot be written: the disk is full, or gone."""
-    try:
-        yield
-    except (CheckpointError, InUse):
-        raise
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise StoreLost(
-            f"mlruns {mlruns}: cannot be written ({reason}); `qdesk train --resume latest` goes on "
-            "from the last checkpoint"
-        ) from error
+def _server(settings: TrainSettings, start: Start | None, console: Console) -> str | None:
+    """The server to track with: a run that is gone on with stays where it is."""
+    if start is None or start.lock is None:
+        return settings.tracking_uri
+    head = head_of(settings.mlruns / JOURNALS / start.run_ids[0])
+    if head is None or head["server"] == settings.tracking_uri:
+        return settings.tracking_uri
+    server: str | None = head["server"]
+    console.print(
+        f"note: this run is tracked at {server or settings.mlruns}, and goes on there",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return server
 
 
-def _candidate(ended: list[Versions]) -> str:
-    """What became of the alias `candidate`."""
-    name, number = ended[-1].candidate.name, ended[-1].candidate.version
-    new = number in {versions.best.version.version for versions in ended}
+def _send(
+    shipper: Shipper, stop: Stop, console: Console, settings: TrainSettings, patience: float
+) -> str:
+    """Waits for what is not sent yet; says what is left, and returns what is lost for good."""
+    stopped = stop.count
+    if shipper.drain(patience, lambda: stop.count > stopped):
+        return ""
+    left, why = shipper.unsent, shipper.trouble or "no time was left"
+    where = settings.mlruns
+    if left.lost:
+        return (
+            f"mlruns {where}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "
+            "with all that they track"
+        )
+    flags = [] if str(where) == "mlruns" else ["--mlruns", str(where)]
+    command = shlex.join(["qdesk", "tracking", "sync", *flags])
+    console.print(
+        f"{left} not sent to MLflow ({why}); all of it is in {where / JOURNALS}. Send it: {command}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return ""
+
+
+def _settings_of(
+    folder: Path, runs: Sequence[tuple[TrainSettings, TrainingData]]
+) -> list[dict[str, str]]:
+    """Settings of all runs whose journals are in a folder, and of those that are to begin."""
+    trees = [head["params"] for head in heads(folder)]
+    trees += [{**settings.flat(), "seed": str(settings.seed)} for settings, _ in runs]
+    hidden = ("mlruns", "checkpoints.", "reward_scale", "tracking_uri")
+    return [
+        {name: value for name, value in tree.items() if not name.startswith(hidden)}
+        for tree in trees
+    ]
+
+
+def _compare(
+    done: Sequence[tuple[TrainSettings, TrainingData, list[Versions]]], console: Console
+) -> None:
+    """Prints what came of the runs, beside the baselines on the same bars."""
+    compared: dict[str, dict[str, dict[str, float]]] = {}
+    baselines: dict[str, dict[str, dict[str, float]]] = {}
+    for settings, data, ended in done:
+        title, market = labels.title(settings, data), data.validation[settings.market.fill]
+        compared.setdefault(title, {}).update(_rows(settings, data, ended))
+        baselines[title] = {
+            "flat": measures_of(data, flat(market)),
+            "buy and hold": measures_of(data, buy_and_hold(market)),
+        }
+    for title, rows in compared.items():
+        console.print(screen.comparison(title, rows | baselines[title]))
+    candidates = [said for *_, ended in done if (said := _candidate(ended))]
+    if candidates:
+        console.print(*candidates, sep="\n")
+
+
+def _candidate(ended: Sequence[Versions]) -> str:
+    """What became of the alias `candidate`; nothing before MLflow has said so."""
+    last = ended[-1].tracker.candidate
+    if last is None:
+        return ""
+    name, number = last
+    new = number in {versions.tracker.version_of(versions.best.key) for versions in ended}
     stays = "is" if new else "stays"
     why = "" if new else ", which did at least as well on these bars"
     return f"{name}@candidate {stays} v{number}{why}"
 
 
 def _rows(
-    settings: TrainSettings, data: TrainingData, ended: list[Versions]
+    settings: TrainSettings, data: TrainingData, ended: Sequence[Versions]
 ) -> dict[str, dict[str, float]]:
     """Rows of the comparison: best and last of each seed, and what several seeds say together.
 
@@ -112,12 +178,13 @@ def _rows(
     rows, lasts = {}, []
     for seed, versions in enumerate(ended, start=settings.seed):
         for which, each in (("best", versions.best), ("last", versions.last)):
-            name = f"{settings.called} s{seed}, {which} v{each.version.version}"
+            number = versions.tracker.version_of(each.key)
+            called = f"at {each.step:,}" if number is None else f"v{number}"
+            name = f"{settings.called} s{seed}, {which} {called}"
             rows[name] = measures_of(data, each.validation)
         lasts.append(rows[name])
     if len(ended) > 1:
         middle = {key: interquartile_mean([row[key] for row in lasts]) for key in lasts[0]}
-        numbers = f"v{ended[0].last.version.version}-{ended[-1].last.version.version}"
         middle_of = "IQM" if len(ended) > 3 else "mean"
-        rows[f"{settings.called} {middle_of}, last {numbers}"] = {**middle, "ruined": 0.0}
+        rows[f"{settings.called} {middle_of}, last"] = {**middle, "ruined": 0.0}
     return rows

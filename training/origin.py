@@ -1,0 +1,56 @@
+"""Where a run comes from: the code, the machine, and the packages that matter."""
+
+import functools
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit of this checkout, with `-dirty` where tracked files differ; else the release."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    with suppress(OSError, subprocess.CalledProcessError):
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
+        )
+        if tracked.returncode == 0:
+            commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+            changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+            return commit + ("-dirty" if changed else "")
+    return version("qdesk")
+
+
+def origin() -> dict[str, str]:
+    """Tags of every run; those that begin with `mlflow.` are MLflow's own."""
+    from mlflow.utils.mlflow_tags import (
+        MLFLOW_GIT_COMMIT,
+        MLFLOW_SOURCE_NAME,
+        MLFLOW_SOURCE_TYPE,
+        MLFLOW_USER,
+    )
+
+    from models.registry import user
+
+    code = code_version()
+    return {
+        MLFLOW_GIT_COMMIT: code.removesuffix("-dirty"),
+        MLFLOW_SOURCE_NAME: "qdesk train",
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+        MLFLOW_USER: user(),
+        "code_version": code,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        **{package: _version_of(package) for package in ("tensorflow", "keras", "numpy")},
+    }
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,201 @@
+"""The tracking data of a folder, and MLflow's part of it: a database there, or a server."""
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from models.last_good import impatient
+from models.registry import NOT_THERE
+from training.faults import TrackingError
+
+RUN = "qdesk_run"  # the tag of an MLflow run that names the run it is of
+SERVER = "MLFLOW_TRACKING_URI"
+REQUEST_SECONDS = 10  # what a server is given for each answer
+
+
+class Store:
+    """The tracking data of a folder: `artifacts/`, `tensorboard/`, `journals/`, and MLflow's data.
+
+    Args:
+        folder: created where it is missing.
+        uri: of the server that has MLflow's data; by default `mlflow.db` in the folder does.
+
+    Raises:
+        TrackingError: the folder cannot be written, or what is there can never be used.
+    """
+
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        self.folder = folder.resolve()
+        self.server = uri
+        self._client: MlflowClient | None = None
+        self._experiments: dict[str, str] = {}
+        self.there: dict[str, set[tuple[str, int]]] = {}  # points of runs from elsewhere
+        # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        # What this one logs is raised as well.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        try:
+            for part in ("artifacts", "tensorboard", "journals"):
+                (self.folder / part).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.folder / part):
+                    pass  # it can be written
+        except OSError as error:
+            raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
+        if uri is not None:
+            _require_usable(uri)
+            return
+        try:
+            self.client  # noqa: B018 - the schema is made once, before anybody writes
+        except OperationalError:
+            pass  # locked, or the disk is full: it is tried again
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            if not passing(error):
+                reason = short(error)
+                raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
+
+    @property
+    def uri(self) -> str:
+        """Of MLflow's data."""
+        return self.server or f"sqlite:///{self.folder}/mlflow.db"
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client; a fresh database gets its schema, one process at a time."""
+        # Global as well: creating a model version makes a client of its own inside MLflow.
+        if mlflow.get_tracking_uri() != self.uri:
+            named = os.environ.get(SERVER)
+            mlflow.set_tracking_uri(self.uri)  # which also sets the variable that a user may set
+            os.environ.pop(SERVER)
+            if named is not None:
+                os.environ[SERVER] = named
+        if self._client is None and self.server is not None:
+            self._client = MlflowClient(self.uri, self.uri)
+        elif self._client is None:
+            with _locked(self.folder):
+                client = MlflowClient(self.uri, self.uri)
+                client.search_experiments(max_results=1)
+                client.search_registered_models(max_results=1)
+                self._client = client
+        return self._client
+
+    def require_experiment(self, name: str) -> None:
+        """Refuses to train into an experiment that was deleted; a server is not asked, it may be away.
+
+        Raises:
+            TrackingError: it was.
+        """
+        if self.server is None:
+            try:
+                self.experiment(name)
+            except MlflowException as error:
+                if not passing(error):
+                    raise TrackingError(
+                        f"mlruns {self.folder}: cannot be used ({short(error)})"
+                    ) from error
+            except (SQLAlchemyError, OSError):
+                pass  # it is tried again
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is created where it is missing."""
+        if name not in self._experiments:
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                artifacts = None if self.server else f"{self.folder}/artifacts"
+                try:
+                    made = self.client.create_experiment(name, artifact_location=artifacts)
+                except MlflowException:
+                    found = self.client.get_experiment_by_name(name)  # another was quicker
+                    if found is None:
+                        raise
+                else:
+                    self._experiments[name] = made
+                    return made
+            if found.lifecycle_stage != "active":
+                raise MlflowException(f"experiment {name} was deleted: restore it, or name another")
+            self._experiments[name] = str(found.experiment_id)
+        return self._experiments[name]
+
+    def find_run(self, run: str, experiment: str) -> Run | None:
+        """MLflow's run of a run of ours, by the tag that names it or, of old, by its own id."""
+        found = self.client.search_runs(
+            [self.experiment(experiment)], f"tags.`{RUN}` = '{run}'", max_results=1
+        )
+        if found:
+            return found[0]
+        try:
+            old = self.client.get_run(run)
+        except MlflowException as error:
+            if error.error_code not in NOT_THERE:
+                raise
+            return None
+        return old if old.info.lifecycle_stage == "active" else None
+
+    def status_of(self, run: str, experiment: str) -> str | None:
+        """How a run ended, as MLflow has it; None where it is not known, or cannot be asked."""
+        try:
+            with impatient(REQUEST_SECONDS):
+                found = self.find_run(run, experiment)
+        except (MlflowException, SQLAlchemyError, OSError):
+            return None
+        return None if found is None else str(found.info.status)
+
+
+def passing(error: Exception) -> bool:
+    """Whether a fault of the store may be over the next time: a lock, a full disk, a server away."""
+    said = str(error).lower()
+    return any(
+        sign in said
+        for sign in ("locked", "disk is full", "disk i/o", "readonly", "no space", "timed out")
+    )
+
+
+def reason_of(error: Exception, store: Store) -> str:
+    """Why nothing arrives, in a few words."""
+    said = short(error)
+    if "Max retries exceeded" in said or "Failed to establish" in said or "timed out" in said:
+        return f"no answer from {store.uri}"
+    if "error code 401" in said or "error code 403" in said:
+        return f"{store.uri} does not let us in; are MLFLOW_TRACKING_USERNAME and _PASSWORD right?"
+    return said
+
+
+def short(error: Exception) -> str:
+    """The first line of what an error says."""
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [repr(error)])[0]
+
+
+def _require_usable(uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise TrackingError(
+            f"tracking URI {uri}: must be that of an MLflow server, http:// or https://; without one "
+            "everything is in mlruns"
+        )
+    if parts.password is not None:
+        raise TrackingError(
+            f"tracking URI of {parts.hostname}: holds a password, which would be on disk in the journal; "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out: several creating a fresh database at once break it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

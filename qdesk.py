@@ -27,7 +27,9 @@ commands:
   train    train Q-networks or tables on bars, track them, register their checkpoints
   data     make event logs into bars; check either
   evaluate judge a version: backtest, walk-forward, statistics, a report that can say no
+  runs     list and compare trainings, rank them by a metric
   models   list, compare, verify, promote and roll back what was trained
+  tracking send what a tracking server missed; mend a store that was moved
   paper    trade a model version on paper, behind safety switch and risk engine
   backtest the same over recorded bars, in NautilusTrader's engine too
   kill     stop a desk's orders; resume sets it free
@@ -155,6 +157,50 @@ def _models(arguments: list[str]) -> int:
         return _fail(str(error), 2)
 
 
+def _runs(arguments: list[str]) -> int:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if find_spec("mlflow") is None:
+        return _fail("qdesk runs needs mlflow, not installed here: pip install mlflow", 3)
+    from rich.console import Console
+
+    from models.promotion import NoVersion
+    from training.faults import NoRun
+    from training.runs_console import runs
+
+    try:
+        return runs(arguments, Console())
+    except (NoVersion, NoRun) as error:
+        return _fail(str(error), 2)
+
+
+def _tracking(arguments: list[str]) -> int:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if find_spec("mlflow") is None:
+        return _fail("qdesk tracking needs mlflow, not installed here: pip install mlflow", 3)
+    from rich.console import Console
+
+    from training.faults import InUse, MissingExtra, StoreMoved, TrackingError
+    from training.tracking_console import tracking
+
+    def load_keras() -> None:
+        missing = " ".join(package for package in NEEDED_BY_NETWORKS if find_spec(package) is None)
+        if missing:
+            raise MissingExtra(
+                f"registering a network needs {missing}, not installed here: pip install {missing}"
+            )
+        from training.quiet import import_tensorflow
+
+        import_tensorflow()
+        import keras  # noqa: F401 - from now on it is there
+
+    try:
+        return tracking(arguments, Console(), load_keras)
+    except MissingExtra as error:
+        return _fail(str(error), 3)
+    except (TrackingError, StoreMoved, InUse) as error:
+        return _fail(str(error), 2)
+
+
 def _trade(command: str, function: str) -> Callable[[list[str]], int]:
     """One of the commands of trading, none of which loads TensorFlow."""
 
@@ -256,7 +302,9 @@ COMMANDS = {
     "train": _train,
     "data": _data,
     "evaluate": _evaluate,
+    "runs": _runs,
     "models": _models,
+    "tracking": _tracking,
     "paper": _trade("paper", "run_paper"),
     "backtest": _trade("backtest", "run_backtest"),
     "kill": _trade("kill", "kill"),

@@ -27,7 +27,7 @@ from benchmarks import record
 from models.sealed import TEMPORARY
 from training.checkpoint import newest
 from training.outbox import JOURNALS, undelivered
-from training.store import RUN
+from training.store import RUN, SERVER
 from training.tracking import CHECKPOINTS
 
 QDESK = Path(sys.executable).with_name("qdesk")
@@ -123,12 +123,15 @@ def fingerprint(store: Path) -> dict[str, Any]:
 @contextmanager
 def client_of(store: Path) -> Iterator[MlflowClient]:
     """A client of a store that was trained into."""
-    before = mlflow.get_tracking_uri()
+    before, named = mlflow.get_tracking_uri(), os.environ.get(SERVER)
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     try:
         yield MlflowClient()
     finally:
         mlflow.set_tracking_uri(before)
+        os.environ.pop(SERVER, None)  # it was set as well
+        if named is not None:
+            os.environ[SERVER] = named
 
 
 def study(variant: str, steps: int, kills: int, folder: Path, seed: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,14 @@ def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "
         }
     )
     return Bars.of(name, table)
+
+
+@pytest.fixture(autouse=True)
+def _no_server() -> Iterator[None]:
+    """MLflow's `set_tracking_uri` sets a variable that a user may set, and that processes inherit."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")

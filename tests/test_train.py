@@ -122,7 +122,14 @@ def test_a_run_is_finished_with_histories_params_tags_and_data(
     assert inputs["training"].name == "btcusd_30m/train"
     assert json.loads(str(inputs["validation"].profile))["num_rows"] == 6956
     figures = client.list_artifacts(run.info.run_id, "figures")
-    assert [figure.path for figure in figures] == ["figures/equity_validation.png"]
+    drawn = ("equity_validation", "positions_validation", "q_values")
+    assert [figure.path for figure in figures] == [f"figures/{name}.png" for name in drawn]
+    experiment = run.info.experiment_id
+    table = client.load_table(experiment, "evaluation/validation.json", [run.info.run_id])
+    assert list(table["policy"][2:]) == ["flat", "buy and hold"]
+    assert "| buy and hold | +82.1% |" in run.data.tags["mlflow.note.content"]
+    system = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    assert 1 <= len(system) <= 200
 
 
 def test_epsilon_history_is_the_schedule(client: MlflowClient, run: Run) -> None:
@@ -155,7 +162,10 @@ def test_the_candidate_is_the_best_on_validation_and_loads(client: MlflowClient,
     assert int(candidate.tags["step"]) == best
     assert candidate.run_id == run.info.run_id
     assert candidate.tags["data_hash"] == run.data.tags["data_hash"]
-    assert "on the validation split of btcusd_30m" in str(candidate.description)
+    described = str(candidate.description)
+    assert "on the validation split of btcusd_30m, net of costs, where buy and hold" in described
+    assert "qdesk train --preset linear,two_layer" in described
+    assert run.data.tags["data_hash"][:16] in described
     steps = sorted(int(version.tags["step"]) for version in versions)
     assert steps[-1] == STEPS  # the last checkpoint is kept whether or not it is the best
     assert len(set(steps)) == len(steps)

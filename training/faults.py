@@ -27,3 +27,11 @@ class BucketError(OSError):
 
 class MissingExtra(ImportError):
     """A package that is needed is not installed. The message names it."""
+
+
+class NoRun(ValueError):
+    """There is no such run, group or metric. The message names it and what there is."""
+
+
+class StoreMoved(ValueError):
+    """A store cannot be mended as asked. The message names the folder and the reason."""

@@ -26,9 +26,7 @@ JOURNALS = "journals"  # the folder of all runs' journals in that of the trackin
 JOURNAL, DELIVERED, FILES = "journal.jsonl", "delivered.json", "files"
 POINTS, VERSION = "points", "version"  # kinds of entries that are counted by themselves
 
-Write = Callable[
-    [Path], None
-]  # writes what belongs to an entry into a folder that is there and empty
+Write = Callable[[Path], object]  # writes what belongs to an entry into a folder, there and empty
 
 
 class Entry(NamedTuple):

@@ -37,7 +37,7 @@ class Store:
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder = folder.resolve()
-        self.server = uri
+        self.server = uri if uri != f"sqlite:///{self.folder}/mlflow.db" else None
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self.there: dict[str, set[tuple[str, int]]] = {}  # points of runs from elsewhere
@@ -53,8 +53,8 @@ class Store:
                     pass  # it can be written
         except OSError as error:
             raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
-        if uri is not None:
-            _require_usable(uri)
+        if self.server is not None:
+            _require_usable(self.server)
             return
         try:
             self.client  # noqa: B018 - the schema is made once, before anybody writes

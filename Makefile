@@ -11,9 +11,10 @@ GOLDEN := .venv-golden/.ready
 PEERS_PYTHON ?= $(PYTHON)
 UI_PORT ?= 5000
 TENSORBOARD_PORT ?= 6006
-STORE := $(CURDIR)/mlruns
+STORE := mlruns
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
+export QDESK_MLRUNS := $(STORE)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
@@ -25,6 +26,8 @@ help: ## list the targets
 
 train: $(READY) ## train the linear and the two-layer Q-network on real bars, and compare them
 	@.venv/bin/qdesk train --preset linear,two_layer $(ARGS)
+	@.venv/bin/qdesk evaluate qdesk-linear --quiet || true # a server may be away
+	@.venv/bin/qdesk evaluate qdesk-two-layer --quiet || true
 	@echo
 	@echo "compare runs and model versions:  make ui"
 	@echo "watch the curves:                 make tensorboard"
@@ -106,7 +109,8 @@ peers: $(PEERS) ## train the peers' agents on the Gymnasium environment
 ui: $(READY) ## open the MLflow UI on loopback
 	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
 	@.venv/bin/mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
-		--backend-store-uri sqlite:///$(STORE)/mlflow.db --default-artifact-root $(STORE)/artifacts
+		--backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
+		--default-artifact-root $(abspath $(STORE))/artifacts
 
 tensorboard: $(READY) ## open TensorBoard on loopback
 	@.venv/bin/tensorboard --logdir $(STORE)/tensorboard --host 127.0.0.1 --port $(TENSORBOARD_PORT)

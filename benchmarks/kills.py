@@ -25,9 +25,10 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from benchmarks import record
 from models.sealed import TEMPORARY
+from models.store import SERVER
 from training.checkpoint import newest
 from training.outbox import JOURNALS, undelivered
-from training.store import RUN, SERVER
+from training.store import RUN
 from training.tracking import CHECKPOINTS
 
 QDESK = Path(sys.executable).with_name("qdesk")

@@ -25,7 +25,7 @@ from evaluation.walk_forward import Train, WalkForwardSettings
 from models.bundle import Bundle
 from models.console import conditions_table
 from models.promotion import Condition, Judge, Judgement
-from models.store import opened, store_arguments
+from models.store import default_mlruns, opened, store_arguments
 
 SHOWN = (
     ("net return", "net_return", "{:+.1%}"),
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str], console: Console, train: Train, code: str) -> 
     options = parser().parse_args(arguments)
     policy = Policy.load(options.policy)
     request = _request(options, arguments)
-    folder = (options.mlruns or Path("mlruns")) / "evaluations"
+    folder = (options.mlruns or default_mlruns()) / "evaluations"
     if options.report is not None and (
         options.report.is_dir() or not options.report.parent.is_dir()
     ):
@@ -74,10 +74,17 @@ def run(arguments: Sequence[str], console: Console, train: Train, code: str) -> 
             evaluated = evaluate(client, request, train, code, folder, show)
         conditions = conditions_of(evaluated, policy)
         report = page(evaluated, conditions)
+        kind = "walk-forward" if request.walk_forward else evaluated.own.findings.kind
+        number = evaluated.evaluation.version
+        file = f"{request.name}-v{number}-{kind}.html"
         client.log_text(evaluated.run_id, report, "report.html")
-    _print(console, evaluated, conditions)
-    kind = "walk-forward" if request.walk_forward else evaluated.own.findings.kind
-    path = options.report or folder / f"{request.name}-v{evaluated.evaluation.version}-{kind}.html"
+        client.log_text(evaluated.trained_by, report, f"reports/{file}")  # where people look
+        client.set_model_version_tag(
+            request.name, number, f"report/{kind}", f"runs:/{evaluated.trained_by}/reports/{file}"
+        )
+    if not options.quiet:
+        _print(console, evaluated, conditions)
+    path = options.report or folder / file
     _write(path, report)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return 0
@@ -153,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
         "--policy", type=Path, help="TOML file of the gate's conditions (default: all)"
     )
     made.add_argument("--report", type=Path, help="where to write the page")
+    made.add_argument("--quiet", action="store_true", help="say only where the page is")
     return made
 
 

@@ -95,6 +95,7 @@ class Evaluated(NamedTuple):
     walk_forward: Assessment | None
     bundle: Bundle
     run_id: str
+    trained_by: str  # the run that the version is of
 
 
 def evaluate(
@@ -167,7 +168,8 @@ def evaluate(
         stopped = not isinstance(error, Exception)
         client.set_terminated(run.info.run_id, "KILLED" if stopped else "FAILED")
         raise
-    return Evaluated(evaluation, own, walked, material.bundle, run.info.run_id)
+    trained_by = str(material.version.run_id)
+    return Evaluated(evaluation, own, walked, material.bundle, run.info.run_id, trained_by)
 
 
 def newest(client: MlflowClient, version: ModelVersion) -> Evaluation | None:

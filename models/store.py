@@ -14,12 +14,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.last_good import impatient
 from models.promotion import NoVersion
 
+SERVER = "MLFLOW_TRACKING_URI"
+
+
+def default_mlruns() -> Path:
+    """The folder of the tracking data where no argument names one."""
+    return Path(os.environ.get("QDESK_MLRUNS", "mlruns"))
+
 
 def store_arguments() -> argparse.ArgumentParser:
     """Which store: a parent for the parsers of commands."""
     store = argparse.ArgumentParser(add_help=False)
     either = store.add_mutually_exclusive_group()
-    either.add_argument("--mlruns", type=Path, help="folder of the tracking data (default: mlruns)")
+    either.add_argument(
+        "--mlruns",
+        type=Path,
+        help="folder of the tracking data (default: QDESK_MLRUNS, else mlruns)",
+    )
     either.add_argument(
         "--tracking-uri", help="of an MLflow server instead (default: MLFLOW_TRACKING_URI)"
     )
@@ -40,15 +51,15 @@ def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
         reason = str(error).splitlines()[0]
         if "Max retries exceeded" in reason or "Failed to establish" in reason:
             reason = "no server answers there"
-        store = options.tracking_uri or options.mlruns or "mlruns"
+        store = options.tracking_uri or options.mlruns or os.environ.get(SERVER) or default_mlruns()
         raise NoVersion(f"{store}: this store cannot be used ({reason})") from error
 
 
 def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = tracking_uri or (None if mlruns else os.environ.get("MLFLOW_TRACKING_URI"))
+    uri = tracking_uri or (None if mlruns else os.environ.get(SERVER))
     if uri is None:
-        folder = mlruns or Path("mlruns")
+        folder = mlruns or default_mlruns()
         if not (folder / "mlflow.db").exists():
             raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
         uri = f"sqlite:///{folder.resolve()}/mlflow.db"

@@ -130,7 +130,7 @@ def test_tensorboard_holds_the_same_series(
             }
             history = client.get_metric_history(run.info.run_id, name)
             assert shown == {point.step: pytest.approx(point.value, rel=1e-6) for point in history}
-        (image,) = events.Tensors("equity_validation")
+        (image,) = events.Tensors("figures/equity_validation")
         width, height, png = image.tensor_proto.string_val
         assert png.startswith(b"\x89PNG")
         assert int.from_bytes(png[16:20]) == int(width)

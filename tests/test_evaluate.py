@@ -52,7 +52,7 @@ class Desk:
 
     def train(self, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("training.session.code_version", lambda: self.code)
+            patch.setattr("training.labels.code_version", lambda: self.code)
             Trained(self.folder)(
                 *TABLE, "--market.episode-bars", "300", "--market.fee-rate", "0.003", *arguments
             )
@@ -106,6 +106,11 @@ def test_an_edge_becomes_champion(desk: Desk) -> None:
     version = run.data.tags["version"]
     held = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert held == {"evaluation.json", "report.html", "returns.safetensors"}
+    registered = client.get_model_version(NAME, version)
+    place = registered.tags["report/walk-forward"]
+    assert place == f"runs:/{registered.run_id}/reports/{NAME}-v{version}-walk-forward.html"
+    beside = client.list_artifacts(str(registered.run_id), "reports")
+    assert place.partition("/")[2].endswith(beside[0].path)
     text = Path(client.download_artifacts(run.info.run_id, "evaluation.json")).read_text()
     evaluation = Evaluation.model_validate_json(text)
     assert evaluation.walk_forward is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 
 EVERY_SECONDS = 5.0
+SYSTEM = "system/"  # what the names of readings begin with
 
 
 class Machine:
@@ -42,4 +43,4 @@ class Machine:
         else:
             found["disk_usage_percentage"] = disk.percent
             found["disk_available_megabytes"] = disk.free / 1e6
-        return {f"system/{name}": round(value, 1) for name, value in found.items()}
+        return {f"{SYSTEM}{name}": round(value, 1) for name, value in found.items()}

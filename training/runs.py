@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
 from models.configuration import NO_PART, configuration_hash
@@ -21,6 +20,9 @@ METRICS = (
     "train/loss",
     "perf/iterations_per_second",
 )
+# Undefined of an account that never traded or was ruined: then the last value is an old one.
+RATIOS = ("sharpe", "sortino", "calmar", "hit_rate", "profit_factor", "holding_bars", "break_even")
+VALIDATION = "eval/validation/"
 PAGE = 1000
 
 
@@ -42,7 +44,7 @@ class Configuration(NamedTuple):
 
     def figure(self, metric: str) -> Figure | None:
         """What the runs' last values of a metric say together; None where none has it."""
-        found = [run.data.metrics[metric] for run in self.runs if metric in run.data.metrics]
+        found = [value for run in self.runs if (value := value_of(run, metric)) is not None]
         if not found:
             return None
         if len(found) == 1:
@@ -107,7 +109,7 @@ def best(
         raise NoRun(f"{metric!r} is no metric's name")
     order = f"metrics.`{metric}` {'ASC' if lowest else 'DESC'}"
     runs = find(client, experiment, filters, order, most)
-    having = [run for run in runs if metric in run.data.metrics]
+    having = [run for run in runs if value_of(run, metric) is not None]
     if not having:
         known = sorted({name for run in runs for name in run.data.metrics})
         raise NoRun(f"{metric}: no run has this metric; there are {', '.join(known) or 'none'}")
@@ -165,13 +167,14 @@ def differing(configurations: Sequence[Configuration]) -> Iterator[tuple[str, li
             yield name, values
 
 
-def history(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
-    """Steps and values of a metric; empty where the run does not have it."""
-    try:
-        found = client.get_metric_history(run.info.run_id, metric)
-    except MlflowException:
-        return []
-    return [(point.step, point.value) for point in found]
+def value_of(run: Run, metric: str) -> float | None:
+    """The last value of a metric; None where there is none, or it is undefined by now."""
+    metrics = run.data.metrics
+    undefined = not metrics.get(f"{VALIDATION}trades", 1) or metrics.get(f"{VALIDATION}ruined", 0)
+    if metric in [VALIDATION + name for name in RATIOS] and undefined:
+        return None
+    value: float | None = metrics.get(metric)
+    return value
 
 
 def id_of(run: Run) -> str:

@@ -15,11 +15,29 @@ from rich.text import Text
 
 from models.store import opened, store_arguments
 from training.faults import NoRun
-from training.runs import METRICS, Figure, best, configurations, differing, find, id_of, named
+from training.runs import (
+    METRICS,
+    Figure,
+    best,
+    configurations,
+    differing,
+    find,
+    id_of,
+    named,
+    value_of,
+)
 
 TAGS = ("group", "algorithm", "network", "bars", "seed")
 PERCENT = ("net_return", "max_drawdown", "position_changes", "cost", "exposure")
 NET_RETURN, SHARPE = METRICS[:2]
+WIDE = 150  # columns of a terminal from which on a list shows everything; the CSV file always does
+WIDE_ONLY = {
+    "began, UTC",
+    "algorithm",
+    "network",
+    "bars",
+    "seed",
+}  # most of it is in name and group
 
 Rows = Sequence[Sequence[str]]
 
@@ -37,12 +55,13 @@ def runs(arguments: list[str], console: Console) -> int:
         columns, rows, said = COMMANDS[options.command](client, options)
     if options.csv is not None:
         _write(options.csv, columns, rows)
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        shown.add_column(column, overflow="fold", no_wrap=column in {"run", "name", "net return"})
+    kept = [i for i, name in enumerate(columns) if console.width >= WIDE or name not in WIDE_ONLY]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for index in kept:
+        table.add_column(columns[index], overflow="fold", no_wrap=options.command != "compare")
     for row in rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
+        table.add_row(*(Text(row[index]) for index in kept))
+    console.print(table)
     console.print(said, markup=False, highlight=False)
     if options.csv is not None:
         console.print(f"written to {options.csv}", markup=False, highlight=False, soft_wrap=True)
@@ -89,7 +108,7 @@ def _list(client: MlflowClient, options: argparse.Namespace) -> tuple[list[str],
     found = find(client, options.experiment, _filters(options), most=options.most)
     if not found:
         raise NoRun(f"{options.experiment}: no run fits; `qdesk train` makes some")
-    columns = ["name", "run", "status", "began, UTC", "took", *TAGS, "net return", "Sharpe"]
+    columns = ["name", "run", "status", "began, UTC", "took", *TAGS, "return", "Sharpe"]
     return columns, [_row(run) for run in found], LAST
 
 
@@ -98,9 +117,9 @@ def _best(client: MlflowClient, options: argparse.Namespace) -> tuple[list[str],
     found = best(
         client, options.experiment, _filters(options), metric, options.lowest, options.most
     )
-    columns = ["", metric, "name", "run", "status", "began, UTC", "took", *TAGS]
+    columns = ["", metric.rpartition("/")[2], "name", "run", "status", "began, UTC", "took", *TAGS]
     rows = [
-        [str(place), shown(metric, run.data.metrics[metric]), *_row(run)[:-2]]
+        [str(place), _cell(run, metric), *_row(run)[:-2]]
         for place, run in enumerate(found, start=1)
     ]
     said = LAST if metric.startswith("eval/validation/") else f"{metric}: its last value"
@@ -152,7 +171,7 @@ def _figure(metric: str, figure: Figure | None) -> str:
 
 
 def _row(run: Run) -> list[str]:
-    info, tags, metrics = run.info, run.data.tags, run.data.metrics
+    info, tags = run.info, run.data.tags
     began = datetime.fromtimestamp(info.start_time / 1000, UTC)
     took = "-" if not info.end_time else _took((info.end_time - info.start_time) / 1000)
     return [
@@ -162,8 +181,13 @@ def _row(run: Run) -> list[str]:
         f"{began:%Y-%m-%d %H:%M}",
         took,
         *(tags.get(tag, "-") for tag in TAGS),
-        *(shown(name, metrics[name]) if name in metrics else "-" for name in (NET_RETURN, SHARPE)),
+        *(_cell(run, metric) for metric in (NET_RETURN, SHARPE)),
     ]
+
+
+def _cell(run: Run, metric: str) -> str:
+    value = value_of(run, metric)
+    return "-" if value is None else shown(metric, value)
 
 
 def _took(seconds: float) -> str:

@@ -77,19 +77,19 @@ class Shipper:
         """Sends what is left, and says whether all of it arrived.
 
         Args:
-            patience: seconds; a store that was away already gets `AWAY_SECONDS`.
+            patience: seconds; a store that is away gets `AWAY_SECONDS`.
             stopped: where it says so, there is no more waiting.
         """
         began = time.monotonic()
+        away_since: float | None = None
         with self._changed:
             self._hurry, next_round = True, self._begun + 1
-            was_away = self.trouble is not None
             self._changed.notify_all()
             while self.unsent:
-                away = was_away and self.trouble is not None
-                waited = time.monotonic() - began
-                tried = self._ended >= next_round
-                if tried or stopped() or waited > (AWAY_SECONDS if away else patience):
+                now = time.monotonic()
+                away_since = None if self.trouble is None else away_since or now
+                away = away_since is not None and now - away_since > AWAY_SECONDS
+                if away or self._ended >= next_round or stopped() or now - began > patience:
                     return False
                 self._changed.wait(0.1)
         return True

@@ -17,10 +17,10 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from models.last_good import impatient
 from models.registry import NOT_THERE
+from models.store import SERVER
 from training.faults import TrackingError
 
 RUN = "qdesk_run"  # the tag of an MLflow run that names the run it is of
-SERVER = "MLFLOW_TRACKING_URI"
 REQUEST_SECONDS = 10  # what a server is given for each answer
 
 

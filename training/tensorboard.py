@@ -35,6 +35,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from training.growing_file import GrowingFile
 from training.history import Point
+from training.machine import SYSTEM
 
 MARK = ".tfevents."  # in the name of every file of events
 LAYOUT = "layout.qdesk"  # how the name of the one file of settings and charts ends
@@ -232,7 +233,7 @@ def lay_out(folder: Path, runs: Sequence[Mapping[str, str]]) -> None:
 
 
 def _drawings(paths: Sequence[Path], step: int) -> Iterator[Event]:
-    """What is neither a scalar nor a setting in files of events, up to a step, each thing once."""
+    """Histograms, pictures and readings of the machine in files of events, up to a step, each once."""
     seen = set()
     for path in sorted(paths):
         reader = PyRecordReader_New(str(path))
@@ -241,7 +242,8 @@ def _drawings(paths: Sequence[Path], step: int) -> Iterator[Event]:
                 reader.GetNext()
                 event = Event.FromString(reader.record())
                 for value in event.summary.value:
-                    drawn = value.metadata.plugin_data.plugin_name in ("histograms", "images")
+                    plugin = value.metadata.plugin_data.plugin_name
+                    drawn = plugin in ("histograms", "images") or value.tag.startswith(SYSTEM)
                     key = value.tag, event.step
                     if drawn and event.step <= step and key not in seen:
                         seen.add(key)

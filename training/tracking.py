@@ -131,8 +131,13 @@ class Tracker:
         self._board.flush()
 
     def log_machine(self, step: int) -> None:
-        """Records how busy the machine is, now and then."""
-        self.log(self._machine.reading(), step)
+        """Records how busy the machine is, now and then; no part of what a checkpoint knows."""
+        now, before = int(time.time() * 1000), self._points_of_before
+        read = {n: v for n, v in self._machine.reading().items() if (n, step) not in before}
+        if read:
+            self._box.put(POINTS, {"step": step, "metrics": read}, at=now)
+            for name, value in read.items():
+                self._board.scalar(Point(name, value, now, step))
 
     def log_learned(
         self, weights: Mapping[str, NDArray[Any]], q_values: NDArray[Any], step: int

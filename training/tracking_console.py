@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from models.store import default_mlruns
 from training.faults import InUse, TrackingError
 from training.outbox import Outbox, head_of, journals, undelivered
 from training.relocation import move
@@ -63,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(
             "--mlruns",
             type=Path,
-            default=Path("mlruns"),
-            help="folder of the tracking data (default: mlruns)",
+            default=default_mlruns(),
+            help="folder of the tracking data (default: QDESK_MLRUNS, else mlruns)",
         )
         if name == "sync":
             made.add_argument(

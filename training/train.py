@@ -186,5 +186,7 @@ def _rows(
     if len(ended) > 1:
         middle = {key: interquartile_mean([row[key] for row in lasts]) for key in lasts[0]}
         middle_of = "IQM" if len(ended) > 3 else "mean"
-        rows[f"{settings.called} {middle_of}, last"] = {**middle, "ruined": 0.0}
+        numbers = [each.tracker.version_of(each.last.key) for each in (ended[0], ended[-1])]
+        called = "" if None in numbers else f" v{numbers[0]}-{numbers[1]}"
+        rows[f"{settings.called} {middle_of}, last{called}"] = {**middle, "ruined": 0.0}
     return rows

@@ -1,0 +1,68 @@
+"""A store that was moved: its models load again, and a store that is not meant stays as it is."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+import qdesk
+from models.promotion import load_bundle, resolve
+from models.sealed import Damaged
+from tests.registered import NAME, uri_of
+from training.outbox import Outbox
+
+
+def command(*arguments: str | Path) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["qdesk", "tracking", "move", *map(str, arguments)])
+        return qdesk.main()
+
+
+def test_a_moved_store_is_mended(
+    mlruns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "elsewhere" / "mlruns"
+    moved.parent.mkdir()
+    mlruns.rename(moved)
+    client = MlflowClient(uri_of(moved), uri_of(moved))
+    with pytest.raises(Damaged, match="cannot be read"):
+        load_bundle(client, resolve(client, NAME, "1"))
+    assert command(mlruns, moved) == 0
+    out = capsys.readouterr().out
+    assert "paths mended, in experiments, logged_models, model_versions, runs\n" in out
+    assert load_bundle(client, resolve(client, NAME, "1")).sha256
+    (run,) = client.search_runs(["1"])
+    assert str(run.info.artifact_uri).startswith(str(moved))
+    assert command(mlruns, moved) == 2  # nothing leads there any more
+    err = capsys.readouterr().err
+    assert f"no path begins with {mlruns}; there are {moved}" in err
+    (moved / "artifacts" / "models").rename(tmp_path / "models")
+    assert command(moved, tmp_path / "elsewhere" / ".." / "elsewhere" / "mlruns") == 1
+    assert capsys.readouterr().out.count("missing: ") == 3
+
+
+def test_a_store_that_is_not_meant_stays_as_it_is(
+    mlruns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sha256() -> str:
+        return hashlib.sha256((mlruns / "mlflow.db").read_bytes()).hexdigest()
+
+    before = sha256()
+    assert command(str(mlruns)[:-1], tmp_path / "none") == 2
+    assert "there is no mlflow.db here" in capsys.readouterr().err
+    assert command(str(mlruns)[:-1], mlruns) == 2  # the beginning of a name is another name
+    assert "no path begins with" in capsys.readouterr().err
+    assert command("mlruns", mlruns) == 2
+    assert "give the absolute path" in capsys.readouterr().err
+    box = Outbox(mlruns / "journals" / "r1")
+    box.put("run", {"name": "run", "params": {}})
+    assert command(mlruns, mlruns) == 2
+    assert "a training writes here (r1); stop it first" in capsys.readouterr().err
+    box.close()
+    (mlruns / "mlflow.db").write_bytes(b"no database at all" * 100)
+    before_spoilt = sha256()
+    assert command(mlruns, mlruns) == 2
+    assert "file is not a database" in capsys.readouterr().err
+    assert sha256() == before_spoilt != before

@@ -14,12 +14,18 @@ TENSORBOARD_PORT ?= 6006
 STORE := mlruns
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
+# Installs a Debian package that tests need, where that is possible; without it they are skipped.
+debian = $(2) >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	&& echo "setting up: Debian's $(1)" && apt-get update -qq \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null 2>&1; } \
+	|| echo "Debian's $(1) is not here and cannot be installed: tests that need it are skipped"
+
 export QDESK_MLRUNS := $(STORE)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,7 +43,15 @@ evaluate: $(READY) ## judge the two candidates by a walk-forward, and write thei
 	@.venv/bin/qdesk evaluate qdesk-two-layer --walk-forward $(ARGS)
 
 test: $(READY) ## run the tests but for the long studies
-	@$(PYTHON) -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
+	@$(PYTHON) -m pytest -m "not slow and not ui and not team" $(SIDE_BY_SIDE) $(ARGS)
+
+test-ui: $(READY) ## look at MLflow, TensorBoard and a report in headless Chromium; keeps screenshots
+	@$(call debian,chromium,command -v chromium)
+	@SCREENSHOTS=$(CURDIR)/screenshots $(PYTHON) -m pytest -m ui $(ARGS)
+
+test-team: $(READY) ## train against a team's server: PostgreSQL, S3 store, passwords
+	@$(call debian,postgresql,ls /usr/lib/postgresql/*/bin/postgres)
+	@$(PYTHON) -m pytest -m team $(ARGS)
 
 test-all: $(READY) ## run every test
 	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) $(ARGS)

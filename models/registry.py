@@ -34,10 +34,14 @@ BUNDLE = "bundle"  # the folder of a version's bundle among its artifacts
 CANDIDATE = "candidate"
 NOT_THERE = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
 DESCRIPTION = (
-    "Q-networks or tables trained by `qdesk train`. The alias `candidate` is the version that did best "
-    "on the validation bars that were used last; `champion` is the one that may trade, moved by `qdesk "
-    "models promote` and `rollback`, each move recorded as a tag `promotion/<time>`."
+    "{what} `{called}`, trained by `qdesk train` to choose positions from Q-values. Each version says "
+    "what it was trained on, how it did beside buy and hold, and the command that repeats it.\n\n"
+    "- `candidate`: the version that did best on the validation bars that were used last\n"
+    "- `champion`: the version that may trade, moved by `qdesk models promote` and `rollback` alone; "
+    "each move is recorded as a tag `promotion/<time>`\n\n"
+    "Look closer: `qdesk models show {name}`, `qdesk evaluate {name} --walk-forward`"
 )
+WHAT = {"linear": "Linear Q-networks", "two_layer": "Two-layer Q-networks", "tabular": "Q-tables"}
 
 
 def register(
@@ -92,7 +96,7 @@ def register(
     if logged.model_id not in {output.model_id for output in outputs}:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     client.finalize_logged_model(logged.model_id, "READY")
-    _create_registered_model(client, name)
+    _create_registered_model(client, name, bundle)
     return client.create_model_version(
         name,
         source=f"models:/{logged.model_id}",
@@ -153,9 +157,12 @@ def propose(client: MlflowClient, version: ModelVersion) -> ModelVersion:
     return version
 
 
-def _create_registered_model(client: MlflowClient, name: str) -> None:
+def _create_registered_model(client: MlflowClient, name: str, bundle: Bundle) -> None:
+    what, called = WHAT[bundle.manifest.network.kind], bundle.manifest.origin.name
     try:
-        client.create_registered_model(name, description=DESCRIPTION)
+        client.create_registered_model(
+            name, description=DESCRIPTION.format(what=what, called=called, name=name)
+        )
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise

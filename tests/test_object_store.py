@@ -1,8 +1,6 @@
 """Checkpoints in object storage: a real S3 server on loopback, killed and started again."""
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ import s3fs
 
 from benchmarks.kills import fingerprint, killed, training
 from models.sealed import MANIFEST
+from tests.servers import KEYS, S3Server
 from training.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
 from training.checkpoint_settings import CheckpointSettings
 from training.faults import BucketError, MissingExtra, NoCheckpoint
@@ -25,48 +24,11 @@ from training.resume import scores_in
 QDESK = Path(sys.executable).with_name("qdesk")
 URL = "s3://desk/qdesk"
 RUN = "0123456789abcdef"
-KEYS = {"AWS_ACCESS_KEY_ID": "qdesk-tests", "AWS_SECRET_ACCESS_KEY": "only-on-loopback"}
-
-
-class Server:
-    """nanio, a small S3 server, over a folder; it can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "nanio", "serve", "--data-dir", str(self.folder)]
-        self.process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"],
-            env={
-                **os.environ,
-                "NANIO_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"],
-                "NANIO_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"],
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise RuntimeError("the S3 server did not start")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("s3"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    running = S3Server(tmp_path_factory.mktemp("s3"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in KEYS.items():
             patch.setenv(name, value)
@@ -93,7 +55,7 @@ def save(checkpoints: Checkpoints, step: int) -> None:
 
 
 def test_they_arrive_are_kept_few_and_are_found_from_another_machine(
-    server: Server, tmp_path: Path
+    server: S3Server, tmp_path: Path
 ) -> None:
     settings = CheckpointSettings(where=f"{URL}/kept", keep_last=2)
     said: list[str] = []
@@ -140,7 +102,7 @@ def test_a_bucket_that_lost_a_file_gives_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_damaged_one_in_the_bucket_is_named_and_the_one_before_taken(
-    server: Server, tmp_path: Path
+    server: S3Server, tmp_path: Path
 ) -> None:
     url, said = f"{URL}/damaged", list[str]()
     settings = CheckpointSettings(where=url)
@@ -160,7 +122,7 @@ def test_a_damaged_one_in_the_bucket_is_named_and_the_one_before_taken(
         newest(tmp_path / "there" / RUN, Bucket(url), said.append)
 
 
-def test_a_server_killed_and_started_again_gets_them_all(server: Server, tmp_path: Path) -> None:
+def test_a_server_killed_and_started_again_gets_them_all(server: S3Server, tmp_path: Path) -> None:
     """Saving goes on meanwhile; nobody ever sees half a checkpoint."""
     url, said = f"{URL}/killed", list[str]()
     bucket, settings = Bucket(url), CheckpointSettings(where=url, keep_last=100)
@@ -205,7 +167,7 @@ def test_a_server_killed_and_started_again_gets_them_all(server: Server, tmp_pat
     assert sum("uploads go on with" in line for line in said) == 1
 
 
-def test_what_never_arrived_is_uploaded_by_the_next(server: Server, tmp_path: Path) -> None:
+def test_what_never_arrived_is_uploaded_by_the_next(server: S3Server, tmp_path: Path) -> None:
     url = f"{URL}/later"
     settings, said = CheckpointSettings(where=url), list[str]()
 
@@ -300,7 +262,7 @@ def test_urls_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         Bucket("nonsense://x")
 
 
-def test_a_training_goes_on_on_another_machine(server: Server, tmp_path: Path) -> None:
+def test_a_training_goes_on_on_another_machine(server: S3Server, tmp_path: Path) -> None:
     """Killed here; there, with an empty store, it ends as one that was never killed."""
     where = ("--checkpoints", f"{URL}/moved")
     alone, here, there = (tmp_path / name for name in ("alone", "here", "there"))

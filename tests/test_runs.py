@@ -36,8 +36,8 @@ def mlruns(tmp_path: Path) -> Path:
         run = store.client.create_run(experiment, began, tags, f"{name}-made-s{seed}")
         for key, value in {"seed": str(seed), "learner.learning_rate": rate, "steps": "9"}.items():
             store.client.log_param(run.info.run_id, key, value)
-        for key, value in metrics.items():
-            store.client.log_metric(run.info.run_id, key, value)
+        for metric, figure in metrics.items():
+            store.client.log_metric(run.info.run_id, metric, figure)
         store.client.set_terminated(run.info.run_id, "FINISHED", began + 61_000)
         began += 1
 

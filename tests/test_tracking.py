@@ -20,6 +20,7 @@ from models.registry import find_version, propose, register
 from tests.test_bundle import bundle_of
 from training.history import Point
 from training.labels import About
+from training.machine import Machine
 from training.origin import code_version
 from training.shipper import Shipper
 from training.store import RUN, Store
@@ -148,8 +149,9 @@ def test_figures_tables_and_machine(store: Store, shipper: Shipper, tmp_path: Pa
         figure.subplots().plot([1, 2])
         tracker.log_figure("equity", figure, 5)
         tracker.log_table("evaluation/validation", ["policy", "Sharpe"], [["flat", "-"]])
-        tracker.log_machine(5)
-        tracker.log_machine(6)  # too soon
+        machine = Machine(store.folder)
+        tracker.log_machine(machine.reading(), 5)
+        tracker.log_machine(machine.reading(), 6)  # too soon
         tracker.log_learned({"hidden_1/kernel": np.ones((3, 4))}, np.arange(9.0), 5)
         tracker.set_tags(rolled_back="no")
         tracker.describe("what it was")

@@ -161,7 +161,8 @@ def with_results(about: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in cells]
     caveat = "Chosen on these very bars, the best flatters itself: expect less of it on others."
-    return "\n".join(["Validation, net of costs:", "", *lines, "", caveat, "", about])
+    head = "Validation, net of costs, by when orders are filled:"
+    return "\n".join([head, "", *lines, "", caveat, "", about])
 
 
 def table(
@@ -169,12 +170,11 @@ def table(
 ) -> tuple[list[str], list[list[str]]]:
     """Measures side by side as text: names of columns, and rows."""
     columns = {
-        "net return": ("net_return", "{:+.1%}"),
-        "filled at close": ("net_return_close", "{:+.1%}"),
+        "return at close": ("net_return_close", "{:+.1%}"),
         "at next open": ("net_return_next_open", "{:+.1%}"),
         "Sharpe": ("sharpe", "{:+.2f}"),
         "drawdown": ("max_drawdown", "{:.1%}"),
-        "share of bars with a trade": ("position_changes", "{:.2%}"),
+        "bars with a trade": ("position_changes", "{:.2%}"),
         "costs": ("cost", "{:.1%}"),
     }
     cells = [

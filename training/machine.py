@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 2.0
 SYSTEM = "system/"  # what the names of readings begin with
 
 

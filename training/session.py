@@ -21,6 +21,7 @@ from training.guards import QGuard, explained_q
 from training.history import packed, unpacked
 from training.keeper import Keeper, Versions
 from training.learn import Progress, learn, validate_all
+from training.machine import Machine
 from training.origin import code_version
 from training.outbox import Outbox
 from training.resume import Start, resuming
@@ -70,6 +71,7 @@ class Session:
         self.agents = build_agents(settings, data.train, data.reward_scale)
         self._guard = QGuard(explained_q(settings, data.train, data.reward_scale))
         self.names = [f"{settings.called}-{data.bars.name}-s{seed}" for seed in self.agents.seeds]
+        self._machine = Machine(settings.mlruns)
         self._trackers: list[Tracker] = []
         self._keepers: list[Keeper] = []
         self.checkpoints: Checkpoints = None  # type: ignore[assignment] # once entered there are
@@ -214,12 +216,13 @@ class Session:
     def _record(self, point: Progress) -> None:
         """Logs a point, registers and saves what is due at it."""
         step, rate = point.step, point.iterations_a_second
+        machine = self._machine.reading()
         for tracker, window in zip(self._trackers, point.windows, strict=True):
             metrics = {f"train/{key}": value for key, value in window._asdict().items()}
             metrics["perf/iterations_per_second"] = rate
             metrics["perf/env_steps_per_second"] = rate * self.settings.replay.streams
             tracker.log(metrics, step)
-            tracker.log_machine(step)
+            tracker.log_machine(machine, step)
         score = None
         if point.validations is not None and point.q_values is not None:
             shares = self._guard.shares(point.q_values)

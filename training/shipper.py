@@ -146,7 +146,7 @@ def send_what_was_left(folder: Path, mlruns: Path, uri: str | None = None) -> bo
     try:
         if box.head is None:
             return True
-        if box.unsent.versions and "keras" not in sys.modules:
+        if needs_keras(box) and "keras" not in sys.modules:
             return False  # it would load TensorFlow beside a training that does without
         box.end_of_the_dead()
         server = box.head["server"]
@@ -154,3 +154,9 @@ def send_what_was_left(folder: Path, mlruns: Path, uri: str | None = None) -> bo
         return not box.unsent
     finally:
         box.close()
+
+
+def needs_keras(box: Outbox) -> bool:
+    """Whether a network waits in a journal to be registered."""
+    kind = (box.head or {}).get("params", {}).get("network.kind")
+    return bool(box.unsent.versions) and kind != "tabular"

@@ -21,6 +21,11 @@ from models.store import SERVER
 from training.faults import TrackingError
 
 RUN = "qdesk_run"  # the tag of an MLflow run that names the run it is of
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the UI opens with runs and charts
+    "mlflow.note.content": "Trainings of Q-learning trading agents. Select runs to compare them; the "
+    "tags `group`, `algorithm`, `network`, `bars` and `seed` say what each one is.",
+}
 REQUEST_SECONDS = 10  # what a server is given for each answer
 
 
@@ -114,7 +119,7 @@ class Store:
             if found is None:
                 artifacts = None if self.server else f"{self.folder}/artifacts"
                 try:
-                    made = self.client.create_experiment(name, artifact_location=artifacts)
+                    made = self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
                 except MlflowException:
                     found = self.client.get_experiment_by_name(name)  # another was quicker
                     if found is None:
@@ -172,8 +177,10 @@ def reason_of(error: Exception, store: Store) -> str:
 
 
 def short(error: Exception) -> str:
-    """The first line of what an error says."""
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [repr(error)])[0]
+    """The first line of what an error says, without the driver that says it."""
+    said = getattr(error, "strerror", None) or str(error) or repr(error)
+    first: str = said.splitlines()[0]
+    return first.removeprefix("(sqlite3.OperationalError) ")
 
 
 def _require_usable(uri: str) -> None:

@@ -49,9 +49,11 @@ METRICS = (
 )
 CHARTS = {
     "learning": {
-        "loss": [r"train/loss", r"train/td_error"],
+        "loss": [r"train/loss"],
         "reward": [r"train/reward"],
         "epsilon": [r"train/epsilon"],
+        "TD error": [r"train/td_error"],
+        "gradient norm": [r"train/gradient_norm"],
         "Q-values": [r"train/q_mean"],
     },
     "validation": {

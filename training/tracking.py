@@ -24,7 +24,6 @@ from models.bundle import Bundle
 from training.faults import InUse, TrackingError
 from training.history import Point
 from training.labels import About
-from training.machine import Machine
 from training.origin import origin
 from training.outbox import JOURNALS, POINTS, VERSION, Outbox
 from training.shipper import Shipper
@@ -75,7 +74,7 @@ class Tracker:
         self, store: Store, box: Outbox, about: About, shipper: Shipper, adopts: bool = False
     ) -> None:
         self.run_id, self.history = box.run, list[Point]()
-        self._box, self._killed, self._machine = box, False, Machine(store.folder)
+        self._box, self._killed = box, False
         self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
         if box.head is None:
             box.put(
@@ -93,7 +92,7 @@ class Tracker:
         self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
         self._board = Board(self.folder)
         self._settings = dict(about.params)
-        self._board.settings(self._settings, self.run_id)
+        self._board.settings(self._settings, self.folder.name)
         self._board.flush()
         shipper.add(store, box)
 
@@ -130,10 +129,10 @@ class Tracker:
             self._box.put(POINTS, {"step": step, "metrics": new, **of, **on}, at=now)
         self._board.flush()
 
-    def log_machine(self, step: int) -> None:
-        """Records how busy the machine is, now and then; no part of what a checkpoint knows."""
+    def log_machine(self, reading: Mapping[str, float], step: int) -> None:
+        """Records how busy the machine is; that is no part of what a checkpoint knows."""
         now, before = int(time.time() * 1000), self._points_of_before
-        read = {n: v for n, v in self._machine.reading().items() if (n, step) not in before}
+        read = {n: v for n, v in reading.items() if (n, step) not in before}
         if read:
             self._box.put(POINTS, {"step": step, "metrics": read}, at=now)
             for name, value in read.items():
@@ -243,7 +242,7 @@ class Tracker:
             self._box.put(POINTS, {"step": at_step, "metrics": metrics}, at=at)
         self._points_of_before = known if repeats else {}
         self._board.go_back(history, step)
-        self._board.settings(self._settings, self.run_id)
+        self._board.settings(self._settings, self.folder.name)
 
     def flush(self) -> None:
         """Hands everything to the operating system, as far as it takes it."""

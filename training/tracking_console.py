@@ -12,7 +12,7 @@ from models.store import default_mlruns
 from training.faults import InUse, TrackingError
 from training.outbox import Outbox, head_of, journals, undelivered
 from training.relocation import move
-from training.shipper import send_what_was_left
+from training.shipper import needs_keras, send_what_was_left
 from training.store import Store, reason_of
 
 
@@ -106,9 +106,9 @@ def _sync(
         name = f"{(head_of(folder) or {}).get('name', folder.name)} {folder.name[:8]}"
         try:
             box = Outbox(folder, make=False)
-            unsent, head = box.unsent, box.head or {}
+            unsent, networks = box.unsent, needs_keras(box)
             box.close()
-            if unsent.versions and head.get("params", {}).get("network.kind") != "tabular":
+            if networks:
                 load_keras()
             if send_what_was_left(folder, mlruns, uri):
                 say(f"{name}: sent {unsent}" if unsent else f"{name}: ended as KILLED")

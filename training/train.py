@@ -2,7 +2,7 @@
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,13 +72,10 @@ def train(
         except KeyboardInterrupt:
             raise
         except BaseException:
-            _send(shipper, stop, console, runs[0][0], STOP_SECONDS)
+            _sent(shipper, stop, console, runs[0][0], STOP_SECONDS)
             raise
         patience = STOP_SECONDS if stop.by else END_SECONDS
-        lost = _send(shipper, stop, console, runs[0][0], patience)
-        _compare(done, console)
-    if lost:
-        raise StoreLost(lost)
+        _sent(shipper, stop, console, runs[0][0], patience, lambda: _compare(done, console))
     return stop.by if undone else None
 
 
@@ -98,17 +95,27 @@ def _server(settings: TrainSettings, start: Start | None, console: Console) -> s
     return server
 
 
-def _send(
-    shipper: Shipper, stop: Stop, console: Console, settings: TrainSettings, patience: float
-) -> str:
-    """Waits for what is not sent yet; says what is left, and returns what is lost for good."""
-    stopped = stop.count
-    if shipper.drain(patience, lambda: stop.count > stopped):
-        return ""
+def _sent(
+    shipper: Shipper,
+    stop: Stop,
+    console: Console,
+    settings: TrainSettings,
+    patience: float,
+    then: Callable[[], None] = lambda: None,
+) -> None:
+    """Waits for what is not sent yet, does what is to be done then, and says what is left.
+
+    Raises:
+        StoreLost: something is neither sent nor on disk.
+    """
+    stopped, where = stop.count, settings.mlruns
+    arrived = shipper.drain(patience, lambda: stop.count > stopped)
+    then()
+    if arrived:
+        return
     left, why = shipper.unsent, shipper.trouble or "no time was left"
-    where = settings.mlruns
     if left.lost:
-        return (
+        raise StoreLost(
             f"mlruns {where}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "
             "with all that they track"
         )
@@ -120,7 +127,6 @@ def _send(
         highlight=False,
         soft_wrap=True,
     )
-    return ""
 
 
 def _settings_of(
@@ -129,7 +135,7 @@ def _settings_of(
     """Settings of all runs whose journals are in a folder, and of those that are to begin."""
     trees = [head["params"] for head in heads(folder)]
     trees += [{**settings.flat(), "seed": str(settings.seed)} for settings, _ in runs]
-    hidden = ("mlruns", "checkpoints.", "reward_scale", "tracking_uri")
+    hidden = ("mlruns", "checkpoints.", "reward_scale", "tracking_uri", "preset", "name")
     return [
         {name: value for name, value in tree.items() if not name.startswith(hidden)}
         for tree in trees

@@ -165,10 +165,11 @@ def _runs(arguments: list[str]) -> int:
 
     from models.promotion import NoVersion
     from training.faults import NoRun
-    from training.runs_console import runs
+    from training.runs_console import WIDE, runs
 
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE  # a pipe has room
     try:
-        return runs(arguments, Console())
+        return runs(arguments, Console(width=wide))
     except (NoVersion, NoRun) as error:
         return _fail(str(error), 2)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psycopg2
+import psycopg
 import pytest
 import s3fs
 
@@ -80,7 +80,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         wait_for(f"{uri}/health", process, log)
         yield Team(uri, database.url, files)
     finally:
-        if process is not None:
+        if process is not None and process.poll() is None:
             os.killpg(process.pid, 15)
             process.wait()
         store.kill()
@@ -157,12 +157,11 @@ def test_it_is_trained_registered_promoted_and_loaded_through(
     assert "qdesk-linear@candidate is v" in trained.stdout
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
     assert list((tmp_path / "mlruns" / "artifacts").iterdir()) == []
-    with psycopg2.connect(team.database) as connection, connection.cursor() as cursor:
+    with psycopg.connect(team.database) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM metrics WHERE key = 'train/reward'")
         assert cursor.fetchone() == (200,)
         cursor.execute("SELECT DISTINCT status FROM runs")
         assert cursor.fetchall() == [("FINISHED",)]
-    connection.close()
     stored = team.files.find("desk/mlflow")
     for name in ("figures/equity_validation.png", "bundle/weights.safetensors", "model.keras"):
         assert any(path.endswith(name) for path in stored), stored

@@ -99,7 +99,7 @@ class _Delivery:
             return str(known)
         if head is None:
             raise OSError(f"{self.box.folder}: the journal does not say what run it is of")
-        run = self.store.find_run(self.box.run, head["experiment"])
+        run = self.store.find_run(self.box.run, head["experiment"], by_id=head["adopts"])
         if run is None:
             run = self.client.create_run(
                 self.store.experiment(head["experiment"]),

@@ -33,6 +33,7 @@ NET_RETURN, SHARPE = METRICS[:2]
 WIDE = 150  # columns of a terminal from which on a list shows everything; the CSV file always does
 WIDE_ONLY = {
     "began, UTC",
+    "took",
     "algorithm",
     "network",
     "bars",
@@ -58,7 +59,8 @@ def runs(arguments: list[str], console: Console) -> int:
     kept = [i for i, name in enumerate(columns) if console.width >= WIDE or name not in WIDE_ONLY]
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for index in kept:
-        table.add_column(columns[index], overflow="fold", no_wrap=options.command != "compare")
+        wraps = options.command == "compare" or columns[index] == "name"
+        table.add_column(columns[index], overflow="fold", no_wrap=not wraps)
     for row in rows:
         table.add_row(*(Text(row[index]) for index in kept))
     console.print(table)

@@ -132,13 +132,19 @@ class Store:
             self._experiments[name] = str(found.experiment_id)
         return self._experiments[name]
 
-    def find_run(self, run: str, experiment: str) -> Run | None:
-        """MLflow's run of a run of ours, by the tag that names it or, of old, by its own id."""
+    def find_run(self, run: str, experiment: str, by_id: bool = False) -> Run | None:
+        """MLflow's run of a run of ours, by the tag that names it.
+
+        Args:
+            run: our id.
+            experiment: MLflow's, by name.
+            by_id: whether it may be a run of old, which has MLflow's own id and no such tag.
+        """
         found = self.client.search_runs(
             [self.experiment(experiment)], f"tags.`{RUN}` = '{run}'", max_results=1
         )
-        if found:
-            return found[0]
+        if found or not by_id:
+            return next(iter(found), None)
         try:
             old = self.client.get_run(run)
         except MlflowException as error:
@@ -151,7 +157,7 @@ class Store:
         """How a run ended, as MLflow has it; None where it is not known, or cannot be asked."""
         try:
             with impatient(REQUEST_SECONDS):
-                found = self.find_run(run, experiment)
+                found = self.find_run(run, experiment, by_id=True)
         except (MlflowException, SQLAlchemyError, OSError):
             return None
         return None if found is None else str(found.info.status)
@@ -171,8 +177,11 @@ def reason_of(error: Exception, store: Store) -> str:
     said = short(error)
     if "Max retries exceeded" in said or "Failed to establish" in said or "timed out" in said:
         return f"no answer from {store.uri}"
-    if "error code 401" in said or "error code 403" in said:
+    if "error code 401" in said:
         return f"{store.uri} does not let us in; are MLFLOW_TRACKING_USERNAME and _PASSWORD right?"
+    if "error code 403" in said:
+        what = said.partition("endpoint ")[2].partition(" ")[0]
+        return f"{store.uri} does not allow us {what}; its admin can"
     return said
 
 

@@ -19,12 +19,14 @@ set -euo pipefail
 umask 077
 state=$(mktemp -d)
 # Whoever has an account may read and write runs and models; permissions of single models can be narrowed.
-# MLflow keeps accounts and permissions in tables of their own beside the runs.
+# MLflow keeps accounts and permissions in tables of their own beside the runs. Without the cache every
+# request would wait for its password to be hashed.
 cat >"$state/auth.ini" <<EOF
 [mlflow]
 default_permission = EDIT
 database_uri = $(printf %s "$DATABASE_URL" | sed 's/%/%%/g')
 admin_username = admin
+auth_cache_ttl_seconds = 60
 EOF
 
 # All by environment: what stands in a command line can be read by every user of the machine.

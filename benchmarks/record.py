@@ -15,6 +15,7 @@ TRADING = HERE.parent / "docs/trading.md"
 SIMULATION = HERE.parent / "docs/simulation.md"
 CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
 PERFORMANCE = HERE.parent / "docs/performance.md"
+TRACKING = HERE.parent / "docs/tracking.md"
 
 
 def machine(load_before: float) -> dict[str, Any]:

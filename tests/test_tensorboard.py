@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util.tensor_util import make_ndarray
 
 from tests.test_outbox import disk_ends_at
@@ -76,6 +77,16 @@ def test_histograms_figures_and_settings(board: Board) -> None:
     assert start.hparams["network.dueling"].bool_value is True
     assert start.hparams["bars"].string_value == "x"
     assert hparams(board.folder, "_hparams_/session_end_info").session_end_info.status == 2
+
+
+def test_a_scalar_is_as_tensorboard_makes_it(board: Board) -> None:
+    board.scalar(Point("train/loss", 1.25, NOW, 7))
+    board.flush()
+    (event,) = read(board.folder).Tensors("train/loss")
+    (made,) = scalar_pb("train/loss", 1.25).value
+    assert event.tensor_proto == made.tensor
+    assert read(board.folder).SummaryMetadata("train/loss") == made.metadata
+    assert (event.step, event.wall_time) == (7, NOW / 1000)
 
 
 def test_going_back_keeps_what_was_drawn_until_then(board: Board) -> None:

@@ -137,7 +137,9 @@ def test_the_run_list_shows_both_runs_with_their_tags(page: Page, mlflow: str) -
     keep(page, "mlflow-runs")
 
 
-def test_both_runs_compared_show_loss_epsilon_and_reward(page: Page, mlflow: str) -> None:
+def test_both_runs_compared_show_loss_epsilon_and_reward(
+    page: Page, mlflow: str, store: Path
+) -> None:
     open_runs(page, mlflow)
     page.get_by_label("Select all runs").check()
     page.get_by_role("button", name="Compare", exact=True).click()
@@ -149,10 +151,13 @@ def test_both_runs_compared_show_loss_epsilon_and_reward(page: Page, mlflow: str
             page.mouse.wheel(0, 300)
             page.wait_for_timeout(200)
         link.scroll_into_view_if_needed()
-        row = link.locator("xpath=ancestor::*[count(.//a)=1][last()]")
-        numbers = [text for text in row.inner_text().split() if text != metric]
-        assert len(numbers) == 2, row.inner_text()
-        assert all(float(number) is not None for number in numbers)
+        for name in RUNS:
+            last = only(
+                store,
+                "SELECT value FROM latest_metrics WHERE key = "
+                f"'{metric}' AND run_uuid = '{run_id(store, name)}'",
+            )
+            expect(page.get_by_text(f"{round(float(last), 3):g}", exact=True).first).to_be_visible()
     keep(page, "mlflow-compare-table")
 
 

@@ -19,6 +19,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -67,6 +70,8 @@ CHARTS = {
         "machine, %": [r"system/.*_percentage"],
     },
 }
+SCALAR = TensorShapeProto()
+SCALAR_METADATA = scalar_pb("", 0.0).value[0].metadata
 COUNT = itertools.count()  # a process may write several files of one run
 
 
@@ -90,7 +95,11 @@ class Board:
 
     def scalar(self, point: Point) -> None:
         """Adds a value of a metric."""
-        self._add(scalar_pb(point.name, point.value), point.step, point.time / 1000)
+        # As TensorBoard's `scalar_pb` makes it, in a fifth of the time.
+        summary = Summary()
+        tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=SCALAR, float_val=[point.value])
+        summary.value.add(tag=point.name, metadata=SCALAR_METADATA, tensor=tensor)
+        self._add(summary, point.step, point.time / 1000)
 
     def histogram(self, name: str, values: ArrayLike, step: int) -> None:
         """Adds a histogram of values of any shape; of many, of an even sample of them."""
@@ -229,9 +238,11 @@ def lay_out(folder: Path, runs: Sequence[Mapping[str, str]]) -> None:
     temporary = folder / f".{LAYOUT}-{os.getpid()}"
     with suppress(OSError):  # it can be read without
         temporary.write_bytes(b"".join(map(_record, events)))
-        temporary.replace(folder / f"events.out{MARK}{now * 1000:.0f}.{LAYOUT}")
+        new = folder / f"events.out{MARK}{now * 1000:.0f}.{LAYOUT}"
+        temporary.replace(new)
         for old in before:
-            old.unlink(missing_ok=True)
+            if old != new:
+                old.unlink(missing_ok=True)
 
 
 def _drawings(paths: Sequence[Path], step: int) -> Iterator[Event]:

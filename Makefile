@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -92,6 +92,9 @@ bench-variants: $(READY) ## measure what each part of the algorithm costs
 
 bench-checkpoints: $(READY) ## measure what a checkpoint costs
 	@$(PYTHON) -m benchmarks.checkpoints $(ARGS)
+
+bench-tracking: $(READY) ## measure what tracking costs, with servers that live, die and are down
+	@$(PYTHON) -m benchmarks.tracking $(ARGS)
 
 bench-evaluation: $(READY) ## measure how long a backtest and whole reports take
 	@$(PYTHON) -m benchmarks.evaluation $(ARGS)

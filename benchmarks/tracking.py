@@ -38,7 +38,7 @@ MODES = {
     "server": 2 * STEPS,
     "killed": 2 * STEPS,
 }
-BOARD = ("scalar", "histogram", "image", "settings", "ended", "flush")
+BOARD = ("scalars", "histogram", "image", "settings", "ended", "flush")
 CALLS = (
     *("__init__", "__exit__", "log", "log_machine", "log_learned", "log_data", "log_figure"),
     *("log_table", "set_tags", "describe", "register", "propose", "flush"),

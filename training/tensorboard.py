@@ -42,7 +42,7 @@ from training.machine import SYSTEM
 
 MARK = ".tfevents."  # in the name of every file of events
 LAYOUT = "layout.qdesk"  # how the name of the one file of settings and charts ends
-BUCKETS, SAMPLE = 30, 4096  # of a histogram: its bars, and the values that it is drawn from
+BUCKETS, SAMPLE = 30, 1024  # of a histogram: its bars, and the values that it is drawn from
 METRICS = (
     ("eval/validation/net_return", "net return on validation"),
     ("eval/validation/sharpe", "Sharpe ratio on validation"),
@@ -93,13 +93,14 @@ class Board:
         """Why the log cannot be written, if it cannot."""
         return self._fault if self._file is None else self._file.fault
 
-    def scalar(self, point: Point) -> None:
-        """Adds a value of a metric."""
-        # As TensorBoard's `scalar_pb` makes it, in a fifth of the time.
+    def scalars(self, points: Sequence[Point]) -> None:
+        """Adds values of metrics at one step and time."""
         summary = Summary()
-        tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=SCALAR, float_val=[point.value])
-        summary.value.add(tag=point.name, metadata=SCALAR_METADATA, tensor=tensor)
-        self._add(summary, point.step, point.time / 1000)
+        for point in points:  # as TensorBoard's `scalar_pb` makes it, in a fifth of the time
+            tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=SCALAR, float_val=[point.value])
+            summary.value.add(tag=point.name, metadata=SCALAR_METADATA, tensor=tensor)
+        if points:
+            self._add(summary, points[0].step, points[0].time / 1000)
 
     def histogram(self, name: str, values: ArrayLike, step: int) -> None:
         """Adds a histogram of values of any shape; of many, of an even sample of them."""
@@ -154,8 +155,8 @@ class Board:
         self._begin()
         for event in kept:
             self._record(event)
-        for point in history:
-            self.scalar(point)
+        for _, points in itertools.groupby(history, lambda point: (point.step, point.time)):
+            self.scalars(list(points))
         self.flush()
         if self.fault is None:  # the new file has it all
             for path in old:

@@ -112,17 +112,17 @@ class Tracker:
             data: that it was measured on.
         """
         now, before = int(time.time() * 1000), self._points_of_before
-        new = {}
+        new, points = {}, []
         for name, value in metrics.items():
             if not math.isfinite(value):
                 continue
             # What was logged after the checkpoint that training goes on from is in the journal.
             known = before.get((name, step))
-            point = Point(name, float(value), now if known is None else known[0], step)
-            self.history.append(point)
-            self._board.scalar(point)
+            points.append(Point(name, float(value), now if known is None else known[0], step))
             if known is None:
-                new[name] = point.value
+                new[name] = points[-1].value
+        self.history += points
+        self._board.scalars(points)
         if new:
             of = {} if version is None else {"version": version}
             on = {} if data is None else {"data": [data.name, _digest(data)]}
@@ -135,8 +135,7 @@ class Tracker:
         read = {n: v for n, v in reading.items() if (n, step) not in before}
         if read:
             self._box.put(POINTS, {"step": step, "metrics": read}, at=now)
-            for name, value in read.items():
-                self._board.scalar(Point(name, value, now, step))
+            self._board.scalars([Point(name, value, now, step) for name, value in read.items()])
 
     def log_learned(
         self, weights: Mapping[str, NDArray[Any]], q_values: NDArray[Any], step: int
@@ -168,7 +167,7 @@ class Tracker:
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
         """Records a figure as `figures/<name>.png` and as a TensorBoard image."""
         png = io.BytesIO()
-        figure.savefig(png, format="png")
+        figure.savefig(png, format="png", pil_kwargs={"compress_level": 1})  # the time matters
         self._board.image(f"figures/{name}", png.getvalue(), step)
         self.log_file(f"figures/{name}.png", png.getvalue())
 

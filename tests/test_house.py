@@ -27,6 +27,7 @@ from benchmarks import (
     real_bars,
     simulation,
     throughput,
+    tracking,
     trading,
     variants,
     whole,
@@ -37,6 +38,7 @@ from benchmarks.record import (
     EVALUATION,
     PERFORMANCE,
     SIMULATION,
+    TRACKING,
     TRADING,
     mark,
 )
@@ -46,9 +48,12 @@ from market.console import parser
 from models.console import parser as models_parser
 from trading.console import kill_parser, resume_parser
 from trading.settings import BacktestSettings, PaperSettings, TradingSettings, load
+from training.runs_console import parser as runs_parser
 from training.sources import load_settings
+from training.tracking_console import parser as tracking_parser
 
 ROOT = Path(__file__).parents[1]
+TEAM_SERVER = ROOT / "docs/team-server.md"
 ROOMS = {
     "market": set(),
     "models": set(),
@@ -69,7 +74,8 @@ LIGHT = [
     *("models.tabular", "models.n_step", "training.settings", "training.sources", "training.data"),
     *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
     *("training.resume", "training.object_store", "training.labels", "training.build"),
-    *("training.learn", "training.history"),
+    *("training.learn", "training.history", "training.outbox", "training.machine"),
+    *("training.growing_file", "training.origin", "training.relocation"),
     *("models.sealed", "models.manifest", "models.bundle", "models.last_good", "models.single"),
     *("market.journal_bars", "trading.console", "trading.nautilus", "trading.paper"),
 ]
@@ -114,7 +120,7 @@ def test_every_module_says_what_it_is_for_and_stays_short() -> None:
 
 def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    pages = (CHECKPOINTS, EVALUATION, TRADING, SIMULATION)
+    pages = (CHECKPOINTS, EVALUATION, TRACKING, TEAM_SERVER, TRADING, SIMULATION)
     documents = README + "".join(page.read_text() for page in pages)
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", documents, re.DOTALL))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))
@@ -131,6 +137,14 @@ def test_readme_commands_exist() -> None:
     assert {command.split()[0] for command in models} == named
     for command in models:
         models_parser().parse_args(shlex.split(command))
+    for name, made, subcommands in (
+        ("runs", runs_parser(), {"list", "compare", "best"}),
+        ("tracking", tracking_parser(), {"status", "sync", "move"}),
+    ):
+        found = re.findall(rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE)
+        assert {command.split()[0] for command in found} == subcommands
+        for command in found:
+            made.parse_args(shlex.split(command))
     evaluations = re.findall(
         r"^(?:\.venv/bin/)?qdesk evaluate (.*?)(?:#.*)?$", blocks, re.MULTILINE
     )
@@ -178,6 +192,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
         *((each, CHECKPOINTS) for each in (checkpoints, kills)),
         *((each, EVALUATION) for each in (evaluation, gate)),
+        (tracking, TRACKING),
         (trading, TRADING),
         (simulation, SIMULATION),
     ],

@@ -11,7 +11,7 @@ GOLDEN := .venv-golden/.ready
 PEERS_PYTHON ?= $(PYTHON)
 UI_PORT ?= 5000
 TENSORBOARD_PORT ?= 6006
-STORE := mlruns
+STORE := $(or $(QDESK_MLRUNS),mlruns)
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
 # Installs a Debian package that tests need, where that is possible; without it they are skipped.

@@ -27,7 +27,7 @@ from benchmarks import record
 from models.sealed import TEMPORARY
 from models.store import SERVER
 from training.checkpoint import newest
-from training.outbox import JOURNALS, undelivered
+from training.journals import JOURNALS, undelivered
 from training.store import RUN
 from training.tracking import CHECKPOINTS
 

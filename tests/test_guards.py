@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kills import client_of, fingerprint, resuming, training
+from benchmarks.kills import QDESK, client_of, fingerprint, training
 from tests.trained import MARKET, SMALL, Trained, runs_of
 from training.checkpoint import newest
 from training.faults import NoCheckpoint
@@ -124,27 +124,41 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
     assert newest(Path(run.data.tags[CHECKPOINTS]), None, print).step == 1000
 
 
-@pytest.mark.slow
-def test_a_full_disk_under_the_store_is_one_sentence_and_nothing_is_lost(trained: Trained) -> None:
-    """A limit of the size of files stands in for it; once there is room, training goes on."""
-    trained("--preset", "tabular", "--steps", "100")
+@pytest.mark.parametrize("steps", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_a_full_disk_under_the_store_holds_nothing_up_and_loses_nothing(
+    trained: Trained, steps: int
+) -> None:
+    """A limit of the size of files stands in for it; once there is room, what is missing is sent."""
+    trained("--preset", "tabular", "--steps", "100", "--name", "before")
     room = (trained.mlruns / "mlflow.db").stat().st_size + 40_000
-    command = training("tabular", 20_000, trained.mlruns)
     full = subprocess.run(
-        command,
+        training("tabular", steps, trained.mlruns),
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
-    assert full.returncode == 1, full.stderr
-    assert full.stderr.startswith(f"mlruns {trained.mlruns}: cannot be written (")
-    assert full.stderr.endswith("`qdesk train --resume latest` goes on from the last checkpoint\n")
-    assert full.stderr.count("\n") == 1
-    resumed = subprocess.run(resuming(trained.mlruns), capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    assert (full.returncode, full.stderr) == (0, "")
+    assert f"all of it is in {trained.mlruns}/journals. Send it: qdesk tracking sync" in full.stdout
+    sync = [str(QDESK), "tracking", "sync", "--mlruns", str(trained.mlruns)]
+    assert subprocess.run(sync, capture_output=True).returncode == 0
     whole = Trained(trained.mlruns.parent / "whole")
-    subprocess.run(training("tabular", 20_000, whole.mlruns), check=True, capture_output=True)
+    subprocess.run(training("tabular", steps, whole.mlruns), check=True, capture_output=True)
     with client_of(trained.mlruns) as client:
         for run in client.search_runs(["1"], "params.steps = '100'"):
             client.set_terminated(run.info.run_id, "KILLED")
     assert fingerprint(trained.mlruns) == fingerprint(whole.mlruns)
+
+
+def test_what_is_neither_sent_nor_written_is_said_to_be_lost(tmp_path: Path) -> None:
+    """A disk that takes 4 kB a file, and a server that is not there."""
+    (tmp_path / "mlruns").mkdir()
+    full = subprocess.run(
+        [*training("tabular", 1000, tmp_path / "mlruns"), "--tracking-uri", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)),
+    )
+    assert full.returncode == 1, full.stdout
+    assert "entries of the runs' journals are lost, with all that they track" in full.stderr
+    assert full.stderr.count("\n") == 1
+    assert "Validation on btcusd_30m" in full.stdout  # it trained to its end all the same

@@ -75,7 +75,7 @@ LIGHT = [
     *("training.replay", "training.sum_tree", "training.tabular", "training.checkpoint"),
     *("training.resume", "training.object_store", "training.labels", "training.build"),
     *("training.learn", "training.history", "training.outbox", "training.machine"),
-    *("training.growing_file", "training.origin", "training.relocation"),
+    *("training.growing_file", "training.journals", "training.origin", "training.relocation"),
     *("models.sealed", "models.manifest", "models.bundle", "models.last_good", "models.single"),
     *("market.journal_bars", "trading.console", "trading.nautilus", "trading.paper"),
 ]

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +11,8 @@ import pytest
 
 from training.faults import InUse
 from training.growing_file import GrowingFile
-from training.outbox import (
-    DELIVERED,
-    JOURNAL,
-    POINTS,
-    VERSION,
-    Outbox,
-    Unsent,
-    head_of,
-    journals,
-    run_known_as,
-    undelivered,
-)
+from training.journals import head_of, journals, run_known_as, undelivered
+from training.outbox import DELIVERED, JOURNAL, POINTS, VERSION, Outbox, Unsent
 
 HEAD = {"name": "run", "params": {"steps": "1"}, "server": None, "adopts": False}
 
@@ -97,7 +88,9 @@ def test_files_of_an_entry_are_whole_and_go_once_delivered(tmp_path: Path) -> No
     box.close()
 
 
-def test_a_full_disk_keeps_the_order_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_order_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     box = begun(tmp_path)
     size = (box.folder / JOURNAL).stat().st_size
     with disk_ends_at(size + 30):
@@ -106,6 +99,8 @@ def test_a_full_disk_keeps_the_order_and_loses_nothing(tmp_path: Path) -> None:
         assert box.fault is not None
         assert [entry.kind for entry in box.waiting(9)] == ["run"]  # the file is not there yet
         assert box.unsent == Unsent(points=1, others=2, lost=2)
+        assert box.unsent.lost == 2  # looking changes nothing
+    monkeypatch.setattr("training.outbox.RETRY_SECONDS", 0.0)
     assert box.flush()
     assert [entry.kind for entry in box.waiting(9)] == ["run", "artifact", POINTS]
     assert box.unsent == Unsent(points=1, others=2)
@@ -142,6 +137,46 @@ def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> Non
     last.close()
 
 
+def test_a_journal_whose_beginning_is_damaged_is_kept(tmp_path: Path) -> None:
+    box = begun(tmp_path)
+    point(box, 1)
+    box.close()
+    path = box.folder / JOURNAL
+    path.write_bytes(b"\x00" + path.read_bytes()[1:])
+    again = Outbox(box.folder)
+    assert again.head is None
+    again.close()
+    last = Outbox(box.folder)
+    last.put("run", HEAD)
+    assert [entry.number for entry in last.waiting(9)] == [2, 3]
+    last.close()
+
+
+def test_files_whose_entry_never_came_to_be_stand_in_nobodys_way(tmp_path: Path) -> None:
+    box = begun(tmp_path)
+    box.close()
+    stale = box.folder / "files" / "2"
+    stale.mkdir()
+    (stale / "old").write_text("of before a power cut")
+    again = Outbox(box.folder)
+    assert not stale.exists()
+    stale.mkdir()
+    (stale / "old").write_text("of a while ago")
+    entry = again.put(VERSION, {"key": "k"}, lambda into: (into / "new").write_text("x"))
+    assert [path.name for path in again.files_of(entry).iterdir()] == ["new"]
+    again.close()
+
+
+def test_text_that_cannot_be_written_is_written_as_far_as_it_can(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "journals" / "r1")
+    box.put("run", {**HEAD, "params": {"bars": "a\udcff.csv"}, "tags": ["\udcfe"]})
+    box.close()
+    again = Outbox(box.folder)
+    assert again.head is not None
+    assert again.head["params"] == {"bars": "a?.csv"}
+    again.close()
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     box = begun(tmp_path)
     with pytest.raises(InUse, match="another process writes this journal"):
@@ -158,14 +193,16 @@ def test_one_that_never_began_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_process_is_gone_is_ended_when_it_last_spoke(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    box.put(POINTS, {"step": 1, "metrics": {"train/loss": 1.0}}, at=2_000_000_000_000)
+    spoke = int(time.time() * 1000) - 3_600_000
+    box = Outbox(tmp_path / "journals" / "r1")
+    box.put("run", HEAD, at=spoke - 1)
+    box.put(POINTS, {"step": 1, "metrics": {"train/loss": 1.0}}, at=spoke)
     assert undelivered(box.folder)
     box.end_of_the_dead()
     box.end_of_the_dead()
     assert box.ended == "KILLED"
     end = box.waiting(9)[-1]
-    assert (end.kind, end.time) == ("end", 2_000_000_000_000)
+    assert (end.kind, end.time, end.content["dead"]) == ("end", spoke, True)
     assert undelivered(box.folder)
     box.delivered(end, run_id="mlflow-1")
     assert not undelivered(box.folder)

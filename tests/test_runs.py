@@ -88,6 +88,8 @@ def test_best_ranks_by_the_last_value_and_leaves_out_what_is_undefined(mlruns: P
     ]
     ratios = table(mlruns, "best", "--metric", "eval/validation/sharpe", "--lowest")
     assert [row[1] for row in ratios[1:]] == ["1", "3", "4", "5", "7"]  # -2 never traded
+    first = table(mlruns, "best", "--metric", "eval/validation/sharpe", "--lowest", "--most", "1")
+    assert [row[1] for row in first[1:]] == ["1"]
     with pytest.raises(NoRun, match="no/such: no run has this metric; there are eval/validation/"):
         said(mlruns, "best", "--metric", "no/such")
     with pytest.raises(NoRun, match="is no metric's name"):

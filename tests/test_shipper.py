@@ -16,8 +16,9 @@ import pytest
 
 from benchmarks.kills import QDESK, client_of
 from tests.servers import TrackingServer
-from tests.trained import Trained
-from training.outbox import JOURNAL, JOURNALS, POINTS, undelivered
+from tests.trained import Trained, learn_until
+from training.journals import JOURNALS, undelivered
+from training.outbox import JOURNAL, POINTS, Outbox
 
 TABULAR = ["--preset", "tabular", "--bars", "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=6000"]
 Row = tuple[str, int, float]
@@ -111,7 +112,7 @@ def test_a_server_that_is_down_gets_everything_later(
     shown = qdesk("models", "show", "qdesk-down", "candidate", "--tracking-uri", server.uri)
     assert shown.returncode == 0, shown.stderr
     assert "verified" in shown.stdout
-    assert "nothing" not in qdesk("runs", "list", uri=server.uri).stdout
+    assert "down-synthetic_ou_s3-s1" in qdesk("runs", "list", uri=server.uri).stdout
 
 
 def test_a_server_killed_in_mid_training_gets_every_point_once(
@@ -136,10 +137,11 @@ def test_a_server_killed_in_mid_training_gets_every_point_once(
             time.sleep(0.05)
         server.kill()
         server.start()
-        _, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
     assert (process.returncode, stderr) == (0, "")
+    assert "View run" not in stdout
     assert qdesk("tracking", "sync", "--mlruns", str(store)).returncode == 0
     journal = journal_of(store, "killed-synthetic_ou_s3-s1")
     assert len(put_points(journal)) > 1500
@@ -166,6 +168,61 @@ def test_a_run_goes_on_where_it_was_tracked_and_from_another_machine(
     assert not list(there.mlruns.glob("mlflow.db"))
     with pytest.raises(ValueError, match="has ended after 2,000 iterations"):
         there("--resume", "latest")  # tracked there, whatever is named now
+
+
+def test_what_a_machine_left_does_not_touch_a_run_that_goes_on_elsewhere(
+    server: TrackingServer, tmp_path: Path
+) -> None:
+    """Killed here, resumed and ended there; then this machine sends what it had not sent."""
+    here, there = Trained(tmp_path / "here"), Trained(tmp_path / "there")
+    bucket = f"file://{tmp_path}/bucket"
+    server.kill()
+    few = [*TABULAR, "--steps", "2000", "--name", "spot", "--checkpoints", bucket]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.session.learn", learn_until(1200, RuntimeError("the power went")))
+        with pytest.raises(RuntimeError, match="the power went"):
+            here(*few, "--tracking-uri", server.uri)
+    journal = journal_of(here.mlruns, "spot-synthetic_ou_s3-s1")
+    lines = (journal / JOURNAL).read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["kind"] == "end"
+    (journal / JOURNAL).write_bytes(b"".join(lines[:-1]))  # as kill -9 leaves it
+    server.start()
+    there("--resume", "latest", "--checkpoints", bucket, "--tracking-uri", server.uri)
+    name = "spot-synthetic_ou_s3-s1"
+    before = stored_points(server.database, name)
+    assert status(server.database, name) == "FINISHED"
+    assert qdesk("tracking", "sync", "--mlruns", str(here.mlruns)).returncode == 0
+    assert status(server.database, name) == "FINISHED"
+    after = stored_points(server.database, name)
+    assert set(before) <= set(after)
+    assert set(Counter(row[:2] for row in after).values()) == {1}
+
+
+def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path) -> None:
+    trained = Trained(tmp_path)
+    trained(*TABULAR, "--steps", "500", "--name", "gone")
+    journal = journal_of(trained.mlruns, "gone-synthetic_ou_s3-s1")
+    box = Outbox(journal)
+    box.put(POINTS, {"step": 600, "metrics": {"train/loss": 1.0}})
+    box.close()
+    with client_of(trained.mlruns) as client:
+        (run,) = client.search_runs(["1"])
+        client.delete_run(run.info.run_id)
+        sync = qdesk("tracking", "sync", "--mlruns", str(trained.mlruns))
+        assert sync.returncode == 1
+        assert "was deleted in MLflow; restore it there, or remove" in sync.stdout
+        client.restore_run(run.info.run_id)
+    assert qdesk("tracking", "sync", "--mlruns", str(trained.mlruns)).returncode == 0
+    assert ("train/loss", 600, 1.0) in stored_points(
+        trained.mlruns / "mlflow.db", run.info.run_name
+    )
+
+
+def test_a_journal_that_never_began_is_nobodys_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "mlruns" / JOURNALS / "r1"
+    folder.mkdir(parents=True)
+    (folder / JOURNAL).touch()
+    assert qdesk("tracking", "sync", "--mlruns", str(tmp_path / "mlruns")).returncode == 0
 
 
 def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
@@ -226,8 +283,6 @@ def test_the_next_start_ends_a_killed_run_and_sends_its_journal(tmp_path: Path) 
     process.wait()
     trained(*TABULAR, "--steps", "1000")
     dead = journal_of(trained.mlruns, "dead-synthetic_ou_s3-s1")
-    if undelivered(dead):  # no time was left for it beside the other's
-        assert qdesk("tracking", "sync", "--mlruns", str(trained.mlruns)).returncode == 0
     assert not undelivered(dead)
     database = trained.mlruns / "mlflow.db"
     assert status(database, "dead-synthetic_ou_s3-s1") == "KILLED"

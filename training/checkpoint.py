@@ -248,23 +248,6 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
     raise NoCheckpoint(f"{looked}: there is no checkpoint that can be used")
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a process of this host may be training this run; so it is where that cannot be seen."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _lock(folder: Path, attempts: int = 1) -> int:
     """An open file that no other process can lock until this one closes it, or dies."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -277,7 +260,7 @@ def _lock(folder: Path, attempts: int = 1) -> int:
                 owner = os.read(descriptor, 100).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise InUse(f"{folder}: process {owner} trains this run; stop it first") from None
-            time.sleep(0.1)  # `in_use` may have it for a moment
+            time.sleep(0.1)  # one that was killed just now may not be gone yet
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor

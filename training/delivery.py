@@ -5,7 +5,7 @@ again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
@@ -13,26 +13,31 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 from models.bundle import Bundle
-from models.last_good import impatient
 from models.registry import NOT_THERE, model_id_of, propose, register
 from models.sealed import Damaged
 from training.outbox import POINTS, VERSION, Entry, Outbox
-from training.store import REQUEST_SECONDS, RUN, Store, passing, short
+from training.store import RUN, Store, passing, short
 
+OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
+ENDED = "ended"  # the tag that says that nobody heard how a run ended
 BATCH = 1000  # metrics that MLflow takes at once
 PARAMS = 100  # settings that it does
 ENTRIES = 200  # that are looked at at once
 
 
-def deliver(store: Store, box: Outbox) -> None:
+def deliver(store: Store, box: Outbox, paused: Callable[[], bool] = lambda: False) -> None:
     """Sends everything of a journal that was not sent.
 
+    Args:
+        store: where to.
+        box: the journal.
+        paused: asked between two batches; where it says so, the rest is left for another time.
+
     Raises:
-        MlflowException, SQLAlchemyError, OSError: it does not arrive now.
+        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.
     """
     if box.waiting(1):
-        with impatient(REQUEST_SECONDS):
-            _Delivery(store, box).all()
+        _Delivery(store, box).all(paused)
 
 
 class _Delivery:
@@ -42,9 +47,9 @@ class _Delivery:
         self.store, self.box, self.client = store, box, store.client
         self.run_id = self._run_id()
 
-    def all(self) -> None:
-        """Sends everything that can be sent."""
-        while entries := self.box.waiting(ENTRIES):
+    def all(self, paused: Callable[[], bool]) -> None:
+        """Sends everything that can be sent, or until a pause is wanted."""
+        while (entries := self.box.waiting(ENTRIES)) and not paused():
             batch: list[Entry] = []
             for entry in entries:
                 if entry.kind == POINTS:
@@ -65,7 +70,7 @@ class _Delivery:
             Metric(name, value, entry.time, entry.content["step"], **self._measured_on(entry))
             for entry in entries
             for name, value in entry.content["metrics"].items()
-            if (name, entry.content["step"]) not in there
+            if entry.content.get("beside") or (name, entry.content["step"]) not in there
         ]
         try:
             for start in range(0, len(metrics), BATCH):
@@ -99,16 +104,17 @@ class _Delivery:
             return str(known)
         if head is None:
             raise OSError(f"{self.box.folder}: the journal does not say what run it is of")
-        run = self.store.find_run(self.box.run, head["experiment"], by_id=head["adopts"])
+        run, created = self.store.find_run(self.box.run, head["experiment"], head["adopts"]), False
         if run is None:
             run = self.client.create_run(
                 self.store.experiment(head["experiment"]),
                 start_time=head["started"],
                 run_name=head["name"],
-                tags={**head["tags"], RUN: self.box.run},
+                tags={**head["tags"], RUN: self.box.run, OWNER: head["owner"]},
             )
+            created = True
         run_id = str(run.info.run_id)
-        if not head["adopts"]:
+        if created or not head["adopts"]:
             params = [Param(key, value) for key, value in head["params"].items()]
             for start in range(0, len(params), PARAMS):
                 self.client.log_batch(run_id, params=params[start : start + PARAMS])
@@ -116,8 +122,13 @@ class _Delivery:
         return run_id
 
     def _of_before(self) -> set[tuple[str, int]]:
-        """Points that MLflow has from another machine, where a run goes on without its journal."""
-        if self.box.head is None or not self.box.head["adopts"]:
+        """Points that MLflow has, of a run that another process began.
+
+        That process may have been on another machine, or a power cut may have taken from the journal what
+        was sent already.
+        """
+        adopts = self.box.head is not None and self.box.head["adopts"]
+        if not adopts and not self.box.old:
             return set()
         there = self.store.there
         if self.run_id not in there:
@@ -140,7 +151,7 @@ class _Delivery:
 
     def _never(self, error: MlflowException) -> bool:
         """Whether MLflow will not take an entry however often it is asked."""
-        if error.error_code not in NOT_THERE or passing(error):
+        if error.error_code not in (*NOT_THERE, "BAD_REQUEST") or passing(error):
             return False
         run = self.client.get_run(self.run_id)  # not to be had: then the entry is not at fault
         if run.info.lifecycle_stage != "active":
@@ -202,10 +213,21 @@ class _Delivery:
         candidate = propose(self.client, version)
         return {"candidate": {"name": candidate.name, "version": str(candidate.version)}}
 
-    def _resumed(self, _: Entry) -> None:
+    def _resumed(self, entry: Entry) -> None:
+        tags = self.client.get_run(self.run_id).data.tags
+        if ENDED in tags:
+            self.client.delete_tag(self.run_id, ENDED)
+        self.client.set_tag(self.run_id, OWNER, entry.content["owner"])
         self.client.update_run(self.run_id, status="RUNNING")
 
     def _end(self, entry: Entry) -> None:
+        if entry.content.get("dead"):
+            run = self.client.get_run(self.run_id)
+            head = self.box.head or {}
+            mine = run.data.tags.get(OWNER, head.get("owner")) == head.get("owner")
+            if run.info.status != "RUNNING" or not mine:
+                return  # it ended otherwise, or goes on elsewhere
+            self.client.set_tag(self.run_id, ENDED, "its process was gone")
         self.client.set_terminated(self.run_id, entry.content["status"], end_time=entry.time)
 
 

@@ -5,6 +5,7 @@ training nor leave half a record in the middle of a file.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -29,7 +30,7 @@ class GrowingFile:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.fault: OSError | None = None
         self._end = os.fstat(self.descriptor).st_size
-        self._waiting = b""
+        self._waiting = bytearray()
 
     def add(self, piece: bytes) -> None:
         """Adds a piece; `flush` writes it."""
@@ -45,7 +46,7 @@ class GrowingFile:
                 self.fault = error
                 return False
             self._end += written
-            self._waiting = self._waiting[written:]
+            del self._waiting[:written]
         return True
 
     def cut(self, size: int) -> None:
@@ -60,4 +61,5 @@ class GrowingFile:
     def close(self) -> None:
         """Writes what waits, as far as that is possible, and gives the file back."""
         self.flush()
-        os.close(self.descriptor)
+        with suppress(OSError):  # some file systems say only here that the disk is full
+            os.close(self.descriptor)

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,10 @@ from models.sealed import TEMPORARY
 from training.faults import InUse
 from training.growing_file import GrowingFile
 
-JOURNALS = "journals"  # the folder of all runs' journals in that of the tracking data
 JOURNAL, DELIVERED, FILES = "journal.jsonl", "delivered.json", "files"
 POINTS, VERSION = "points", "version"  # kinds of entries that are counted by themselves
+
+RETRY_SECONDS = 1.0  # between two attempts to write files to a disk that is full
 
 Write = Callable[[Path], object]  # writes what belongs to an entry into a folder, there and empty
 
@@ -72,6 +73,7 @@ class Outbox:
     Attributes:
         points: time and value of every point that was ever put, by metric and step.
         versions: keys of all model versions that were ever put.
+        old: whether another process began it.
         head: what the run is: the content of its first entry, or None before that.
         ended: how it ended, or None while it has not.
         learned: what MLflow answered: `run_id`, `versions` by key, `candidate` …
@@ -101,12 +103,17 @@ class Outbox:
         self._closed = False
         self._last_time = 0
         self._waiting: deque[Entry] = deque()  # for delivery
+        self._counted = {POINTS: 0, VERSION: 0, "": 0}  # of what waits
         self._unwritten: deque[tuple[Entry, Write | None]] = deque()
-        known = _read_json(folder / DELIVERED)
+        known = read_json(folder / DELIVERED)
         self.learned: dict[str, Any] = known.get("learned", {})
         self._delivered = int(known.get("up_to", 0))
         self._number = self._delivered
         self._read()
+        self.old = bool(self._number)
+        self._added = self._on_disk = self._number  # the last entry in the file, and on disk
+        self._tried = -RETRY_SECONDS  # when files of an entry could not be written
+        self._tidy()
 
     def put(
         self,
@@ -128,7 +135,7 @@ class Outbox:
             entry = Entry(self._number + 1, kind, now, dict(content))
             self._number += 1
             self._note(entry)
-            self._waiting.append(entry)
+            self._wait(entry)
             self._unwritten.append((entry, write))
             self.flush()
             return entry
@@ -141,8 +148,12 @@ class Outbox:
                 if write is not None and not self._keep(entry, write):
                     return False
                 self._file.add(_line(entry))
+                self._added = entry.number
                 self._unwritten.popleft()
-            return self._file.flush()
+            whole = self._file.flush()
+            if whole:
+                self._on_disk = self._added
+            return whole
 
     @property
     def fault(self) -> OSError | None:
@@ -170,35 +181,33 @@ class Outbox:
             self.learned |= learned
             self._delivered = max(self._delivered, entry.number)
             state = {"up_to": self._delivered, "learned": self.learned}
+            noted = False
             with suppress(OSError):  # then the same is sent again, which changes nothing
                 temporary = self.folder / f"{TEMPORARY}{DELIVERED}"
                 temporary.write_bytes(orjson.dumps(state))
                 temporary.replace(self.folder / DELIVERED)
+                noted = True
             while self._waiting and self._waiting[0].number <= entry.number:
-                files = self.files_of(self._waiting.popleft())
-                if files.exists():
-                    shutil.rmtree(files, ignore_errors=True)
+                gone = self._waiting.popleft()
+                kind, count = _counts(gone)
+                self._counted[kind] -= count
+                if noted and self.files_of(gone).exists():
+                    shutil.rmtree(self.files_of(gone), ignore_errors=True)
 
     @property
     def unsent(self) -> Unsent:
         """What was put and is not delivered."""
         with self._changed:
-            unwritten = len(self._unwritten) or (0 if self._file.flush() else 1)
-            counted = {POINTS: 0, VERSION: 0, "": 0}
-            for entry in self._waiting:
-                if entry.kind == POINTS:
-                    counted[POINTS] += len(entry.content["metrics"])
-                else:
-                    counted[entry.kind if entry.kind == VERSION else ""] += 1
-            lost = unwritten if self._waiting else 0
+            lost = 0
+            if not self.flush():
+                lost = sum(entry.number > self._on_disk for entry in self._waiting)
+            counted = self._counted
             return Unsent(counted[POINTS], counted[VERSION], counted[""], lost)
 
     def end_of_the_dead(self) -> None:
-        """Ends a run whose process is gone without having said how it ended."""
+        """Ends a run whose process is gone without having said how it ended, if MLflow agrees."""
         if self.head is not None and self.ended is None:
-            gone = {"tags": {"ended": "its process was gone"}}
-            self.put("tags", gone)
-            self.put("end", {"status": "KILLED"}, at=self._last_time)
+            self.put("end", {"status": "KILLED", "dead": True}, at=self._last_time)
 
     def close(self) -> None:
         """Lets others have it, with everything on disk that the disk takes; an empty one goes."""
@@ -208,7 +217,7 @@ class Outbox:
             self.flush()
             with suppress(OSError):
                 os.fsync(self._file.descriptor)
-            if self.head is None:
+            if not self._number:
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._file.close()
             self._closed = True
@@ -226,19 +235,35 @@ class Outbox:
             self.ended = content.get("status")
         self._last_time = max(self._last_time, entry.time)
 
+    def _wait(self, entry: Entry) -> None:
+        kind, count = _counts(entry)
+        self._counted[kind] += count
+        self._waiting.append(entry)
+
     def _keep(self, entry: Entry, write: Write) -> bool:
-        """Writes an entry's files; they are there whole or not at all."""
+        """Writes an entry's files; they are there whole or not at all. A full disk is not asked often."""
+        if time.monotonic() - self._tried < RETRY_SECONDS:
+            return False
         folder = self.files_of(entry)
         temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             write(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
             temporary.replace(folder)
         except OSError as error:
             self._file.fault = error
+            self._tried = time.monotonic()
             return False
         return True
+
+    def _tidy(self) -> None:
+        """Takes away files whose entry never came to be."""
+        with suppress(OSError):
+            for folder in (self.folder / FILES).iterdir():
+                if not folder.name.isdigit() or int(folder.name) > self._number:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _read(self) -> None:
         """Takes in what was put by processes before; a last line that was torn is cut off."""
@@ -255,56 +280,38 @@ class Outbox:
                 self._note(entry)
                 self._number = max(self._number, entry.number)
                 if entry.number > self._delivered:
-                    self._waiting.append(entry)
+                    self._wait(entry)
 
 
-def journals(mlruns: Path) -> Iterator[Path]:
-    """The folders of all runs' journals, the oldest first."""
-    found = [path.parent for path in (mlruns / JOURNALS).glob(f"*/{JOURNAL}")]
-    return iter(sorted(found, key=lambda folder: (folder / JOURNAL).stat().st_ctime))
-
-
-def head_of(folder: Path) -> dict[str, Any] | None:
-    """What the run of a journal is, read without opening it; None where that is not to be had."""
-    with suppress(OSError, ValueError), (folder / JOURNAL).open("rb") as file:
-        head = orjson.loads(file.readline())
-        if isinstance(head, dict) and head.get("kind") == "run":
-            return head
-    return None
-
-
-def heads(mlruns: Path) -> Iterator[dict[str, Any]]:
-    """What the runs of all journals are, the oldest first."""
-    return (head for folder in journals(mlruns) if (head := head_of(folder)))
-
-
-def undelivered(folder: Path) -> bool:
-    """Whether a journal that nobody writes may hold something that is not sent, by a short look."""
-    known = _read_json(folder / DELIVERED)
-    with suppress(OSError, IndexError, ValueError):
-        with (folder / JOURNAL).open("rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - 2**16, 0))
-            last = orjson.loads(file.read().splitlines()[-1])
-        return bool(last.get("kind") != "end" or last["n"] > known.get("up_to", 0))
-    return True
-
-
-def run_known_as(mlruns: Path, which: str) -> list[str]:
-    """Ids of the runs whose id, here or in MLflow, begins so."""
-    found = []
-    for folder in journals(mlruns):
-        names = (folder.name, str(_read_json(folder / DELIVERED).get("learned", {}).get("run_id")))
-        if any(name.startswith(which) for name in names):
-            found.append(folder.name)
-    return found
+def _counts(entry: Entry) -> tuple[str, int]:
+    """What an entry counts as, and how much."""
+    if entry.kind == POINTS:
+        return POINTS, len(entry.content["metrics"])
+    return (VERSION if entry.kind == VERSION else ""), 1
 
 
 def _line(entry: Entry) -> bytes:
     known = {"n": entry.number, "kind": entry.kind, "time": entry.time, **entry.content}
-    return orjson.dumps(known, None, orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    try:
+        return orjson.dumps(known, None, options)
+    except TypeError:  # a path that is no Unicode, say
+        return orjson.dumps(_clean(known), str, options)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _clean(value: Any) -> Any:
+    """The same with every text made one that can be written."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_clean(str(key)): _clean(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(each) for each in value]
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds an object; nothing where it does not."""
     with suppress(OSError, ValueError):
         found = orjson.loads(path.read_bytes())
         if isinstance(found, dict):

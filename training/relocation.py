@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from training.faults import InUse, StoreMoved
-from training.outbox import Outbox, journals
+from training.journals import journals
+from training.outbox import Outbox
 
 HISTORY = {"params", "metrics", "alembic_version"}  # what was, stays
 
@@ -77,6 +78,26 @@ def move(old: Path, new: Path) -> Mended:
         raise StoreMoved(f"{database}: cannot be changed ({error}); nothing was") from error
     missing = [place for place in places if place.startswith(after) and not Path(place).exists()]
     return Mended(sum(changed.values()), sorted(t for t, n in changed.items() if n), missing)
+
+
+@contextmanager
+def _no_training(mlruns: Path) -> Iterator[None]:
+    """Keeps trainings that could be resumed out.
+
+    Raises:
+        InUse: one writes there.
+    """
+    with ExitStack() as stack:
+        for folder in journals(mlruns):
+            try:
+                stack.callback(Outbox(folder, make=False).close)
+            except InUse as error:
+                raise InUse(
+                    f"{mlruns}: a training writes here ({folder.name}); stop it first"
+                ) from error
+            except OSError:
+                continue  # nobody can write it
+        yield
 
 
 def _columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:

@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 
 from models.configuration import flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
+from training.agent import State, require_fits
 from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, steps_in
 from training.checkpoint_settings import CheckpointSettings
 from training.data import TrainingData
 from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
+from training.journals import run_known_as
 from training.labels import identity
 from training.object_store import Bucket
-from training.outbox import run_known_as
 from training.settings import TrainSettings
 from training.sources import load_from
 
+AGENTS = "agents/"  # what the names of a checkpoint's arrays of learning begin with
 FORKS_KEEP = ("data_hash", "train_hash", "features_hash", "reward_scale")
 
 
@@ -39,6 +41,19 @@ class Start(NamedTuple):
         """Lets others have the run."""
         if self.lock is not None:
             self.lock.close()
+
+    def require_fits(self, present: State) -> None:
+        """Refuses a checkpoint of other agents than those that are to go on.
+
+        Raises:
+            NoCheckpoint: the first array that differs.
+        """
+        arrays = self.checkpoint.arrays
+        given = {n.removeprefix(AGENTS): a for n, a in arrays.items() if n.startswith(AGENTS)}
+        try:
+            require_fits(present, given)
+        except ValueError as error:
+            raise NoCheckpoint(f"{self.checkpoint.folder}: {error}") from error
 
     def require_unfinished(self, settings: TrainSettings, ends: Sequence[str | None]) -> None:
         """Refuses a training of which nothing is left to do.

@@ -108,12 +108,12 @@ def best(
     if "`" in metric:
         raise NoRun(f"{metric!r} is no metric's name")
     order = f"metrics.`{metric}` {'ASC' if lowest else 'DESC'}"
-    runs = find(client, experiment, filters, order, most)
+    runs = find(client, experiment, filters, order)
     having = [run for run in runs if value_of(run, metric) is not None]
     if not having:
         known = sorted({name for run in runs for name in run.data.metrics})
         raise NoRun(f"{metric}: no run has this metric; there are {', '.join(known) or 'none'}")
-    return having
+    return having[:most]
 
 
 def named(client: MlflowClient, experiment: str, names: Sequence[str]) -> list[Run]:

@@ -12,7 +12,7 @@ from evaluation.backtest import Backtest
 from models.sealed import Arrays, NotFinite
 from training import console as screen
 from training import labels
-from training.agent import Diverged, require_fits
+from training.agent import Diverged
 from training.build import build_agents
 from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest
 from training.data import TrainingData
@@ -110,6 +110,9 @@ class Session:
                             break
                 except FloatingPointError as error:
                     self._roll_back(error)
+        for tracker in self._trackers:
+            if fault := tracker.board_fault:
+                self.tell(f"warning: {tracker.folder}: cannot be written ({fault.strerror})")
         if not self.ended:
             self._save_at_stop()
 
@@ -126,13 +129,11 @@ class Session:
     def _open(self) -> None:
         """Begins the runs, or goes on with them where the checkpoint ended, if there is one."""
         start = self.start
-        adopts = False
         if start is not None:
             self._stack.callback(start.close)
-            self._require_fits(start.checkpoint)
+            start.require_fits(self.agents.state())
         if start is not None and start.lock is not None:
             boxes = [self._journal(run) for run in start.run_ids]
-            adopts = all(box.head is None for box in boxes)
             ends = [self._how_it_ended(box) for box in boxes]
             start.require_unfinished(self.settings, ends)
             self._keep_checkpoints(start.lock)
@@ -141,7 +142,7 @@ class Session:
             root = self.settings.checkpoints.root(self.settings.mlruns)
             self._keep_checkpoints(RunLock(root / boxes[0].run))
         for index, (seed, box) in enumerate(zip(self.agents.seeds, boxes, strict=True)):
-            self._open_run(index, seed, box, adopts)
+            self._open_run(index, seed, box)
         if start is None:
             self.save(None)
         elif start.lock is not None:
@@ -176,7 +177,7 @@ class Session:
         if was != now:
             self.tell(f"note: this checkpoint was made by code {was}, and this is {now}")
 
-    def _open_run(self, index: int, seed: int, box: Outbox, adopts: bool) -> None:
+    def _open_run(self, index: int, seed: int, box: Outbox) -> None:
         settings, data = self.settings, self.data
         tags = labels.tags(settings, data, seed, self._group)
         what = labels.about(settings, data, seed, self._command)
@@ -188,8 +189,10 @@ class Session:
             {**tags, **self._link(index), CHECKPOINTS: str(self.checkpoints.folder)},
             labels.description(what, resuming(box.run, settings)),
         )
-        begins = box.head is None and not adopts
-        tracker = Tracker(self.store, box, about, self._shipper, adopts)
+        begins = box.head is None
+        resumed = self.start is not None and self.start.lock is not None
+        # Where a run is resumed whose journal does not begin here, that is on another machine.
+        tracker = Tracker(self.store, box, about, self._shipper, adopts=resumed and begins)
         self._stack.enter_context(tracker)
         if begins:
             tracker.log_data(data.split.train, settings.bars, "training")
@@ -206,12 +209,6 @@ class Session:
             return {}
         parent = self.start.run_ids[min(index, len(self.start.run_ids) - 1)]
         return {"forked_from": parent, "forked_from_step": str(self.start.checkpoint.step)}
-
-    def _require_fits(self, checkpoint: Checkpoint) -> None:
-        try:
-            require_fits(self.agents.state(), _part(checkpoint.arrays, "agents/"))
-        except ValueError as error:
-            raise NoCheckpoint(f"{checkpoint.folder}: {error}") from error
 
     def _record(self, point: Progress) -> None:
         """Logs a point, registers and saves what is due at it."""

@@ -4,19 +4,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from training.delivery import deliver
-from training.outbox import Outbox, Unsent, journals, undelivered
+from training.journals import journals, undelivered
+from training.outbox import Outbox, Unsent
 from training.store import Store, reason_of
 
 EVERY_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
 LONGEST_PAUSE = 30.0  # between two attempts
 END_SECONDS = 60.0  # that a training's end waits while something still arrives
 AWAY_SECONDS = 1.0  # that it waits for a store that gives no answer
+HANGING_SECONDS = 10.0  # that it waits for a store while nothing arrives
 STOP_SECONDS = 8.0  # that a stop waits
+LEFT_SECONDS = 10.0  # that it waits for the runs of processes that are gone to be ended
+
+
+class Leftover(NamedTuple):
+    """The journal of a run whose process is gone."""
+
+    folder: Path
+    mlruns: Path
+    pause: float = 0.0  # seconds before it is tried again; none: it was not tried yet
+    due: float = 0.0  # when that is, on the monotonic clock
 
 
 class Shipper:
@@ -31,9 +42,9 @@ class Shipper:
     def __init__(self) -> None:
         self.trouble: str | None = None
         self._lanes: list[tuple[Store, Outbox]] = []
-        self._leftovers: dict[Path, Path] = {}  # journals, and the folder of tracking data
+        self._leftovers: list[Leftover] = []
         self._changed = threading.Condition()
-        self._hurry = self._closing = False
+        self._hurry = self._draining = self._closing = False
         self._begun = self._ended = 0  # attempts
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
@@ -55,11 +66,16 @@ class Shipper:
             self._lanes.append((store, box))
 
     def add_leftovers(self, mlruns: Path) -> None:
-        """Sends also what processes that are gone have left in a folder's journals."""
+        """Sends also what processes that are gone have left in a folder's journals, soon."""
+        left = [folder for folder in journals(mlruns) if undelivered(folder)]
         with self._changed:
-            mine = {box.folder for _, box in self._lanes}
-            left = {folder for folder in journals(mlruns) if undelivered(folder)} - mine
-            self._leftovers |= dict.fromkeys(sorted(left), mlruns)
+            known = {box.folder for _, box in self._lanes}
+            known |= {each.folder for each in self._leftovers}
+            new = [Leftover(folder, mlruns) for folder in left if folder not in known]
+            self._leftovers += new
+            if new:
+                self._hurry = True
+                self._changed.notify_all()
 
     @property
     def unsent(self) -> Unsent:
@@ -74,25 +90,39 @@ class Shipper:
     def drain(
         self, patience: float = END_SECONDS, stopped: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Sends what is left, and says whether all of it arrived.
+        """Sends what is left, and says whether all of it arrived; dead runs are ended meanwhile.
 
         Args:
-            patience: seconds; a store that is away gets `AWAY_SECONDS`.
+            patience: seconds; a store that is away gets `AWAY_SECONDS`, one that only hangs
+                `HANGING_SECONDS`.
             stopped: where it says so, there is no more waiting.
         """
-        began = time.monotonic()
-        away_since: float | None = None
+        began = moved = time.monotonic()
+        left, away_since = self.unsent, None
         with self._changed:
-            self._hurry, next_round = True, self._begun + 1
+            self._hurry = self._draining = True
+            next_round = self._begun + 1
             self._changed.notify_all()
-            while self.unsent:
+            while left or self._untried(began):
                 now = time.monotonic()
-                away_since = None if self.trouble is None else away_since or now
+                present = self.unsent
+                if present != left:
+                    left, moved, away_since = present, now, None
+                elif self.trouble is not None:
+                    away_since = away_since or now
                 away = away_since is not None and now - away_since > AWAY_SECONDS
-                if away or self._ended >= next_round or stopped() or now - began > patience:
-                    return False
+                hangs = now - moved > HANGING_SECONDS
+                tried = self._ended >= next_round and bool(left)
+                if tried or away or hangs or stopped() or now - began > patience:
+                    break
                 self._changed.wait(0.1)
-        return True
+            self._draining = False
+        return not self.unsent
+
+    def _untried(self, since: float) -> bool:
+        """Whether there are dead runs that were not looked at, and some seconds for it."""
+        fresh = any(not each.pause for each in self._leftovers)
+        return fresh and time.monotonic() - since < LEFT_SECONDS
 
     def _work(self) -> None:
         pause = EVERY_SECONDS
@@ -114,46 +144,71 @@ class Shipper:
         """One attempt at everything; a store that is away is asked once in it."""
         failed: dict[str, str] = {}
         with self._changed:
-            lanes, leftovers = list(self._lanes), dict(self._leftovers)
+            lanes, leftovers = list(self._lanes), list(self._leftovers)
         for store, box in lanes:
             if store.uri not in failed and not self._closing:
                 try:
-                    deliver(store, box)
+                    deliver(store, box, lambda: self._closing)
                 except Exception as error:
-                    failed[store.uri] = reason_of(error, store)
-        for folder, mlruns in leftovers.items():
-            if failed or self._hurry or self._closing:
-                break  # its own first
-            with suppress(Exception):
-                if send_what_was_left(folder, mlruns):
-                    del self._leftovers[folder]
-        return next(iter(failed.values()), None)
+                    failed[store.uri] = reason_of(error, store.uri)
+        trouble = next(iter(failed.values()), None)
+        for each in leftovers:
+            if failed or self._closing:
+                break
+            if each.due <= time.monotonic():
+                self._try(each)
+        return trouble
+
+    def _try(self, each: Leftover) -> None:
+        """Sends a leftover, or puts it off."""
+        done = False
+        try:
+            box = Outbox(each.folder, make=False)
+            try:
+                beside = needs_keras(box) and "keras" not in sys.modules
+                if not beside:  # else it would load TensorFlow beside a training that does without
+                    done = send_what_was_left(box, each.mlruns, None, self._own_wait)
+            finally:
+                box.close()
+        except FileNotFoundError:
+            done = True
+        except Exception:
+            done = False  # its process lives, or it does not arrive now
+        with self._changed:
+            self._leftovers.remove(each)
+            if not done:
+                pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
+                due = time.monotonic() + pause
+                self._leftovers.append(Leftover(each.folder, each.mlruns, pause, due))
+            self._changed.notify_all()
+
+    def _own_wait(self) -> bool:
+        """Whether a leftover has to stand back."""
+        return self._closing or (self._draining and bool(self.unsent))
 
 
-def send_what_was_left(folder: Path, mlruns: Path, uri: str | None = None) -> bool:
+def send_what_was_left(
+    box: Outbox,
+    mlruns: Path,
+    uri: str | None = None,
+    paused: Callable[[], bool] = lambda: False,
+) -> bool:
     """Sends the journal of a run whose process is gone, and ends the run; says whether all arrived.
 
     Args:
-        folder: of the journal.
+        box: the journal.
         mlruns: the folder of the tracking data.
         uri: of the server, where it is another than when the run began.
+        paused: asked between two batches; where it says so, the rest is left for another time.
 
     Raises:
-        InUse: its process is not gone.
-        MlflowException, SQLAlchemyError, OSError: it does not arrive now.
+        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.
     """
-    box = Outbox(folder, make=False)
-    try:
-        if box.head is None:
-            return True
-        if needs_keras(box) and "keras" not in sys.modules:
-            return False  # it would load TensorFlow beside a training that does without
-        box.end_of_the_dead()
-        server = box.head["server"]
-        deliver(Store(mlruns, uri if server and uri else server), box)
-        return not box.unsent
-    finally:
-        box.close()
+    box.end_of_the_dead()
+    if box.unsent:
+        server = None if box.head is None else box.head["server"]
+        deliver(Store(mlruns, uri if server and uri else server), box, paused)
+    return not box.unsent
 
 
 def needs_keras(box: Outbox) -> bool:

@@ -3,9 +3,10 @@
 import fcntl
 import logging
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,9 +14,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from models.last_good import impatient
 from models.registry import NOT_THERE
 from models.store import SERVER
 from training.faults import TrackingError
@@ -26,7 +26,9 @@ EXPERIMENT_TAGS = {
     "mlflow.note.content": "Trainings of Q-learning trading agents. Select runs to compare them; the "
     "tags `group`, `algorithm`, `network`, `bars` and `seed` say what each one is.",
 }
-REQUEST_SECONDS = 10  # what a server is given for each answer
+REQUEST_SECONDS = (
+    30  # what a server is given for each answer; it may itself wait 20 s for its database
+)
 
 
 class Store:
@@ -46,6 +48,11 @@ class Store:
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self.there: dict[str, set[tuple[str, int]]] = {}  # points of runs from elsewhere
+        # A thread must not write into the terminal, where a progress bar is.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        # A server that is away is asked again by us, not for minutes by MLflow.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
         # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -63,10 +70,8 @@ class Store:
             return
         try:
             self.client  # noqa: B018 - the schema is made once, before anybody writes
-        except OperationalError:
-            pass  # locked, or the disk is full: it is tried again
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            if not passing(error):
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            if not passing(error):  # else it is tried again
                 reason = short(error)
                 raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
 
@@ -88,6 +93,7 @@ class Store:
         if self._client is None and self.server is not None:
             self._client = MlflowClient(self.uri, self.uri)
         elif self._client is None:
+            self._require_unlocked()
             with _locked(self.folder):
                 client = MlflowClient(self.uri, self.uri)
                 client.search_experiments(max_results=1)
@@ -101,16 +107,29 @@ class Store:
         Raises:
             TrackingError: it was.
         """
-        if self.server is None:
+        if self._client is not None and self.server is None:
             try:
+                self._require_unlocked()
                 self.experiment(name)
-            except MlflowException as error:
-                if not passing(error):
+            except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+                if not passing(error):  # else it is tried again
                     raise TrackingError(
                         f"mlruns {self.folder}: cannot be used ({short(error)})"
                     ) from error
-            except (SQLAlchemyError, OSError):
-                pass  # it is tried again
+
+    def _require_unlocked(self) -> None:
+        """Looks whether the database can be used, at once; MLflow would wait for a lock for long.
+
+        Raises:
+            sqlite3.Error: it is locked, or no database.
+        """
+        database = self.folder / "mlflow.db"
+        if self.server is None and database.exists():
+            with closing(
+                sqlite3.connect(f"{database.as_uri()}?mode=rw", timeout=0.2, uri=True)
+            ) as probe:
+                probe.execute("BEGIN IMMEDIATE")
+                probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def experiment(self, name: str) -> str:
         """The id of an experiment, which is created where it is missing."""
@@ -156,9 +175,8 @@ class Store:
     def status_of(self, run: str, experiment: str) -> str | None:
         """How a run ended, as MLflow has it; None where it is not known, or cannot be asked."""
         try:
-            with impatient(REQUEST_SECONDS):
-                found = self.find_run(run, experiment, by_id=True)
-        except (MlflowException, SQLAlchemyError, OSError):
+            found = self.find_run(run, experiment, by_id=True)
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError):
             return None
         return None if found is None else str(found.info.status)
 
@@ -172,16 +190,16 @@ def passing(error: Exception) -> bool:
     )
 
 
-def reason_of(error: Exception, store: Store) -> str:
+def reason_of(error: Exception, where: str) -> str:
     """Why nothing arrives, in a few words."""
     said = short(error)
     if "Max retries exceeded" in said or "Failed to establish" in said or "timed out" in said:
-        return f"no answer from {store.uri}"
+        return f"no answer from {where}"
     if "error code 401" in said:
-        return f"{store.uri} does not let us in; are MLFLOW_TRACKING_USERNAME and _PASSWORD right?"
+        return f"{where} does not let us in; are MLFLOW_TRACKING_USERNAME and _PASSWORD right?"
     if "error code 403" in said:
         what = said.partition("endpoint ")[2].partition(" ")[0]
-        return f"{store.uri} does not allow us {what}; its admin can"
+        return f"{where} does not allow us {what}; its admin can"
     return said
 
 

@@ -86,6 +86,7 @@ class Board:
         self.folder = folder
         self._file: GrowingFile | None = None
         self._pending: list[bytes] = []
+        self._old: list[Path] = []  # that the present file replaces, once it is written
         self._begin()
 
     @property
@@ -157,18 +158,18 @@ class Board:
             self._record(event)
         for _, points in itertools.groupby(history, lambda point: (point.step, point.time)):
             self.scalars(list(points))
+        self._old = old
         self.flush()
-        if self.fault is None:  # the new file has it all
-            for path in old:
-                with suppress(OSError):
-                    path.unlink()
 
     def flush(self) -> None:
         """Hands everything added so far to the operating system, as far as it takes it."""
         if self._file is None:
             self._begin()
-        if self._file is not None:
-            self._file.flush()
+        if self._file is not None and self._file.flush():
+            for path in self._old:  # the new file has it all
+                with suppress(OSError):
+                    path.unlink()
+            self._old = []
 
     def close(self) -> None:
         """Flushes, and ends the file."""

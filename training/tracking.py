@@ -23,13 +23,15 @@ from market.bars import Bars
 from models.bundle import Bundle
 from training.faults import InUse, TrackingError
 from training.history import Point
+from training.journals import JOURNALS
 from training.labels import About
 from training.origin import origin
-from training.outbox import JOURNALS, POINTS, VERSION, Outbox
+from training.outbox import POINTS, VERSION, Outbox
 from training.shipper import Shipper
 from training.store import Store
 from training.tensorboard import Board
 
+ATTEMPTS = 50  # to have a journal to oneself
 CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
 
 
@@ -45,12 +47,16 @@ def open_journal(folder: Path, run: str) -> Outbox:
         InUse: another process has it.
         TrackingError: it cannot be written.
     """
-    try:
-        return Outbox(folder.resolve() / JOURNALS / run)
-    except InUse:
-        raise
-    except OSError as error:
-        raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return Outbox(folder.resolve() / JOURNALS / run)
+        except InUse:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(0.1)  # another training may be sending what is left of it
+        except OSError as error:
+            raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
+    raise AssertionError("the last attempt returns or raises")
 
 
 class Tracker:
@@ -62,7 +68,7 @@ class Tracker:
     Args:
         store: where to.
         box: its journal; one that another process began is gone on with.
-        about: what it is; of a journal that knows it already, only whether that is the same.
+        about: what it is; a journal that has begun keeps what it said.
         shipper: sends the journal.
         adopts: whether MLflow may have the run from another machine.
 
@@ -76,6 +82,7 @@ class Tracker:
         self.run_id, self.history = box.run, list[Point]()
         self._box, self._killed = box, False
         self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
+        self._beside: dict[str, bool] = {}  # whether points lie beside others of the same step
         if box.head is None:
             box.put(
                 "run",
@@ -85,10 +92,11 @@ class Tracker:
                     "started": int(time.time() * 1000),
                     "server": store.server,
                     "adopts": adopts,
+                    "owner": new_run(),
                 },
             )
-        if box.head is not None and (adopts or box.ended is not None):
-            box.put("resumed", {})
+        if box.head is not None and (adopts or box.old):
+            box.put("resumed", {"owner": box.head["owner"]})
         self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
         self._board = Board(self.folder)
         self._settings = dict(about.params)
@@ -126,7 +134,8 @@ class Tracker:
         if new:
             of = {} if version is None else {"version": version}
             on = {} if data is None else {"data": [data.name, _digest(data)]}
-            self._box.put(POINTS, {"step": step, "metrics": new, **of, **on}, at=now)
+            content = {"step": step, "metrics": new, **of, **on, **self._beside}
+            self._box.put(POINTS, content, at=now)
         self._board.flush()
 
     def log_machine(self, reading: Mapping[str, float], step: int) -> None:
@@ -240,6 +249,7 @@ class Tracker:
         for (at_step, at), metrics in missing.items():
             self._box.put(POINTS, {"step": at_step, "metrics": metrics}, at=at)
         self._points_of_before = known if repeats else {}
+        self._beside = {} if repeats else {"beside": True}
         self._board.go_back(history, step)
         self._board.settings(self._settings, self.folder.name)
 

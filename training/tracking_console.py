@@ -1,7 +1,9 @@
 """What `qdesk tracking` does and says in the terminal."""
 
 import argparse
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -9,11 +11,12 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.store import default_mlruns
-from training.faults import InUse, TrackingError
-from training.outbox import Outbox, head_of, journals, undelivered
+from training.faults import InUse, MissingExtra, TrackingError
+from training.journals import head_of, journals, undelivered
+from training.outbox import Outbox
 from training.relocation import move
 from training.shipper import needs_keras, send_what_was_left
-from training.store import Store, reason_of
+from training.store import reason_of
 
 
 def tracking(arguments: list[str], console: Console, load_keras: Callable[[], None]) -> int:
@@ -79,17 +82,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _status(left: list[Path], say: Callable[[str], None]) -> int:
+    none = True
     for folder in left:
-        name = (head_of(folder) or {}).get("name", folder.name)
+        name = _name(folder)
         try:
-            box = Outbox(folder, make=False)
+            with _opened(folder) as box:
+                if box.head is None and not box.unsent:
+                    continue
+                said = str(box.unsent) if box.unsent else "how it ended"
+                say(f"{name}: {said} not sent")
         except InUse:
-            say(f"{name} {folder.name[:8]}: trains now, and sends by itself")
-            continue
-        said = str(box.unsent) if box.unsent else "how it ended"
-        say(f"{name} {folder.name[:8]}: {said} not sent")
-        box.close()
-    if not left:
+            say(f"{name}: trains now, and sends by itself")
+        except OSError as error:
+            say(f"{name}: cannot be read ({error.strerror})")
+        none = False
+    if none:
         say("everything is sent")
     return 0
 
@@ -101,29 +108,47 @@ def _sync(
     say: Callable[[str], None],
     load_keras: Callable[[], None],
 ) -> int:
-    failed = 0
+    failed = False
+    missing: MissingExtra | None = None
     for folder in left:
-        name = f"{(head_of(folder) or {}).get('name', folder.name)} {folder.name[:8]}"
+        name = _name(folder)
         try:
-            box = Outbox(folder, make=False)
-            unsent, networks = box.unsent, needs_keras(box)
-            box.close()
-            if networks:
-                load_keras()
-            if send_what_was_left(folder, mlruns, uri):
-                say(f"{name}: sent {unsent}" if unsent else f"{name}: ended as KILLED")
-                continue
-            why = "files of it are not on disk"
+            with _opened(folder) as box:
+                if box.head is None and not box.unsent:
+                    continue  # it never began
+                unsent = box.unsent
+                if needs_keras(box):
+                    load_keras()
+                send_what_was_left(box, mlruns, uri)
+                say(f"{name}: sent {unsent}" if unsent else f"{name}: ended")
+                for number, why in box.learned.get("refused", []):
+                    say(f"{name}: MLflow refuses entry {number} of its journal ({why})")
         except InUse:
             say(f"{name}: trains now, and sends by itself")
-            continue
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            if isinstance(error, TrackingError):
-                raise
+        except MissingExtra as error:
+            missing = error
+            say(f"{name}: not sent ({error})")
+        except TrackingError:
+            raise
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             server = uri or (head_of(folder) or {}).get("server")
-            why = reason_of(error, Store(mlruns, server))
-        failed += 1
-        say(f"{name}: not sent ({why})")
+            say(f"{name}: not sent ({reason_of(error, server or str(mlruns))})")
+            failed = True
     if not left:
         say("everything is sent already")
+    if missing is not None:
+        raise missing
     return 1 if failed else 0
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Outbox]:
+    box = Outbox(folder, make=False)
+    try:
+        yield box
+    finally:
+        box.close()
+
+
+def _name(folder: Path) -> str:
+    return f"{(head_of(folder) or {}).get('name', folder.name)} {folder.name[:8]}"

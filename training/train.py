@@ -14,8 +14,8 @@ from training import console as screen
 from training import labels
 from training.data import TrainingData
 from training.faults import StoreLost
+from training.journals import JOURNALS, head_of, heads
 from training.keeper import Versions, measures_of
-from training.outbox import JOURNALS, head_of, heads
 from training.resume import Start
 from training.session import Session
 from training.settings import TrainSettings
@@ -69,10 +69,9 @@ def train(
                     done.append((settings, data, ended))
                 if stop.by:
                     break
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            _sent(shipper, stop, console, runs[0][0], STOP_SECONDS)
+        except BaseException as error:
+            now = isinstance(error, KeyboardInterrupt)  # a second signal
+            _sent(shipper, stop, console, runs[0][0], 0.0 if now else STOP_SECONDS)
             raise
         patience = STOP_SECONDS if stop.by else END_SECONDS
         _sent(shipper, stop, console, runs[0][0], patience, lambda: _compare(done, console))

@@ -17,7 +17,7 @@ set -euo pipefail
 : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?choose a long random text, say of: openssl rand -hex 32}"
 
 umask 077
-state=$(mktemp -d)
+state=${STATE_DIRECTORY:-$PWD} # for a file with the address of the database, which nobody else can read
 # Whoever has an account may read and write runs and models; permissions of single models can be narrowed.
 # MLflow keeps accounts and permissions in tables of their own beside the runs. Without the cache every
 # request would wait for its password to be hashed.

@@ -83,7 +83,7 @@ def test_a_server_that_is_down_gets_everything_later(
     server: TrackingServer, tmp_path: Path
 ) -> None:
     store = str(tmp_path / "mlruns")
-    arguments = ["train", *TABULAR, "--steps", "3000", "--name", "down", "--mlruns", store]
+    arguments = ["train", *TABULAR, "--steps", "20000", "--name", "down", "--mlruns", store]
     run = qdesk(*arguments, uri=server.uri)
     assert (run.returncode, run.stderr) == (0, "")
     assert "down s1, best at " in run.stdout  # MLflow gave it no number yet
@@ -94,7 +94,7 @@ def test_a_server_that_is_down_gets_everything_later(
         rf"{store}$",
         said,
     )
-    assert "  unsent " in run.stdout
+    assert re.search(r"steps/s unsent [\d,]+ ", said)
     seen = qdesk("tracking", "status", "--mlruns", store)
     assert seen.returncode == 0
     assert re.search(r"down-synthetic_ou_s3-s1 \w{8}: [\d,]+ points, .* not sent", seen.stdout)
@@ -233,7 +233,7 @@ def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
         store = str(tmp_path / "mlruns")
         run = qdesk("train", *TABULAR, "--steps", "1000", "--mlruns", store, uri=uri)
     assert (run.returncode, run.stderr) == (0, "")
-    assert f"not sent to MLflow (no answer from {uri})" in " ".join(run.stdout.split())
+    assert "not sent to MLflow (no answer in time)" in " ".join(run.stdout.split())
 
 
 @pytest.mark.parametrize(

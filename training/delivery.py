@@ -104,7 +104,7 @@ class _Delivery:
             return str(known)
         if head is None:
             raise OSError(f"{self.box.folder}: the journal does not say what run it is of")
-        run, created = self.store.find_run(self.box.run, head["experiment"], head["adopts"]), False
+        run = self.store.find_run(self.box.run, head["experiment"], head["adopts"])
         if run is None:
             run = self.client.create_run(
                 self.store.experiment(head["experiment"]),
@@ -112,9 +112,8 @@ class _Delivery:
                 run_name=head["name"],
                 tags={**head["tags"], RUN: self.box.run, OWNER: head["owner"]},
             )
-            created = True
         run_id = str(run.info.run_id)
-        if created or not head["adopts"]:
+        if not run.data.params:  # it was made just now, or its maker died right after
             params = [Param(key, value) for key, value in head["params"].items()]
             for start in range(0, len(params), PARAMS):
                 self.client.log_batch(run_id, params=params[start : start + PARAMS])

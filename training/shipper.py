@@ -64,6 +64,8 @@ class Shipper:
         """Sends what is in a journal, from now on. It must stay open until the context is left."""
         with self._changed:
             self._lanes.append((store, box))
+            self._hurry = True  # a run is to be seen from its beginning
+            self._changed.notify_all()
 
     def add_leftovers(self, mlruns: Path) -> None:
         """Sends also what processes that are gone have left in a folder's journals, soon."""

@@ -112,7 +112,7 @@ def _sent(
     then()
     if arrived:
         return
-    left, why = shipper.unsent, shipper.trouble or "no time was left"
+    left, why = shipper.unsent, shipper.trouble or "no answer in time"
     if left.lost:
         raise StoreLost(
             f"mlruns {where}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "

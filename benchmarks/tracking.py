@@ -6,7 +6,8 @@ Trainings of `two_layer` in turns, each in a process of its own: tracked in the 
 not tracked at all, and with a server that is down; then, twice as long, with a server that lives and with
 one that is killed early and started again 30 s later. The clock runs from the compiled program to the end
 of the command. Beside it stands the time that the training's own thread spent in tracking: logging,
-figures, handing versions over, and the wait at the end. Prints a table; with `--save` writes
+figures, handing versions over, and the wait at the end. A server runs on the last core alone, so that its
+start takes nothing from the training's thread, which may use all. Prints a table; with `--save` writes
 `benchmarks/results/tracking.json` and the table in docs/tracking.md.
 """
 
@@ -51,12 +52,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the iterations, for a try")
     parser.add_argument("--one", choices=MODES, help="what a process of its own measures")
     parser.add_argument("--mlruns", help="of that process")
+    parser.add_argument("--cores", help="of that process, with commas")
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     if options.one:
+        os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
         print(json.dumps(training(options.one, options.mlruns, options.share)))
         return
     load_before = os.getloadavg()[0]
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})  # a server's, which inherits it
     found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     page: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +69,7 @@ def main() -> None:
             for mode, results in found.items():
                 place = Path(folder) / f"{mode}-{turn}"
                 place.mkdir()
-                results.append(measured(mode, place, options.share))
+                results.append(measured(mode, place, options.share, cores))
                 print(mode, results[-1], flush=True)
         page = page_seconds(Path(folder) / "sqlite-0" / "mlruns")
     result = {**machine(load_before), "steps": STEPS, "runs": found, "page_seconds": page}
@@ -73,9 +78,10 @@ def main() -> None:
         save("tracking", result, table(result), TRACKING)
 
 
-def measured(mode: str, folder: Path, share: float) -> dict[str, Any]:
+def measured(mode: str, folder: Path, share: float, cores: set[int]) -> dict[str, Any]:
     """A training in a process of its own, and whether each of its points arrived once."""
     command = [sys.executable, "-m", "benchmarks.tracking", "--one", mode, "--share", str(share)]
+    command += ["--cores", ",".join(map(str, sorted(cores)))]
     mlruns = folder / "mlruns"
     with server_of(mode, folder) as uri:
         named = {} if uri is None else {"MLFLOW_TRACKING_URI": uri.uri}
@@ -153,13 +159,13 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     from training.shipper import Shipper
     from training.tracking import Tracker
 
-    spent, waited, compiled = [0.0], [0.0], list[float]()
+    spent, waited, compiled = [0.0], [0.0], list[tuple[float, float]]()
     depth = [0]
     compile_program = TrainingLoop.compile
 
     def watched(loop: TrainingLoop) -> None:
         compile_program(loop)
-        compiled.append(time.perf_counter())
+        compiled.append((time.perf_counter(), time.process_time()))
 
     def timed(call: Any, into: list[float]) -> Any:
         @functools.wraps(call)
@@ -186,10 +192,16 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     steps = str(round(MODES[mode] * share))
     sys.argv = ["qdesk", "train", "--preset", "two_layer", "--steps", steps, "--mlruns", mlruns]
     code = qdesk.main()
-    ended = time.perf_counter()
+    ended, used = time.perf_counter(), time.process_time()
     if code:
         raise SystemExit(code)
-    return {"seconds": ended - compiled[0], "tracking": spent[0], "waited": waited[0]}
+    began, before = compiled[0]
+    return {
+        "seconds": ended - began,
+        "cpu": used - before,
+        "tracking": spent[0],
+        "waited": waited[0],
+    }
 
 
 def leave_out() -> None:
@@ -264,24 +276,25 @@ def table(result: dict[str, Any]) -> str:
     }
     beside = {"sqlite": "untracked", "down": "untracked", "killed": "server"}
     lines = [
-        "| tracked in | iterations | seconds (range) | beside | ratio, round by round | of it in "
-        "tracking | rows | not there once |",
-        "|---|---|---|---|---|---|---|---|",
+        "| tracked in | iterations | seconds (range) | beside | ratio, round by round | of processor "
+        "time | of it in tracking | rows | not there once |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for mode, found in runs.items():
         seconds = [each["seconds"] for each in found]
         shares = [100 * (each["tracking"] + each["waited"]) / each["seconds"] for each in found]
-        ratio = other = ""
+        ratios, other = {"seconds": "", "cpu": ""}, ""
         if mode in beside:
-            others = [each["seconds"] for each in runs[beside[mode]]]
-            ratio = spread([a / b for a, b in zip(seconds, others, strict=True)], ".3f")
             other = named[beside[mode]]
+            for what in ratios:
+                pairs = zip(found, runs[beside[mode]], strict=True)
+                ratios[what] = spread([one[what] / two[what] for one, two in pairs], ".3f")
         rows = f"{max(each['rows'] for each in found):,}" if "rows" in found[0] else ""
         wrong = f"{sum(each['wrong'] for each in found):,}" if "wrong" in found[0] else ""
         spent = "" if mode == "untracked" else f"{spread(shares, '.1f')} %"
         lines.append(
-            f"| {named[mode]} | {MODES[mode]:,} | {spread(seconds, '.1f')} | {other} | {ratio} "
-            f"| {spent} | {rows} | {wrong} |"
+            f"| {named[mode]} | {MODES[mode]:,} | {spread(seconds, '.1f')} | {other} "
+            f"| {ratios['seconds']} | {ratios['cpu']} | {spent} | {rows} | {wrong} |"
         )
     rounds = len(runs["sqlite"])
     page = result["page_seconds"]

@@ -66,9 +66,7 @@ def move(old: Path, new: Path) -> Mended:
             places = _places(connection)
             if not any(changed.values()):
                 connection.execute("ROLLBACK")
-                seen = sorted(
-                    {str(Path(place).parent) for place in places if place.startswith("/")}
-                )
+                seen = sorted({p.partition("/artifacts")[0] for p in places if "/artifacts" in p})
                 raise StoreMoved(
                     f"{database}: no path begins with {before}"
                     + (f"; there are {', '.join(seen[:3])}" if seen else "")

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import HERE, TRACKING, machine, save
+from benchmarks.record import HERE, RESULTS, TRACKING, machine, save
 from benchmarks.throughput import spread
 
 STEPS = 1_000_000
@@ -53,11 +53,15 @@ def main() -> None:
     parser.add_argument("--one", choices=MODES, help="what a process of its own measures")
     parser.add_argument("--mlruns", help="of that process")
     parser.add_argument("--cores", help="of that process, with commas")
+    parser.add_argument("--page", action="store_true", help="measure the page alone, and save that")
     parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     if options.one:
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
         print(json.dumps(training(options.one, options.mlruns, options.share)))
+        return
+    if options.page:
+        measure_page_again()
         return
     load_before = os.getloadavg()[0]
     cores = os.sched_getaffinity(0)
@@ -71,11 +75,21 @@ def main() -> None:
                 place.mkdir()
                 results.append(measured(mode, place, options.share, cores))
                 print(mode, results[-1], flush=True)
+        os.sched_setaffinity(0, cores)
         page = page_seconds(Path(folder) / "sqlite-0" / "mlruns")
     result = {**machine(load_before), "steps": STEPS, "runs": found, "page_seconds": page}
     print(table(result))
     if options.save:
         save("tracking", result, table(result), TRACKING)
+
+
+def measure_page_again() -> None:
+    """The page of a run's metrics alone, beside the trainings that were measured before."""
+    result = json.loads((RESULTS / "tracking.json").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        measured("sqlite", Path(folder), 1.0, os.sched_getaffinity(0))
+        result["page_seconds"] = page_seconds(Path(folder) / "mlruns")
+    save("tracking", result, table(result), TRACKING)
 
 
 def measured(mode: str, folder: Path, share: float, cores: set[int]) -> dict[str, Any]:

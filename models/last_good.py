@@ -179,11 +179,11 @@ def _silent(uri: str) -> str | None:
 
 
 @contextmanager
-def impatient(seconds: int = REQUEST_SECONDS) -> Iterator[None]:
-    """Has MLflow's client give up after so long; it would ask a dead server again for minutes."""
+def impatient() -> Iterator[None]:
+    """Has MLflow's client give up at once; it would ask a dead server again for minutes."""
     wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

@@ -277,6 +277,11 @@ def _set_aside(folder: Path) -> str:
     return f" (set aside as {aside.name})"
 
 
+def part(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays whose names begin so, without that."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
 def steps_in(folder: Path) -> dict[int, Path]:
     """The checkpoints in a run's folder, whole or damaged, by step."""
     found = folder.glob("step-*") if folder.is_dir() else ()

@@ -25,6 +25,7 @@ from training.growing_file import GrowingFile
 JOURNAL, DELIVERED, FILES = "journal.jsonl", "delivered.json", "files"
 POINTS, VERSION = "points", "version"  # kinds of entries that are counted by themselves
 
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what a line that is no entry raises
 RETRY_SECONDS = 1.0  # between two attempts to write files to a disk that is full
 
 Write = Callable[[Path], object]  # writes what belongs to an entry into a folder, there and empty
@@ -272,9 +273,7 @@ class Outbox:
         if whole < len(content):
             self._file.cut(whole)
         for line in content[:whole].splitlines():
-            with suppress(
-                ValueError, KeyError, TypeError, AttributeError
-            ):  # a damaged line: the rest goes on
+            with suppress(*DAMAGED):  # the rest goes on
                 known = orjson.loads(line)
                 entry = Entry(known.pop("n"), known.pop("kind"), known.pop("time"), known)
                 self._note(entry)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from models.configuration import flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
 from training.agent import State, require_fits
-from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, steps_in
+from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, part, steps_in
 from training.checkpoint_settings import CheckpointSettings
 from training.data import TrainingData
 from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
@@ -48,10 +48,8 @@ class Start(NamedTuple):
         Raises:
             NoCheckpoint: the first array that differs.
         """
-        arrays = self.checkpoint.arrays
-        given = {n.removeprefix(AGENTS): a for n, a in arrays.items() if n.startswith(AGENTS)}
         try:
-            require_fits(present, given)
+            require_fits(present, part(self.checkpoint.arrays, AGENTS))
         except ValueError as error:
             raise NoCheckpoint(f"{self.checkpoint.folder}: {error}") from error
 

@@ -1,20 +1,19 @@
 """One training from start or checkpoint to its end: agents of all seeds, each tracked as a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from evaluation.backtest import Backtest
-from models.sealed import Arrays, NotFinite
+from models.sealed import NotFinite
 from training import console as screen
 from training import labels
 from training.agent import Diverged
 from training.build import build_agents
-from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest
+from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest, part
 from training.data import TrainingData
 from training.faults import NoCheckpoint
 from training.guards import QGuard, explained_q
@@ -24,7 +23,7 @@ from training.learn import Progress, learn, validate_all
 from training.machine import Machine
 from training.origin import code_version
 from training.outbox import Outbox
-from training.resume import Start, resuming
+from training.resume import AGENTS, Start, resuming
 from training.settings import TrainSettings
 from training.shipper import Shipper
 from training.stop import Stop
@@ -247,7 +246,7 @@ class Session:
     def save(self, score: float | None) -> None:
         """Saves a checkpoint; where that fails training goes on, and the one before stays."""
         step = self.agents.iteration
-        arrays = {f"agents/{name}": array for name, array in self.agents.state().items()}
+        arrays = {f"{AGENTS}{name}": array for name, array in self.agents.state().items()}
         kept, metrics = [], []
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
             tracker.flush()  # what a checkpoint knows, the journal has
@@ -298,17 +297,17 @@ class Session:
         """Makes everything what it was at a checkpoint."""
         manifest, arrays = checkpoint.manifest, checkpoint.arrays
         self.checkpoints.set_aside_after(checkpoint.step)
-        self.agents.restore(_part(arrays, "agents/"))
+        self.agents.restore(part(arrays, AGENTS))
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
-            history = unpacked(manifest["metrics"][index], _part(arrays, f"metrics/{index}/"))
+            history = unpacked(manifest["metrics"][index], part(arrays, f"metrics/{index}/"))
             tracker.go_back(history, checkpoint.step, repeats)
-            keeper.restore(manifest["kept"][index], _part(arrays, f"kept/{index}/"))
+            keeper.restore(manifest["kept"][index], part(arrays, f"kept/{index}/"))
         self.ended = manifest["ended"]
         self._rolled_back = manifest["rolled_back"]
 
     def _fork(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint as another run, under settings of its own."""
-        state = dict(_part(checkpoint.arrays, "agents/"))
+        state = dict(part(checkpoint.arrays, AGENTS))
         state["window/began"] = np.array(checkpoint.step)
         state["window/sums"] = np.zeros_like(state["window/sums"])
         self.agents.restore(state)
@@ -339,8 +338,3 @@ class Session:
             tracker.set_tags(rolled_back=said)
         self.tell(f"warning: {error}; went back {said}")
         self.save(None)
-
-
-def _part(arrays: Arrays, prefix: str) -> Mapping[str, NDArray[Any]]:
-    """The arrays under a prefix, without it."""
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

@@ -85,6 +85,13 @@ class Shipper:
         return Unsent.of(box.unsent for _, box in self._lanes)
 
     @property
+    def why(self) -> str:
+        """Why something is not sent, as far as that is known."""
+        faults = (box.fault for _, box in self._lanes)
+        disk = next((str(fault.strerror) for fault in faults if fault is not None), None)
+        return self.trouble or disk or "no answer in time"
+
+    @property
     def lags(self) -> str:
         """What a progress bar says where nothing arrives."""
         return "" if self.trouble is None else f"unsent {self.unsent.points:,}"

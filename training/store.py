@@ -87,7 +87,7 @@ class Store:
         if mlflow.get_tracking_uri() != self.uri:
             named = os.environ.get(SERVER)
             mlflow.set_tracking_uri(self.uri)  # which also sets the variable that a user may set
-            os.environ.pop(SERVER)
+            os.environ.pop(SERVER, None)
             if named is not None:
                 os.environ[SERVER] = named
         if self._client is None and self.server is not None:

@@ -112,7 +112,7 @@ def _sent(
     then()
     if arrived:
         return
-    left, why = shipper.unsent, shipper.trouble or "no answer in time"
+    left = shipper.unsent
     if left.lost:
         raise StoreLost(
             f"mlruns {where}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "
@@ -121,7 +121,8 @@ def _sent(
     flags = [] if str(where) == "mlruns" else ["--mlruns", str(where)]
     command = shlex.join(["qdesk", "tracking", "sync", *flags])
     console.print(
-        f"{left} not sent to MLflow ({why}); all of it is in {where / JOURNALS}. Send it: {command}",
+        f"{left} not sent to MLflow ({shipper.why}); all of it is in {where / JOURNALS}. Send it: "
+        + command,
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation import baselines
 from evaluation.backtest import Backtest, backtest, delayed
-from evaluation.calendar import Calendar
 from evaluation.statistics import (
     Moments,
     Resampled,
@@ -26,6 +25,7 @@ from evaluation.statistics import (
     seeds_over_time,
 )
 from market.accounting import Fill
+from market.calendar import Calendar
 from market.table import MarketTable
 
 Kind = Literal["walk-forward", "validation", "test", "train", "bars"]

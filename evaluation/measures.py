@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.calendar import Calendar
+from market.calendar import Calendar
 
 if TYPE_CHECKING:
     from evaluation.backtest import Backtest

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from evaluation.backtest import Backtest, backtest
 from evaluation.baselines import buy_and_hold, flat
-from evaluation.calendar import Calendar
 from evaluation.measures import trade_profits
 from market.accounting import MarketSettings
 from market.bars import Bars, load_bars
+from market.calendar import Calendar
 from market.features import FeaturePipeline
 from market.synthetic import RandomWalk
 from market.table import MarketTable

@@ -15,7 +15,8 @@ from market.bars import iso_times
 
 KINDS = (
     *("trade", "quote", "book", "order", "fill", "decision"),
-    *("bar", "session", "funding", "charge", "risk", "stop"),  # as a trading journal has them
+    # as a trading journal has them
+    *("bar", "session", "funding", "charge", "risk", "stop", "gap", "feed"),
 )
 TRADE, QUOTE, BOOK = range(3)  # the kinds that bars are made of
 NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")

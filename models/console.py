@@ -23,6 +23,7 @@ from models.promotion import (
     history,
     load_bundle,
     promote,
+    recorded,
     resolve,
     rollback,
 )
@@ -101,6 +102,8 @@ def _list(client: MlflowClient, _: argparse.Namespace, console: Console) -> None
     for model in client.search_registered_models():
         aliases: Mapping[str, Any] = model.aliases
         named = [f"v{aliases[alias]}" if alias in aliases else "-" for alias in ALIASES]
+        if recorded(client, model.name).elsewhere is not None:
+            named[0] += " (set elsewhere)"
         versions = _versions(client, model.name)
         newest = versions[0].tags.get("bars", "-") if versions else "-"
         table.add_row(model.name, str(len(versions)), *named, newest)
@@ -123,6 +126,11 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
         table.add_row(f"v{version.version}", aliases, *known)
     console.print(table)
     console.print("net return: on the validation bars that each version was chosen on\n")
+    elsewhere = recorded(client, options.name).elsewhere
+    if elsewhere is not None:
+        console.print(
+            f"{elsewhere}; a desk trades what the records say", highlight=False, soft_wrap=True
+        )
     if not moves:
         console.print("no champion yet: `qdesk models promote` makes one")
     for move in moves:

@@ -1,7 +1,8 @@
 """The model to trade with at start-up: the last one known to be good, whatever else is down.
 
 champion -> previous champion -> the copy that was verified last on this machine -> none. Each step down
-is reported. Nothing here loads TensorFlow; MLflow is loaded only once its store has answered.
+is reported. Champions are those of the promotion records, not of the aliases, which anyone can set.
+Nothing here loads TensorFlow; MLflow is loaded only once its store has answered.
 """
 
 import json
@@ -16,11 +17,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urlparse
 
 from models.bundle import Bundle
 from models.sealed import TEMPORARY, Damaged, replace
+
+if TYPE_CHECKING:
+    from models.promotion import Promotion, Recorded
 
 PROBE_SECONDS = 0.5  # what a store is given to say that it is there
 REQUEST_SECONDS = 5  # what it is given for each answer after that
@@ -35,6 +39,10 @@ class LastGood(NamedTuple):
     version: str | None
     source: str  # champion, previous_champion, cache or none
     steps_down: list[str]  # what was not good before this, in order
+    notes: list[str]  # what is to be known of it all the same
+    unpromoted: bool = (
+        False  # the registry answered, and no version of this model was ever promoted
+    )
 
 
 def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) -> LastGood:
@@ -49,51 +57,107 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
         A verified bundle, or none; never an exception for something that is down or damaged.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name):
-        return LastGood(None, None, "none", [f"{name!r} is no model's name"])
+        return LastGood(None, None, "none", [f"{name!r} is no model's name"], [])
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    cache, steps = _Cache(cache_dir / name), []
+    cache = _Cache(cache_dir / name)
+    search = _Search([], [])
+    promoted = True
     silent = _silent(uri)
     if silent is not None:
-        steps.append(f"MLflow at {uri} cannot be reached ({silent})")
+        search.steps.append(f"MLflow at {uri} cannot be reached ({silent})")
     else:
         with impatient():
-            for alias in ("champion", "previous_champion"):
-                try:
-                    bundle, version = _of_registry(name, alias, uri, cache)
-                except Exception as error:
-                    steps.append(
-                        f"{alias}: {str(error).splitlines()[0] if str(error) else error!r}"
-                    )
-                else:
-                    return LastGood(bundle, version, alias, steps)
-    for version, folder, sha256 in cache.newest_first():
-        try:
-            return LastGood(cache.load(folder, sha256), version, "cache", steps)
-        except Exception as error:
-            steps.append(f"cached v{version}: {error}")
-    steps.append(f"no verified copy of {name} in {cache.folder}")
-    return LastGood(None, None, "none", steps)
+            try:
+                known = _recorded(name, uri)
+            except Exception as error:
+                search.steps.append(f"champion: {_first_line(error)}")
+            else:
+                promoted = known.champion is not None
+                found = search.of_registry(name, known, uri, cache)
+                if found is not None:
+                    return found
+    return search.of_cache(cache)._replace(unpromoted=not promoted)
 
 
-def _of_registry(name: str, alias: str, uri: str, cache: "_Cache") -> tuple[Bundle, str]:
+class _Search(NamedTuple):
+    """What was found on the way to a good model."""
+
+    steps: list[str]
+    notes: list[str]
+
+    def of_registry(
+        self, name: str, known: "Recorded", uri: str, cache: "_Cache"
+    ) -> LastGood | None:
+        """The champion of the records, or the one before it."""
+        if known.elsewhere is not None:
+            self.steps.append(f"champion: {known.elsewhere}")
+        for alias, move in (("champion", known.champion), ("previous_champion", known.previous)):
+            if move is None:
+                self.steps.append(f"{alias}: no record of a promotion")
+                continue
+            try:
+                bundle = _of_registry(name, move, uri, cache)
+            except Exception as error:
+                self.steps.append(f"{alias}: {_first_line(error)}")
+                continue
+            if not move.bundle_sha256:
+                self.notes.append(
+                    f"{alias} v{move.version}: its promotion record is older than hashes in records; the "
+                    "hash that the version was registered with was taken"
+                )
+            return LastGood(bundle, move.version, alias, self.steps, self.notes)
+        return None
+
+    def of_cache(self, cache: "_Cache") -> LastGood:
+        """The copy that was verified last on this machine, or none."""
+        for version, folder, sha256, promoted in cache.newest_first():
+            try:
+                bundle = cache.load(folder, sha256)
+            except Exception as error:
+                self.steps.append(f"cached v{version}: {error}")
+                continue
+            if promoted is None:
+                self.notes.append(
+                    f"cached v{version}: was kept by an earlier version of qdesk, without its promotion "
+                    "record"
+                )
+            return LastGood(bundle, version, "cache", self.steps, self.notes)
+        self.steps.append(f"no verified copy of {cache.folder.name} in {cache.folder}")
+        return LastGood(None, None, "none", self.steps, self.notes)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
+
+
+def _recorded(name: str, uri: str) -> "Recorded":
     from mlflow import MlflowClient
 
-    from models.promotion import load_bundle, resolve
+    from models.promotion import recorded
+
+    return recorded(MlflowClient(uri, uri), name)
+
+
+def _of_registry(name: str, move: "Promotion", uri: str, cache: "_Cache") -> Bundle:
+    from mlflow import MlflowClient
+
+    from models.promotion import load_recorded, resolve
 
     client = MlflowClient(uri, uri)
-    version = resolve(client, name, alias)
-    number, sha256 = str(version.version), str(version.tags.get("bundle_sha256"))
-    with suppress(Damaged, OSError):  # the very same is here already
-        bundle = cache.load(cache.folder_of(number, sha256), sha256)
-        with suppress(OSError):
-            cache.put_first(number, sha256)
-        return bundle, number
+    version = resolve(client, name, move.version)
+    sha256 = str(version.tags.get("bundle_sha256"))
+    if move.bundle_sha256 in ("", sha256):
+        with suppress(Damaged, OSError):  # the very same is here already
+            bundle = cache.load(cache.folder_of(move.version, sha256), sha256)
+            with suppress(OSError):
+                cache.put_first(move.version, sha256, move.when)
+            return bundle
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "bundle"
-        bundle = load_bundle(client, version, copy)
+        bundle = load_recorded(client, name, move, copy)
         with suppress(OSError):  # trading goes on without a copy
-            cache.keep(copy, number, sha256)
-    return bundle, number
+            cache.keep(copy, move.version, sha256, move.when)
+    return bundle
 
 
 class _Cache:
@@ -111,20 +175,25 @@ class _Cache:
             raise Damaged(f"{folder}: its sha256 is {bundle.sha256}; it was {sha256}")
         return bundle
 
-    def newest_first(self) -> list[tuple[str, Path, str]]:
-        """Version, folder and sha256 of each copy; nothing where there is no readable list."""
+    def newest_first(self) -> list[tuple[str, Path, str, str | None]]:
+        """Version, folder, sha256 and time of promotion; nothing where there is no readable list.
+
+        The time is None of copies that were kept before it was.
+        """
         try:
             listed = json.loads((self.folder / INDEX).read_text())
-            known = [(str(each["version"]), str(each["sha256"])) for each in listed]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            known = [
+                (str(each["version"]), str(each["sha256"]), each.get("promoted")) for each in listed
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return []
         return [
-            (version, self.folder_of(version, sha256), sha256)
-            for version, sha256 in known
+            (version, self.folder_of(version, sha256), sha256, promoted)
+            for version, sha256, promoted in known
             if version.isdigit() and re.fullmatch("[0-9a-f]{64}", sha256)
         ]
 
-    def keep(self, copy: Path, version: str, sha256: str) -> None:
+    def keep(self, copy: Path, version: str, sha256: str, promoted: str) -> None:
         """Takes in a verified copy."""
         temporary = self.folder / f"{TEMPORARY}v{version}-{os.getpid()}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,17 +203,19 @@ class _Cache:
             replace(temporary, self.folder_of(version, sha256))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.put_first(version, sha256)
+        self.put_first(version, sha256, promoted)
 
-    def put_first(self, version: str, sha256: str) -> None:
+    def put_first(self, version: str, sha256: str, promoted: str | None) -> None:
         """Makes a copy the one that was good last; takes the oldest away."""
         others = [each for each in self.newest_first() if (each[0], each[2]) != (version, sha256)]
-        listed = [{"version": version, "sha256": sha256}]
-        listed += [{"version": each[0], "sha256": each[2]} for each in others[: KEPT - 1]]
+        kept: list[tuple[str, str, str | None]] = [(version, sha256, promoted)]
+        kept += [(each[0], each[2], each[3]) for each in others[: KEPT - 1]]
+        names = ("version", "sha256", "promoted")
+        listed = [dict(zip(names, each, strict=True)) for each in kept]
         index = self.folder / f"{TEMPORARY}{INDEX}-{os.getpid()}"
         index.write_text(json.dumps(listed) + "\n")
         index.replace(self.folder / INDEX)
-        for _, old, _ in others[KEPT - 1 :]:
+        for _, old, *_ in others[KEPT - 1 :]:
             shutil.rmtree(old, ignore_errors=True)
 
 

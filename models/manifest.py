@@ -1,6 +1,6 @@
 """What a bundle says of itself: its network, where it comes from, and what it must compute."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -71,6 +71,25 @@ class Golden(_Strict):
     q_values: list[list[float]] = Field(min_length=1)
 
 
+class TrainedMarket(_Strict):
+    """The market that a model was trained on.
+
+    Attributes:
+        instrument: what its bars are called.
+        interval: most frequent distance of two bars, s; None where none is usual.
+        calendar: when it is open.
+        lowest: close of the training split, and `highest`.
+        ranges: lowest and highest value of each feature in the training split, as states hold them.
+    """
+
+    instrument: str
+    interval: float | None = Field(gt=0)
+    calendar: Literal["24/7", "sessions", "irregular"]
+    lowest: float = Field(gt=0)
+    highest: float = Field(gt=0)
+    ranges: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+
+
 class Origin(_Strict):
     """Where a model comes from, and what it is for.
 
@@ -84,6 +103,7 @@ class Origin(_Strict):
         settings: all of the training.
         data_hash: of the bars.
         code_version: what trained it.
+        market: that it was trained on; None in bundles of before that was kept.
     """
 
     name: str
@@ -95,6 +115,7 @@ class Origin(_Strict):
     settings: dict[str, Any]
     data_hash: str
     code_version: str
+    market: TrainedMarket | None = None
 
 
 class Manifest(_Strict):

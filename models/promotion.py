@@ -83,6 +83,20 @@ class Promotion(NamedTuple):
     version: str  # champion from then on
     before: str | None  # champion until then
     gate: str = ""  # passed; or overridden: why, and which conditions failed; of a rollback nothing
+    bundle_sha256: str = ""  # of the champion from then on; of older records nothing
+
+
+class Recorded(NamedTuple):
+    """What the records say of a model, whatever its aliases do.
+
+    Aliases can be set by anyone who may write to the store, a button in MLflow's page included. Whom to
+    trust is for the records to say: they are written by `promote` and `rollback` alone. That guards
+    against mistakes, not against somebody who writes records too.
+    """
+
+    champion: Promotion | None  # the newest record
+    previous: Promotion | None  # the newest record of the champion before
+    elsewhere: str | None  # how the alias differs, where it was set elsewhere
 
 
 def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
@@ -109,6 +123,45 @@ def champion(client: MlflowClient, name: str, alias: str = CHAMPION) -> ModelVer
     with suppress(NoVersion):
         return resolve(client, name, alias)
     return None
+
+
+def recorded(client: MlflowClient, name: str) -> Recorded:
+    """The champion and the one before by the records; raises `NoVersion` where there is no such model."""
+    moves = history(client, name)
+    alias = champion(client, name)
+    stands_for = "no version" if alias is None else f"v{alias.version}"
+    if not moves:
+        elsewhere = f"the alias {CHAMPION} stands for {stands_for}, but no promotion is on record"
+        nothing = alias is None
+        return Recorded(None, None, None if nothing else f"{elsewhere}: it was set elsewhere")
+    newest = moves[-1]
+    elsewhere = (
+        f"the alias {CHAMPION} stands for {stands_for}, but the newest record of a promotion names "
+        f"v{newest.version}: it was set elsewhere"
+    )
+    agrees = alias is not None and str(alias.version) == newest.version
+    rejected = newest.before if newest.kind == "rollback" else None
+    before = _before(client, name, newest.version, rejected or "")
+    previous = next((move for move in reversed(moves) if move.version == before), None)
+    return Recorded(newest, previous, None if agrees else elsewhere)
+
+
+def load_recorded(
+    client: MlflowClient, name: str, move: Promotion, into: Path | None = None
+) -> Bundle:
+    """The verified bundle of the version that a record names; it must be the one that was promoted.
+
+    Raises:
+        NoVersion: the version is gone.
+        Damaged: its bundle cannot be trusted, or is not the one that the record names.
+    """
+    bundle = load_bundle(client, resolve(client, name, move.version), into)
+    if move.bundle_sha256 not in ("", bundle.sha256):
+        raise Damaged(
+            f"{name} v{move.version}: its bundle has the sha256 {bundle.sha256}, but "
+            f"{move.bundle_sha256} was promoted"
+        )
+    return bundle
 
 
 def load_bundle(client: MlflowClient, version: ModelVersion, into: Path | None = None) -> Bundle:
@@ -184,12 +237,15 @@ def promote(
         GateSaidNo: conditions failed and nobody overrode them. Nothing was moved.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
-    version, now = resolve(client, name, which), champion(client, name)
-    if now is not None and now.version == version.version:
+    version = resolve(client, name, which)
+    known = recorded(client, name)
+    now = known.champion
+    if now is not None and now.version == str(version.version) and known.elsewhere is None:
         raise NoVersion(f"{name}: v{version.version} is the champion already")
     if override is not None and not override.strip():
         raise NoReason(f"{name}: the gate is not overridden without a reason; say one")
-    conditions, policy = judge(client, version, load_bundle(client, version))
+    bundle = load_bundle(client, version)
+    conditions, policy = judge(client, version, bundle)
     failed = [condition.name for condition in conditions if not condition.passed]
     gate = "passed"
     if failed or not conditions:
@@ -198,8 +254,10 @@ def promote(
         gate = f"overridden: {override}; failed: {'; '.join(failed) or 'not judged'}"
     if policy:
         gate += f"; by a policy of its own: {policy}"
-    before = None if now is None else str(now.version)
-    made = _record(client, name, "promote", str(version.version), before, why, who, gate)
+    before = None if now is None or now.version == str(version.version) else now.version
+    made = _record(
+        client, name, "promote", str(version.version), before, why, who, gate, bundle.sha256
+    )
     client.set_model_version_tag(name, made.version, f"gate/{made.when}", gate)
     if before is not None:
         client.set_registered_model_alias(name, PREVIOUS, before)
@@ -210,22 +268,21 @@ def promote(
 def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) -> Promotion:
     """Makes the previous champion the champion again, once its bundle was verified.
 
-    `previous_champion` becomes the one that it had replaced, by the record, but never the version that is
-    rolled back from; so one can roll back further. Where there is none, the alias goes.
+    Both are those of the records, wherever the aliases stand. `previous_champion` becomes the one that it
+    had replaced, but never the version that is rolled back from; so one can roll back further. Where
+    there is none, the alias goes.
 
     Raises:
         NoVersion: there is none to go back to.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
-    now, back = champion(client, name), champion(client, name, PREVIOUS)
+    now, back, _ = recorded(client, name)
     if now is None or back is None:
         missing = "champion" if now is None else "previous champion to go back to"
         raise NoVersion(f"{name}: there is no {missing}; see `qdesk models show {name}`")
-    if back.version == now.version:
-        raise NoVersion(f"{name}: the previous champion is v{now.version}, the champion itself")
-    load_bundle(client, back)
-    further = _before(client, name, str(back.version), str(now.version))
-    made = _record(client, name, "rollback", str(back.version), str(now.version), why, who)
+    bundle = load_recorded(client, name, back)
+    further = _before(client, name, back.version, now.version)
+    made = _record(client, name, "rollback", back.version, now.version, why, who, "", bundle.sha256)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     if further is not None:
         client.set_registered_model_alias(name, PREVIOUS, further)
@@ -275,11 +332,13 @@ def _record(
     before: str | None,
     why: str,
     who: str | None,
-    gate: str = "",
+    gate: str,
+    bundle_sha256: str | None,
 ) -> Promotion:
     if not why.strip():
         raise NoReason(f"{name}: the champion is not moved without a reason; say one")
     when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-    made = Promotion(when, who or f"{user()}@{platform.node()}", why, kind, version, before, gate)
+    by = who or f"{user()}@{platform.node()}"
+    made = Promotion(when, by, why, kind, version, before, gate, bundle_sha256 or "")
     client.set_registered_model_tag(name, f"{RECORD}{when}", json.dumps(made._asdict()))
     return made

@@ -1,6 +1,7 @@
 """What a check of data reports: findings, and how they are written."""
 
 from dataclasses import dataclass, field
+from math import floor, isfinite, log10
 
 # A return is an outlier past so many robust standard deviations (1.4826 x the median absolute
 # deviation). Iglewicz and Hoaglin (1993) flag from 3.5 on; returns have heavier tails than what
@@ -8,6 +9,9 @@ from dataclasses import dataclass, field
 OUTLIER = 10.0
 ROBUST = 1.4826
 EXAMPLES = 3
+DIGITS = 6  # significant ones of an amount
+FEWEST_DECIMALS = 2
+MOST_DECIMALS = 15
 
 
 @dataclass
@@ -56,3 +60,11 @@ def length(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"
+
+
+def amount(value: float) -> str:
+    """A price or an amount of money with its significant digits, however small or large it is."""
+    decimals = FEWEST_DECIMALS
+    if value and isfinite(value):
+        decimals = DIGITS - 1 - floor(log10(abs(value)))
+    return f"{value:,.{min(max(decimals, FEWEST_DECIMALS), MOST_DECIMALS)}f}"

@@ -2,7 +2,9 @@
 
 A row is a bar. Where the desk decided at it, the row also has the transition (state, action, reward,
 discount, next state): the reward is what equity really changed by until the next decision, costs and late
-fills included. `Bars` reads the file like any other, so that trading feeds training.
+fills included, and the action is the one that was executed; what the policy wanted stands beside it. They
+differ where a limit, a risk state or a venue had its say. `Bars` reads the file like any other, so that
+trading feeds training.
 """
 
 import json
@@ -17,9 +19,11 @@ from market.bars import NUMBERS, QUOTES, TIME
 from market.events import EventsError
 
 FORMAT = "qdesk-journal/1"
+NEAR = 1e-6  # units of a position, within which one is held
 TRANSITION = {
     "position": pl.Float64(),  # held coming in, units of a position
-    "action": pl.Int8(),
+    "action": pl.Int8(),  # executed; null where what came to be held follows from none
+    "wanted": pl.Int8(),  # by the policy
     "reward": pl.Float64(),  # price units of one position
     "discount": pl.Float64(),
     "explored": pl.Boolean(),
@@ -78,33 +82,49 @@ def convert_journal(path: Path, out: Path) -> pl.DataFrame:
 def _table(path: Path) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     open_row: dict[str, Any] | None = None  # decided at, its next decision not yet seen
-    gamma, quantity, ended, latest = None, 1.0, False, 0
+    gamma = None
+    quantity = 1.0
+    scheme = "target"
+    filled = 0.0  # by orders since the last decision, units, below zero where sold
+    ended = False  # by the venue, which closed the account
+    bars = 0  # since the last decision
+    latest = 0
     for record in _records(path):
         kind = record["type"]
         if kind == "session":
-            gamma, quantity = record.get("gamma"), record["quantity"]
+            gamma = record.get("gamma")
+            quantity = record["quantity"]
+            scheme = record.get("scheme", scheme)
             open_row = None  # what lies between two sessions belongs to neither
         elif kind == "bar" and "refused" not in record and record["closed"] > latest:
             latest = record["closed"]
+            bars += 1
             names = ("closed", *NUMBERS, *QUOTES)
             rows.append({name: record[name] for name in names if name in record})
         elif kind == "fill" and record.get("order") is None:
             ended = True
+        elif kind == "fill":
+            filled += record["size"] if record["side"] == "buy" else -record["size"]
         elif kind == "decision":
-            if open_row is not None:
-                open_row["reward"] = (record["equity"] - open_row.pop("equity")) / quantity
+            if open_row is not None and bars == 1:  # a step is from one bar to the next
+                open_row["reward"] = (record["equity"] - open_row["equity"]) / quantity
                 open_row["discount"] = 0.0 if ended else gamma
                 open_row["next_state"] = None if ended else record["state"]
-            open_row, ended = None, False
-            if record["state"] is not None and rows and "action" not in rows[-1]:
+                before = open_row["position"]
+                open_row["action"] = _executed(before, before + filled / quantity, scheme)
+            open_row = None
+            ended = False
+            filled = 0.0
+            bars = 0
+            if record["state"] is not None and rows and "wanted" not in rows[-1]:
                 open_row = rows[-1]
-                open_row |= {name: record[name] for name in ("action", "state", "equity")}
+                open_row["wanted"] = record["action"]
+                open_row["state"] = record["state"]
+                open_row["equity"] = record["equity"]
                 open_row["position"] = record["position"] / quantity
                 open_row["explored"] = record.get("explored", False)
     if not rows:
         raise EventsError(f"{path}: a journal in which no good bar was seen")
-    if open_row is not None:
-        del open_row["equity"]
     for row in rows:
         row.pop("equity", None)
     seen = {name for row in rows for name in row}
@@ -113,6 +133,20 @@ def _table(path: Path) -> pl.DataFrame:
     table = pl.DataFrame(rows, schema=schema | TRANSITION)
     time = (pl.col("closed") // 1000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME)
     return table.select(time.alias("time"), pl.exclude("closed"))
+
+
+def _executed(before: float, held: float, scheme: str) -> int | None:
+    """The action that leads from one position to another; None where no action does.
+
+    Args:
+        before: held coming in, units of a position.
+        held: once its orders were filled.
+        scheme: what an action means.
+    """
+    action = held if scheme == "target" else held - before
+    nearest = round(action)
+    near = abs(action - nearest) < NEAR and abs(nearest) <= 1
+    return nearest if near else None
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

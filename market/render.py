@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from market.findings import amount
+
 HELD = {1: ("#2a9d5c", "long"), -1: ("#c8553d", "short")}
 
 
@@ -38,7 +40,7 @@ def episode_image(
             transform=upper.get_xaxis_transform(),
         )  # fmt: skip
     now = {1: "long", 0: "flat", -1: "short"}[int(held[-1]) if len(held) else 0]
-    upper.set_title(f"{name}, bar {len(history)}: {now}, equity {equity[-1]:,.2f}", fontsize=10)
+    upper.set_title(f"{name}, bar {len(history)}: {now}, equity {amount(equity[-1])}", fontsize=10)
     upper.set_ylabel("price")
     upper.legend(loc="upper left", fontsize=8, frameon=False, ncols=2)
     lower.plot(np.arange(len(equity)), equity, color="#3465a4", linewidth=1)

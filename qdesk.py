@@ -214,6 +214,7 @@ def _trade(command: str, function: str) -> Callable[[list[str]], int]:
         from trading.journal import JournalError, JournalLost
         from trading.paper import NeedsNautilus
         from trading.settings import BadCommand
+        from trading.startup import NotPromoted
 
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
@@ -222,6 +223,8 @@ def _trade(command: str, function: str) -> Callable[[list[str]], int]:
             return _fail(str(error), 3)
         except (BadCommand, BarsError, EventsError, JournalError) as error:
             return _fail(str(error), 2)
+        except NotPromoted as error:
+            return _fail(str(error), 4)
         except JournalLost as error:
             sentence = f"qdesk {command}: {error}; the desk is HALTED and holds its position"
             return _fail(sentence, 1)

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.trading import LIMITS, untrained
 from market.synthetic_events import write_event_log
-from trading.feed import logged
+from trading.feed import Rejections, logged
 from trading.journal import records
 from trading.paper import backtest
 from trading.settings import BacktestSettings, load
@@ -80,7 +80,7 @@ def of_depth(folder: Path) -> list[dict[str, Any]]:
     """Orders of more and more units against three-level books: what a unit costs beyond the mid price."""
     log = folder / "log.jsonl"
     write_event_log(log, EVENTS, seed=1, instrument="MADE", mean_pause=0.05)
-    rows = list(logged(log, "2s", None))
+    rows = list(logged(log, "2s", None, Rejections(print)))
     bars = _bars(rows)
     made = folder / "bundle"
     made.mkdir()

@@ -150,7 +150,7 @@ def start_up(bundle: Bundle) -> list[float]:
         made, mlruns = Path(folder) / "made", Path(folder) / "mlruns"
         made.mkdir()
         sha256 = bundle.save_into(made)
-        _Cache(mlruns / "last_good" / NAME).keep(made, "1", sha256)
+        _Cache(mlruns / "last_good" / NAME).keep(made, "1", sha256, "2026-01-01T00:00:00Z")
         qdesk = str(Path(sys.executable).with_name("qdesk"))
         command = [
             qdesk,

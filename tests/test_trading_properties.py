@@ -167,9 +167,7 @@ class Trading(RuleBasedStateMachine):
         working = self.desk.book.working
         if reducing and working is not None and working.order.time == self.time:
             assert working.order.reduce_only
-            assert LIMITS.max_order_notional is not None
-            largest = LIMITS.max_order_notional / working.order.price * (1 - 1e-12)
-            assert working.order.quantity == min(abs(self.desk.book.position), largest)
+            assert working.order.quantity == abs(self.desk.book.position)
 
     @rule(change=st.floats(-0.15, 0.15), wanted=st.sampled_from([-1, -1, 0, 1, 1, 2, 2, 2]))
     def good_bar(self, change: float, wanted: int) -> None:

@@ -4,7 +4,7 @@ A record changes a `Book` in one way only, live and when a journal is read again
 was killed goes on from the very state that it had told its journal.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +16,7 @@ Record = Mapping[str, Any]
 
 DAY = 86_400 * 10**9  # ns, UTC
 DUST = 1e-9  # units of an instrument that are none
+CONFIRMED = 2  # bars in a row outside the collar, from which on the limits on losses count them
 
 
 @dataclass
@@ -45,15 +46,26 @@ class Book:
         position: units held, below zero where short.
         cash: quote currency; none until the account is funded, and `funded` what it was then.
         price: last good close, and `price_time` when that was.
+        marked: when the account was last valued, ns: the close of a bar, believed or not.
         time: of the last record.
-        equity: cash and what the position is worth at the last price.
-        peak, day, day_equity: highest equity; the day (since 1970, UTC), and equity as it began.
+        equity: cash and what the position is worth at the last price; from the second bar in a row
+            outside the collar on, at the price of that bar.
+        peak, day, day_equity: highest equity since a person last set the desk free; the day (since
+            1970, UTC) and the equity at its start, which is that of the last close at or before midnight.
+        highest, drawdown: highest equity since the account was funded, and the largest fall from it so
+            far, as a share of it.
         working: the order that has not ended.
         ended: how every other order ended, by its id.
         fills: ids of all fills, charges and liquidations.
         rejects: orders rejected since one was filled.
+        refusals: orders that a limit refused, by limit.
+        unbelieved: bars that were not believed; `off_market` of them in a row, outside the collar, the
+            last `level` of which were within it of each other; the last of those closed at `off_price`.
+        gaps: times that the market fell silent; `silent` until the next decision.
+        outside: decisions at which a feature was outside its range in training, by feature.
         anchored: whether the next price must be near the last; not at first, and not once a person has
             set the desk free.
+        changes: of the state; `changed` when the last was, ns.
         latched: when a person last set the state that was taken, ns.
     """
 
@@ -64,20 +76,32 @@ class Book:
     funded: float | None = None
     price: float = float("nan")
     price_time: int = 0
+    marked: int = 0
     time: int = 0
     equity: float = float("nan")
     peak: float = 0.0
     day: int = 0
     day_equity: float = float("nan")
+    highest: float = 0.0
+    drawdown: float = 0.0
     working: Working | None = None
     ended: dict[str, str] = field(default_factory=dict)
     fills: set[str] = field(default_factory=set)
     orders: int = 0
     rejects: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    unbelieved: int = 0
+    off_market: int = 0
+    off_price: float = float("nan")
+    level: int = 0
+    gaps: int = 0
+    silent: bool = False
+    outside: Counter[str] = field(default_factory=Counter)
     liquidated: bool = False
     state: RiskState = "ACTIVE"
     reason: str = ""
     changes: int = 0
+    changed: int = 0
     latched: int = 0
     log_squares: deque[float] = field(default_factory=deque)
     faults: deque[bool] = field(default_factory=deque)
@@ -109,33 +133,73 @@ class Book:
             return None
         return float((sum(self.log_squares) / self.volatility_bars) ** 0.5)
 
+    @property
+    def last_price(self) -> float:
+        """The price that the account is valued at."""
+        return self.off_price if self.off_market >= CONFIRMED else self.price
+
     def _bar(self, record: Record) -> None:
         if "refused" in record:
+            self._refused_bar(record)
             return
-        self.price, self.price_time = price, closed = record["close"], record["closed"]
+        price = record["close"]
+        self.price = price
+        self.price_time = record["closed"]
         self.bars += 1
         self.anchored = True
+        if self.off_market:
+            self.off_market = self.level = 0
         if self.bars > 1:
             change = record["log_return"]
             self.log_squares.append(change * change)
-        if self.cash is None:
+        if self.cash is not None:
+            self._mark(price, record["closed"])
+            self.peak = max(self.peak, self.equity)
+            self.highest = max(self.highest, self.equity)
+
+    def _refused_bar(self, record: Record) -> None:
+        self.unbelieved += 1
+        price = record.get("off_market")
+        if price is None:  # it tells no price
             return
+        self.off_market += 1
+        self.level = record["level"]
+        self.off_price = price
+        if self.off_market >= CONFIRMED and self.cash is not None:
+            self._mark(price, record["closed"])
+
+    def _mark(self, price: float, closed: int) -> None:
+        """Values the account at a close; a bar that closes at midnight ends its day."""
+        assert self.cash is not None
         before = self.equity
-        self.equity = equity = self.cash + self.position * price
-        if equity > self.peak:  # noqa: PLR1730  # at every bar, where max() is dear
-            self.peak = equity
-        day = closed // DAY
+        self.marked = closed
+        day = (closed - 1) // DAY
         if day != self.day:
-            self.day, self.day_equity = day, before
+            self.day = day
+            self.day_equity = before
+        self._value(price)
+
+    def _value(self, price: float) -> None:
+        assert self.cash is not None
+        self.equity = self.cash + self.position * price
+        if self.highest > 0:
+            self.drawdown = max(self.drawdown, 1 - self.equity / self.highest)
 
     def _funding(self, record: Record) -> None:
         self.cash = self.funded = record["cash"]
-        self.equity = self.peak = self.day_equity = record["cash"]
-        self.day = record["time"] // DAY
+        self.equity = self.peak = self.day_equity = self.highest = record["cash"]
+        self.day = (self.price_time - 1) // DAY
 
     def _decision(self, record: Record) -> None:
         self.decisions += 1
+        self.silent = False
         self.faults.append("fault" in record)
+        if "outside" in record:
+            self.outside.update(record["outside"])
+
+    def _gap(self, _: Record) -> None:
+        self.gaps += 1
+        self.silent = True
 
     def _order(self, record: Record) -> None:
         status, name = record["status"], record["order"]
@@ -155,7 +219,7 @@ class Book:
                 )
             )
         elif status == "refused":
-            return
+            self.refusals[record.get("limit", "unknown")] += 1
         elif status == "unsure" and self.working is not None:
             self.working.unsure = True
         elif status == "cancel" and self.working is not None:
@@ -176,7 +240,7 @@ class Book:
             self.position = 0.0
         if self.cash is not None:
             self.cash -= signed * record["price"] + record["cost"]
-            self.equity = self.cash + self.position * self.price
+            self._value(self.last_price)
         self.rejects = 0
         if self.working is not None and self.working.order.id == record.get("order"):
             self.working.filled += size
@@ -187,16 +251,20 @@ class Book:
         self.fills.add(record["id"])
         if self.cash is not None:
             self.cash -= record["amount"]
-            self.equity = self.cash + self.position * self.price
+            self._value(self.last_price)
 
     def _risk(self, record: Record) -> None:
         self.changes += 1
-        self.state, self.reason = record["state"], record["reason"]
+        self.changed = record["time"]
+        self.state = record["state"]
+        self.reason = record["reason"]
         self.latched = record.get("latched", self.latched)
         if self.state == "ACTIVE":  # by hand: what led here is forgiven, and reckoned anew
-            self.rejects, self.peak, self.day_equity = 0, self.equity, self.equity
+            self.rejects = 0
+            self.peak = self.day_equity = self.equity
             self.faults.clear()
             self.anchored = False
+            self.off_market = self.level = 0
 
 
 CHANGES: dict[str, Callable[[Book, Record], None]] = {
@@ -207,4 +275,5 @@ CHANGES: dict[str, Callable[[Book, Record], None]] = {
     "fill": Book._fill,
     "charge": Book._charge,
     "risk": Book._risk,
+    "gap": Book._gap,
 }

@@ -5,11 +5,17 @@ import getpass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from market.findings import amount
+from trading.journal import last_position
 from trading.latch import Latch
 from trading.paper import Told, backtest, desk_name, paper
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, load
+from trading.startup import JOURNAL
+
+MOST_UNBELIEVED = 0.05  # share of the bars that a backtest may pass over
 
 
 def run_paper(arguments: list[str], console: Console) -> int:
@@ -38,17 +44,33 @@ def run_backtest(arguments: list[str], console: Console) -> int:
         lambda sentence: console.print(sentence, highlight=False, markup=False, soft_wrap=True),
     )
     _print(told, console)
-    return 0 if told.desk.book.state == "ACTIVE" else 1
+    book = told.desk.book
+    seen = book.bars + book.unbelieved
+    if book.unbelieved > MOST_UNBELIEVED * seen:
+        console.print(
+            f"{book.unbelieved:,} of {seen:,} bars were not believed, more than {MOST_UNBELIEVED:.0%}: "
+            "this backtest says little; `qdesk data check` looks at the bars, --limits.price-collar sets "
+            "how far a price may move",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 1
+    return 0 if book.state == "ACTIVE" else 1
 
 
 def kill(arguments: list[str], console: Console) -> int:
-    """Runs `qdesk kill ...`: the kill switch of a desk, whether its process lives or not."""
+    """Runs `qdesk kill ...`: the kill switch of desks, whether their processes live or not."""
     options = kill_parser().parse_args(arguments)
-    folder = _folder(options)
-    Latch(folder).kill(f"{options.reason} ({getpass.getuser()})")
-    console.print(
-        f"{folder}: HALTED. Nothing is sent before `qdesk resume`.", highlight=False, soft_wrap=True
-    )
+    for folder in _folders(options):
+        Latch(folder).kill(f"{options.reason} ({getpass.getuser()})")
+        held = last_position(folder / JOURNAL)
+        console.print(
+            f"{folder}: HALTED. Nothing is sent before `qdesk resume`."
+            + (f" A position of {held:+g} is open." if held else ""),
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     return 0
 
 
@@ -57,19 +79,22 @@ def resume(arguments: list[str], console: Console) -> int:
     options = resume_parser().parse_args(arguments)
     if not options.reason.strip():
         raise BadCommand("qdesk resume: --reason is empty; it is what the journal will say")
-    folder = _folder(options)
-    Latch(folder).resume(f"{options.reason} ({getpass.getuser()})")
-    console.print(
-        f"{folder}: ACTIVE again from the next bar, or the next start.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for folder in _folders(options):
+        Latch(folder).resume(f"{options.reason} ({getpass.getuser()})")
+        console.print(
+            f"{folder}: ACTIVE again from the next bar, or the next start.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     return 0
 
 
 def kill_parser() -> argparse.ArgumentParser:
     """The arguments of `qdesk kill`."""
-    parser = argparse.ArgumentParser(prog="qdesk kill", description="Stop a desk's orders, now.")
+    parser = argparse.ArgumentParser(
+        prog="qdesk kill", description="Stop the orders of one desk or of all, now."
+    )
     _which(parser)
     parser.add_argument("--reason", default="by hand", help="what the journal will say")
     return parser
@@ -86,37 +111,72 @@ def resume_parser() -> argparse.ArgumentParser:
 
 
 def _which(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="as `qdesk paper` was given it")
+    parser.add_argument(
+        "model", nargs="?", help="as `qdesk paper` was given it, or any part of a desk's name"
+    )
     parser.add_argument("--desk", type=Path, help="or the desk's folder")
+    parser.add_argument("--all", action="store_true", help="or every desk under --mlruns")
     parser.add_argument("--mlruns", type=Path, default=Path("mlruns"), help="(default: mlruns)")
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    if (options.model is None) == (options.desk is None):
-        raise BadCommand("name either the model that trades, or the --desk where it does")
-    folder: Path = options.desk or options.mlruns / "desks" / desk_name(options.model)
-    if not folder.is_dir():
-        raise BadCommand(f"{folder}: no desk is here; `qdesk paper` makes one")
-    return folder
+def _folders(options: argparse.Namespace) -> list[Path]:
+    """The folders of the desks that are meant.
+
+    Raises:
+        BadCommand: none is named, or none or several are found; the message lists those that exist.
+    """
+    named = (options.model is not None, options.desk is not None, options.all)
+    if sum(named) != 1:
+        raise BadCommand("name either the model that trades, or the --desk where it does, or --all")
+    desks = options.mlruns / "desks"
+    if options.desk is not None:
+        if not options.desk.is_dir():
+            raise BadCommand(f"{options.desk}: no desk is here; {_listed(desks)}")
+        return [options.desk]
+    exist = _desks(desks)
+    if options.all:
+        if not exist:
+            raise BadCommand(_listed(desks))
+        return exist
+    wanted = desk_name(options.model)
+    exact = [folder for folder in exist if folder.name == wanted]
+    part = [folder for folder in exist if wanted.lower() in folder.name.lower()]
+    found = exact or part
+    if len(found) != 1:
+        several = f"{len(found)} desks have that in their name" if found else "no desk is called so"
+        raise BadCommand(f"{options.model}: {several}; {_listed(desks)}")
+    return found
+
+
+def _desks(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.glob("*") if each.is_dir())
+
+
+def _listed(folder: Path) -> str:
+    names = ", ".join(each.name for each in _desks(folder))
+    return f"desks in {folder}: {names}" if names else f"there are no desks in {folder}"
 
 
 def _print(told: Told, console: Console) -> None:
-    book, summary = told.desk.book, told.summary
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows = [
-        ("bars", f"{book.bars:,}"),
-        ("decisions", f"{book.decisions:,}"),
-        ("orders", f"{book.orders:,}, {list(book.ended.values()).count('filled'):,} filled"),
-        ("position", f"{book.position:+g}"),
-    ]
-    if summary.net_return is not None:
-        rows += [
-            ("equity", f"{book.equity:,.4f}"),
-            ("net return", f"{summary.net_return:+.2%}"),
-            ("largest drawdown", f"{summary.drawdown:.2%}"),
-        ]
-    state = book.state if book.state == "ACTIVE" else f"{book.state}: {book.reason}"
-    rows += [("state", state), ("journal", str(told.journal))]
-    for name, value in rows:
-        table.add_row(name, value)
+    book = told.desk.book
+    summary = told.summary
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=summary.continued)
+    table.add_column("")
+    table.add_column("this session" if summary.continued else "", overflow="fold")
+    if summary.continued:
+        table.add_column("whole life", overflow="fold")
+    for name, session, life in summary.rows():
+        table.add_row(name, *([session, life] if summary.continued else [life]))
+    facts = [("position", f"{book.position:+g}")]
+    if book.cash is not None:
+        facts.append(("equity", amount(book.equity)))
+    facts += summary.reasons()
+    if told.rejections.by_fault:
+        counts = ", ".join(f"{name} {n:,}" for name, n in told.rejections.by_fault.most_common())
+        facts.append(("events passed over", counts))
+    facts += [("state", summary.state(book)), ("journal", str(told.journal))]
     console.print(table, highlight=False, soft_wrap=True)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in facts:
+        grid.add_row(name, escape(value))
+    console.print(grid, highlight=False, soft_wrap=True)

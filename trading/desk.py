@@ -17,17 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from market.accounting import Scheme, next_position
 from market.bars import BarsError
 from market.features import FeatureStream
+from trading.bar_checks import PriceCollar, silence, utc
 from trading.book import RiskState
 from trading.execution import ExecutionService, ExecutionSettings
 from trading.latch import Latch, Latched
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import Decision, SafePolicy
-from trading.risk import SEVERITY, Limits, breach, off_market
+from trading.risk import SEVERITY, Limits, breach
 
-Bar = Mapping[
-    str, Any
-]  # time (of the close, ns), open, high, low, close, volume, and what was quoted
+# time (of the close, ns), open, high, low, close, volume, and what was quoted; `last_event` (ns) where
+# it is before the bar; `superseded` where later bars have closed already, live
+Bar = Mapping[str, Any]
 TRADED = ("open", "high", "low", "close", "volume")
 QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")
 SECOND = 10**9
@@ -62,6 +63,8 @@ class Desk:
         settings: DeskSettings | None = None,
         execution: ExecutionSettings | None = None,
         clock: Callable[[], int] | None = None,
+        interval: float | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Takes everything that it needs, and does nothing before `start`.
 
@@ -76,11 +79,17 @@ class Desk:
             settings: what it trades.
             execution: how orders are sent.
             clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
+            interval: length of a bar, s; None where bars have none.
+            say: told in a sentence what a person should know.
         """
         self.policy, self.features, self.scheme, self.venue = policy, features, scheme, venue
-        self.ledger, self.book, self.latch, self.limits = ledger, ledger.book, latch, limits
+        self.ledger, self.book, self.latch = ledger, ledger.book, latch
         self.settings = settings or DeskSettings()
-        self.execution = ExecutionService(venue, ledger, limits, self.downgrade, execution)
+        self.interval = interval
+        self.limits = limits.resolved(self.settings.quantity, interval)
+        self._collar = PriceCollar(self.book, self.limits, interval)
+        self.execution = ExecutionService(venue, ledger, self.limits, self.downgrade, execution)
+        self._say = say
         self._clock = clock
         self._now = 0
         self._look_at = 0.0
@@ -100,8 +109,8 @@ class Desk:
         """Takes a bar in, decides, and sends what follows from it.
 
         Returns:
-            What was decided; None while features lack a past. A desk that is halted decides too, and
-            sends nothing.
+            What was decided; None while features lack a past, and where the bar is no ground for a
+            decision. A desk that is halted decides too, and sends nothing.
 
         Raises:
             JournalLost: nothing can be written, so nothing is done any more.
@@ -111,21 +120,21 @@ class Desk:
         self._look(now)
         self.execution.settle(now)
         features, fault = self._take(bar, now)
-        if fault is None and features is None:
-            self._check(now)
-            self.ledger.flush()
-            return None
-        if fault is None and book.cash is None:
+        if fault is None and features is not None and book.cash is None:
             cash = self.settings.cash or self.settings.quantity * book.price
             self.venue.fund(cash)
             self.ledger.record("funding", now, cash=cash)
         self._check(now)
+        known = fault is not None or features is not None
+        if not known or not self._is_current(bar, now):
+            self.ledger.flush()
+            return None
         if fault is None:
             decision = self.policy.decide(features, book.position / self.settings.quantity)
         else:
             decision = Decision(0, None, None, fault)
         target = self._target(decision)
-        self._tell(decision, target, now)
+        self._record(decision, target, now)
         if decision.fault is not None:
             self._check(now)
         if book.state == "REDUCING":
@@ -139,19 +148,26 @@ class Desk:
         return decision
 
     def on_idle(self) -> None:
-        """Between bars: what the venue tells, and the kill switch."""
+        """Between bars: what the venue reports, and the kill switch."""
         now = self._clock() if self._clock else self.book.time
         self._look(now, at_once=True)
         self.execution.receive(now)
         self._check(now)
         if self.book.state == "HALTED":
             self.execution.withdraw(now)
+        self.execution.continue_parts(now)
+        self.ledger.flush()
+
+    def note(self, reason: str) -> None:
+        """Puts on record what is wrong with the feed."""
+        self.ledger.record("feed", self.book.time, id=f"feed-{time_ns()}", reason=reason)
         self.ledger.flush()
 
     def hear(self) -> None:
         """Takes in at once what the venue has just told."""
         self.execution.receive(self._now)
         self._check(self._now)
+        self.execution.continue_parts(self._now)
         self.ledger.flush()
 
     def kill(self, reason: str) -> None:
@@ -237,38 +253,65 @@ class Desk:
 
     def _take(self, bar: Bar, now: int) -> tuple[Any, str | None]:
         """Marks the account by a good bar; features, or why the bar is none."""
-        book, close = self.book, bar.get("close")
+        book = self.book
         before = book.price
         try:
-            if isinstance(close, float) and close > 0:
-                fault = off_market(close, book, self.limits)
-                if fault is not None:
-                    raise BarsError(fault)  # noqa: TRY301
+            self._require_near(bar, now)
             features = self.features.take(bar["time"] // 1000, bar)
         except (BarsError, TypeError, ValueError) as error:
-            told = {name: bar.get(name) for name in TRADED}
-            name = f"refused-{book.decisions}"
-            self.ledger.record("bar", now, id=name, refused=str(error), seen=told)
+            self._refuse_bar(bar, str(error), now)
             return None, str(error)
         change = log(bar["close"] / before) if book.bars else 0.0
-        quoted = {} if "bid" not in bar else {n: bar[n] for n in QUOTED if bar.get(n) is not None}
-        self.ledger.record(
-            "bar",
-            now,
-            closed=bar["time"],
-            log_return=change,
-            open=bar["open"],
-            high=bar["high"],
-            low=bar["low"],
-            close=bar["close"],
-            volume=bar["volume"],
-            **quoted,
-        )
+        seen = {name: bar[name] for name in TRADED}
+        if "bid" in bar:
+            seen |= {name: bar[name] for name in QUOTED if bar.get(name) is not None}
+        self.ledger.record("bar", now, closed=bar["time"], log_return=change, **seen)
         return features, None
+
+    def _require_near(self, bar: Bar, now: int) -> None:
+        """Refuses a price outside the collar, but believes a level that has held for some bars.
+
+        Raises:
+            BarsError: it is not believed, or not yet.
+        """
+        off = self._collar.off_market(bar)
+        if off is None:
+            return
+        if off.level < self.limits.collar_bars:
+            raise BarsError(off.reason)
+        reason = (
+            f"the price moved {off.moved:+.0%} at once and has held there for {off.level} bars, from "
+            f"{self.book.price:g} to {bar['close']:g}, {utc(bar['time'])}"
+        )
+        self.downgrade("REDUCING", reason, now)
+
+    def _refuse_bar(self, bar: Bar, reason: str, now: int) -> None:
+        """Puts a bar on record that is not believed, with its price where it has one."""
+        told: dict[str, Any] = {"seen": {name: bar.get(name) for name in TRADED}}
+        off = self._collar.off_market(bar)
+        if off is not None:
+            told |= {"off_market": bar["close"], "level": off.level, "closed": bar["time"]}
+        name = f"refused-{self.book.unbelieved}-{self.book.decisions}"
+        self.ledger.record("bar", now, id=name, refused=reason, **told)
+
+    def _is_current(self, bar: Bar, now: int) -> bool:
+        """Whether a bar is a ground for a decision: fresh, and live the newest one that is here."""
+        if bar.get("superseded"):
+            return False
+        silent = silence(bar, now, self.limits)
+        if silent is not None and not self.book.silent:
+            event = bar.get("last_event", bar["time"])
+            what = f"no event for {silent:.0f} s after {utc(event)}"
+            self.ledger.record("gap", now, id=f"gap-{event}", since=event, reason=what)
+            self._say(f"{what}: nothing is decided until the market is back")
+        return silent is None
 
     def _target(self, decision: Decision) -> float:
         """Units to hold."""
-        quantity, held = self.settings.quantity, self.book.position
+        quantity = self.settings.quantity
+        held = self.book.position
+        if self.book.off_market == 1:  # one bad print sells nothing
+            return held
         if self.scheme == "order" and decision.action == 0:
             return held
         if self.scheme == "target":
@@ -276,13 +319,17 @@ class Desk:
         position = round(held / quantity)
         return float(next_position(position, decision.action, self.scheme)) * quantity
 
-    def _tell(self, decision: Decision, target: float, now: int) -> None:
+    def _record(self, decision: Decision, target: float, now: int) -> None:
         book = self.book
         odd: dict[str, Any] = {}
         if decision.fault is not None:
             odd["fault"], odd["id"] = decision.fault, f"decision-{book.decisions}"
         if decision.explored:
             odd["explored"] = True
+        if decision.outside:
+            odd["outside"] = decision.outside
+            for name in set(decision.outside) - set(book.outside):
+                self._say(f"{name} is far outside its range in training, from {utc(now)} on")
         self.ledger.record(
             "decision",
             now,
@@ -294,8 +341,3 @@ class Desk:
             q_values=decision.q_values,
             **odd,
         )
-
-
-def wall_clock() -> int:
-    """Now, ns since 1970."""
-    return time_ns()

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trading.book import DUST, RiskState
 from trading.ledger import Ledger
-from trading.orders import Charged, Ended, Filled, Liquidated, Order, Unreachable, Venue
-from trading.risk import Limits, refusal, sendable
+from trading.orders import Charged, Ended, Filled, Liquidated, Order, Side, Unreachable, Venue
+from trading.risk import Limits, Refusal, refusal
 
 
 class ExecutionSettings(BaseModel):
@@ -22,6 +22,12 @@ class ExecutionSettings(BaseModel):
 
     order_timeout: float = Field(
         60.0, gt=0, description="an order that works for longer is canceled at the next bar, s"
+    )
+    venue_max_quantity: float | None = Field(
+        None,
+        gt=0,
+        description="largest order that the venue takes, units; one that reduces goes in parts, one "
+        "after another within the bar",
     )
 
 
@@ -48,7 +54,9 @@ class ExecutionService:
         self.venue, self.ledger, self.book, self.limits = venue, ledger, ledger.book, limits
         self.reachable = True
         self._downgrade = downgrade
-        self._timeout = int((settings or ExecutionSettings()).order_timeout * 10**9)
+        self.settings = settings or ExecutionSettings()
+        self._timeout = int(self.settings.order_timeout * 10**9)
+        self._remaining: float | None = None  # target, while parts of an order are still to come
 
     def receive(self, now: int) -> None:
         """Takes in what the venue tells."""
@@ -90,24 +98,56 @@ class ExecutionService:
             target: units, below zero for short.
             now: ns since 1970.
         """
-        book = self.book
-        if book.working is not None:
+        if self.book.working is not None:
             self._tend(target, now)
-        if book.working is not None or book.state == "HALTED" or not self.reachable:
-            return
-        position, delta = book.position, target - book.position
+        self._remaining = target
+        self.continue_parts(now)
+
+    def continue_parts(self, now: int) -> None:
+        """Sends what is left of the way to a target: the next part, once the one before has ended."""
+        book = self.book
+        while self._remaining is not None:
+            if book.state == "HALTED":
+                self._remaining = None
+                return
+            if book.working is not None or not self.reachable:
+                return
+            self._remaining = self._send_part(self._remaining, now)
+
+    def _send_part(self, target: float, now: int) -> float | None:
+        """Sends one order towards a target, and returns the target where more have to follow."""
+        book = self.book
+        delta = target - book.position
         if abs(delta) <= DUST:
-            return
+            return None
         order = self._order(delta, now)
-        refused = refusal(order, book, self.limits, now)
-        if refused is not None and position * target < 0:  # no further than flat, then
+        refused = self._refusal(order, now)
+        if refused is not None and book.position * target < 0:  # no further than flat, then
             self._refuse(order, refused, now)
-            order = self._order(-position, now)
-            refused = refusal(order, book, self.limits, now)
+            target = 0.0
+            order = self._order(-book.position, now)
+            refused = self._refusal(order, now)
         if refused is not None:
             self._refuse(order, refused, now)
-            return
-        self._send(order, now)
+            return None
+        largest = self.settings.venue_max_quantity
+        if largest is None or order.quantity <= largest:
+            self._send(order, now)
+            return None
+        part = order._replace(quantity=largest)
+        self._send(part, now)
+        return target if book.ended.get(part.id, "filled") == "filled" else None
+
+    def _refusal(self, order: Order, now: int) -> Refusal | None:
+        """Why an order may not be sent; the venue's largest size is none for one that reduces."""
+        largest = self.settings.venue_max_quantity
+        refused = refusal(order, self.book, self.limits, now)
+        if refused is None and largest is not None and order.quantity > largest:
+            if order.reduce_only:
+                return None
+            reason = f"{order.quantity:g} units are above execution.venue_max_quantity, {largest:g}"
+            return Refusal("venue_max_quantity", reason)
+        return refused
 
     def withdraw(self, now: int) -> None:
         """Asks for the end of the order that works, once."""
@@ -138,15 +178,14 @@ class ExecutionService:
 
     def _order(self, delta: float, now: int) -> Order:
         book = self.book
-        position, after = book.position, book.position + delta
+        position = book.position
+        after = position + delta
         reduces = abs(after) < abs(position) and after * position >= 0
-        quantity = abs(delta)
-        if reduces:
-            quantity = sendable(quantity, book.price, self.limits)
         name = f"{self.ledger.instrument}-{now // 10**6}-{book.orders + 1}"
-        return Order(name, "buy" if delta > 0 else "sell", quantity, reduces, book.price, now)
+        side: Side = "buy" if delta > 0 else "sell"
+        return Order(name, side, abs(delta), reduces, book.last_price, now)
 
-    def _refuse(self, order: Order, reason: str, now: int) -> None:
+    def _refuse(self, order: Order, refused: Refusal, now: int) -> None:
         self.ledger.record(
             "order",
             now,
@@ -154,7 +193,8 @@ class ExecutionService:
             **_named(order.id, "refused"),
             side=order.side,
             size=order.quantity,
-            reason=reason,
+            limit=refused.limit,
+            reason=refused.reason,
         )
 
     def _send(self, order: Order, now: int) -> None:

@@ -1,28 +1,59 @@
 """Bars for a desk: recorded, out of an event log, or from standard input as things happen.
 
-A row is a dictionary: time (of the close, ns since 1970), open, high, low, close, volume, and what was
-quoted. None means that time passed without a bar, so that the desk can look around.
+A row is a dictionary: time (of the close, ns since 1970), open, high, low, close, volume, what was
+quoted, and `last_event`, when the market was last heard of by then. None means that time passed without a
+bar, so that the desk can look around.
 """
 
 import os
 import select
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from market.bars import Bars
 from market.event_bars import BarBuilder, Every
-from market.event_files import event_blocks, text_block
+from market.event_files import LONGEST_LINE, Block, event_blocks, text_block
 from market.event_forms import JsonLines
 from market.event_order import EventOrder
 from market.events import EventsError
 
 Row = dict[str, Any]
 TICK = 0.25  # s between looks around
-READ = 1 << 16  # bytes
+READ = 1 << 20  # bytes
+BATCH = 16 << 20  # bytes, at most, that are taken in at once
+ALARM_SECONDS = 60.0  # without an event of the instrument that is good, before a person is told
+SPOKEN = 20  # rejected lines that are named one by one
+
+
+@dataclass
+class Rejections:
+    """What became of events that were not traded on.
+
+    Attributes:
+        say: told in a sentence what a person should know.
+        by_fault: how many events were rejected, by what was wrong.
+    """
+
+    say: Callable[[str], None]
+    by_fault: Counter[str] = field(default_factory=Counter)
+
+    def take(self, line: int, fault: str, reason: str) -> None:
+        """Counts a rejected line, and names the first ones."""
+        self.by_fault[fault] += 1
+        count = self.by_fault.total()
+        if count <= SPOKEN:
+            self.say(f"passed over: line {line}: {reason}")
+        if count == SPOKEN:
+            self.say("further lines that are passed over are counted, not named")
 
 
 def recorded(bars: Bars) -> list[Row]:
@@ -30,24 +61,22 @@ def recorded(bars: Bars) -> list[Row]:
     return _rows(bars.table)
 
 
-def logged(path: Path, every: str, instrument: str | None) -> Iterator[Row]:
+def logged(path: Path, every: str, instrument: str | None, rejections: Rejections) -> Iterator[Row]:
     """Rows out of an event log, the very bars that `qdesk data convert` makes of it.
 
     Raises:
         EventsError: the log cannot be read, or is of several instruments and none was named.
     """
-    one = _Instrument(every, instrument)
-    order = EventOrder()
-    for block in event_blocks([path]):
-        for name, events in order.next(block):
-            yield from one.rows(name, events)
-    for name, events in order.end():
-        yield from one.rows(name, events)
-    yield from one.end()
+    return _in_order(event_blocks([path]), _Instrument(every, instrument), rejections)
 
 
 def arriving(
-    file: int, every: str, instrument: str | None, rejected: Callable[[str], None]
+    file: int,
+    every: str,
+    instrument: str | None,
+    rejections: Rejections,
+    latest: Callable[[], int] | None = None,
+    alarm: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Row | None]:
     """Rows out of lines of JSON as they arrive; a bar is whole with the first event after it.
 
@@ -55,34 +84,30 @@ def arriving(
         file: to read.
         every: when a bar ends.
         instrument: the only one.
-        rejected: told why a line was passed over.
+        rejections: told of lines that are passed over.
+        latest: the latest time that an event may have now, ns, where they arrive live. Of rows that
+            arrive together all but the last are `superseded` then.
+        alarm: told when for a minute there were events, but none to trade on.
+
+    Raises:
+        EventsError: a line is too long, or events are of several instruments and none was named.
     """
-    one, form, latest, line, rest = _Instrument(every, instrument), JsonLines(), 0, 1, b""
-    while True:
-        if not select.select([file], [], [], TICK)[0]:
-            yield None
-            continue
-        read = os.read(file, READ)
-        text, _, rest = (rest + read).rpartition(b"\n")
-        if not read:
-            text, rest = rest, b""
-        if text:
-            count = text.count(b"\n") + 1
-            block = text_block(Path("standard input"), form, text + b"\n", line, count)
-            line += count
-            for bad in block.rejected:
-                rejected(f"line {bad.line}: {bad.reason}")
-            events = block.events
-            late = events["ns"] < events["ns"].cum_max().clip(lower_bound=latest)
-            for number in events["line"].filter(late):
-                rejected(f"line {number}: out of order")
-            events = events.filter(~late)
-            for (name,), part in events.group_by("instrument", maintain_order=True):
-                latest = max(latest, int(part["ns"][-1]))
-                yield from one.rows(str(name), part)
-        if not read:
-            yield from one.end()
-            return
+    one = _Instrument(every, instrument)
+    blocks = _arriving_blocks(file)
+    if latest is None:
+        yield from _with_pauses(blocks, one, rejections)
+        return
+    order = EventOrder(latest)
+    watch = _Watch(one, order, alarm)
+    for block in blocks:
+        if block is not None:
+            rows = list(_through(block, order, one, rejections))
+            for row, _ in pairwise(rows):
+                row["superseded"] = True
+            yield from rows
+            watch.look(block)
+        yield None
+    yield from one.end()
 
 
 def paced(rows: Iterator[Row | None], pace: str) -> Iterator[Row | None]:
@@ -91,7 +116,8 @@ def paced(rows: Iterator[Row | None], pace: str) -> Iterator[Row | None]:
         yield from rows
         return
     multiple = 1.0 if pace == "live" else float(pace.removesuffix("x"))
-    began, first = time.monotonic(), None
+    began = time.monotonic()
+    first = None
     for row in rows:
         if row is None:
             continue
@@ -103,12 +129,135 @@ def paced(rows: Iterator[Row | None], pace: str) -> Iterator[Row | None]:
         yield row
 
 
+def _arriving_blocks(file: int) -> Iterator[Block | None]:
+    """Whole lines as they arrive, all that are there at once; None where nothing came for a while."""
+    form = JsonLines()
+    line = 1
+    rest = b""
+    while True:
+        if not select.select([file], [], [], TICK)[0]:
+            yield None
+            continue
+        data, ended = _read_what_is_there(file)
+        head, newline, tail = data.rpartition(b"\n")
+        text = rest + head + newline if newline else b""
+        rest = tail if newline else rest + data
+        if ended:
+            text, rest = text + rest, b""
+        if len(rest) > LONGEST_LINE:
+            raise EventsError(
+                f"standard input line {line}: longer than 64 MiB; is this an event log?"
+            )
+        if text:
+            count = text.count(b"\n") + (not text.endswith(b"\n"))
+            yield text_block(Path("standard input"), form, text, line, count)
+            line += count
+        if ended:
+            return
+
+
+def _read_what_is_there(file: int) -> tuple[bytes, bool]:
+    """What can be read without waiting, up to `BATCH`, and whether the file has ended."""
+    parts: list[bytes] = []
+    size = 0
+    while size < BATCH:
+        part = os.read(file, READ)
+        if not part:
+            return b"".join(parts), True
+        parts.append(part)
+        size += len(part)
+        if not select.select([file], [], [], 0)[0]:
+            break
+    return b"".join(parts), False
+
+
+def _through(
+    block: Block, order: EventOrder, one: "_Instrument", rejections: Rejections
+) -> Iterator[Row]:
+    """The rows that a block's events finish."""
+    for bad in block.rejected:
+        rejections.take(bad.line, bad.fault, bad.reason)
+    parts = list(order.next(block))
+    for bad in order.rejected:
+        rejections.take(bad.line, bad.fault, bad.reason)
+    order.rejected.clear()
+    for name, events in parts:
+        yield from one.rows(name, events)
+
+
+def _with_pauses(
+    blocks: Iterator[Block | None], one: "_Instrument", rejections: Rejections
+) -> Iterator[Row | None]:
+    """Rows of blocks under the rules of a file, None where nothing comes."""
+    order = EventOrder()
+    for block in blocks:
+        if block is not None:
+            yield from _through(block, order, one, rejections)
+        yield None
+    for name, events in order.end():
+        yield from one.rows(name, events)
+    for bad in order.rejected:
+        rejections.take(bad.line, bad.fault, bad.reason)
+    yield from one.end()
+
+
+def _in_order(blocks: Iterator[Block], one: "_Instrument", rejections: Rejections) -> Iterator[Row]:
+    return (row for row in _with_pauses(blocks, one, rejections) if row is not None)
+
+
+class _Watch:
+    """Raises an alarm where events come, but for a minute none that could be traded on."""
+
+    def __init__(self, one: "_Instrument", order: EventOrder, alarm: Callable[[str], None]) -> None:
+        self.one = one
+        self.order = order
+        self.alarm = alarm
+        self._counted = one.count
+        self._since = time.monotonic()
+        self._passed_over: Counter[str] = Counter()
+
+    def look(self, block: Block) -> None:
+        """Takes notice of a block that was worked on."""
+        now = time.monotonic()
+        rejected = sum(self.order.rejected_of.values())
+        mine = self.order.rejected_of[self.one.name or self.one.seen or ""]
+        self.order.rejected_of.clear()
+        if self.one.count > self._counted:
+            self._counted = self.one.count
+            self._since = now
+            self._passed_over.clear()
+            return
+        known = self.one.name is not None or self.one.seen is not None
+        self._passed_over["rejected"] += mine if known else rejected
+        if block.events.is_empty():
+            self._passed_over["unreadable"] += len(block.rejected)
+        elif self.one.seen is None:
+            self._passed_over["of other instruments"] += block.events.height - rejected
+        if now - self._since < ALARM_SECONDS or not self._passed_over.total():
+            return
+        counts = [f"{count:,} {what}" for what, count in self._passed_over.items() if count]
+        of = f" of {self.one.name}" if self.one.name else ""
+        self.alarm(f"no good event{of} for {now - self._since:.0f} s, but {', '.join(counts)}")
+        self._since = now
+        self._passed_over.clear()
+
+
 class _Instrument:
-    """The bars of the one instrument that is traded."""
+    """The bars of the one instrument that is traded.
+
+    Attributes:
+        name: as asked for.
+        seen: as events have it.
+        count: of its events so far.
+    """
 
     def __init__(self, every: str, name: str | None) -> None:
-        self.builder, self.name = BarBuilder(Every.parse(every)), name
+        self.every = Every.parse(every)
+        self.builder = BarBuilder(self.every)
+        self.name = name
         self.seen: str | None = None
+        self.count = 0
+        self._last_event = np.array([], np.int64)  # at most one, ns
 
     def rows(self, name: str, events: pl.DataFrame) -> Iterator[Row]:
         if self.name is not None and name != self.name:
@@ -117,18 +266,26 @@ class _Instrument:
             raise EventsError(
                 f"the log is of {self.seen} and {name}; name the one to trade with --instrument"
             )
+        if events.is_empty():
+            return
         self.seen = name
+        self.count += events.height
+        heard = np.concatenate([self._last_event, events["ns"].to_numpy()])
         for bars in self.builder.add(events):
-            yield from map(_known, _rows(bars))
+            yield from self._known(bars, heard)
+        self._last_event = heard[-1:]
 
     def end(self) -> Iterator[Row]:
         for bars in self.builder.end():
-            yield from map(_known, _rows(bars))
+            yield from self._known(bars, self._last_event)
 
-
-def _known(row: Row) -> Row:
-    """A row without what was never quoted."""
-    return {name: value for name, value in row.items() if value is not None}
+    def _known(self, bars: pl.DataFrame, heard: NDArray[np.int64]) -> Iterator[Row]:
+        """Rows without what was never quoted, and with the time of the last event before each close."""
+        side: Literal["left", "right"] = "left" if self.every.by == "time" else "right"
+        for row in _rows(bars):
+            place = int(np.searchsorted(heard, row["time"], side)) - 1
+            row["last_event"] = int(heard[max(place, 0)])
+            yield {name: value for name, value in row.items() if value is not None}
 
 
 def _rows(table: pl.DataFrame) -> list[Row]:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 FORMAT = "qdesk-journal/1"
+TAIL = 1 << 16  # bytes at the end of a journal, in which its last decision stands
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
@@ -107,6 +108,31 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
                     f"{path} line {number}: no record of a journal; put the file aside to begin anew"
                 )
             yield record
+
+
+def last_position(path: Path) -> float | None:
+    """The position at the end of a journal, units; None where its end does not tell.
+
+    Only the end of the file is read: who stops a desk does not wait for a year of records.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    filled = 0.0
+    for line in reversed(lines):
+        try:
+            record = orjson.loads(line)
+            kind = record["type"]
+            if kind == "fill":
+                filled += record["size"] if record["side"] == "buy" else -record["size"]
+            elif kind in ("decision", "stop"):
+                return float(record["position"]) + filled
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def _cut_torn(file: int) -> str | None:

@@ -3,10 +3,11 @@
 The desk is the same; its venue is another. Market orders meet quotes or books, never bars: of a bar, the
 open is quoted from the close before it on, the close at its end. So an order without latency is filled
 at the close, as `fill = "close"` says, and one with latency at what is quoted when it arrives: with bars,
-the next open. Prices are rounded to the digits that the data have.
+the next open. Prices are rounded to the digits that the data have; below one, the engine sees prices and
+money multiplied by a power of ten.
 
-This is NautilusTrader 2.0 (a release candidate, pinned), which needs nothing else and is fast. Its Python
-callbacks swallow exceptions; what happens in them is kept here and raised when the engine returns.
+This is NautilusTrader 2.0 (a release candidate, pinned). Its Python callbacks swallow exceptions; what
+happens in them is kept here and raised when the engine returns.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,9 +47,10 @@ from market.accounting import MarketSettings
 from trading.book import Book
 from trading.desk import TRADED, Bar, Desk
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
-from trading.quotes import Quote, digits_of
+from trading.quotes import Quote, digits_of, scale_of, scaled
 
 SIZE_DIGITS = 6  # of a quantity
+QUIET = LoggerConfig(bypass_logging=True)
 
 
 class NautilusSettings(BaseModel):
@@ -68,6 +70,7 @@ class NautilusVenue:
 
     def __init__(self, market: MarketSettings) -> None:
         self.market = market
+        self.scale = 1.0  # of the engine's prices and money
         self.send: Callable[[Order], None] | None = None
         self.withdraw: Callable[[str], None] | None = None
         self.held = 0.0
@@ -125,12 +128,12 @@ class NautilusVenue:
     def filled(
         self, name: str, fill: str, side: Side, size: float, price: float, cost: float
     ) -> None:
-        """Told by the strategy."""
+        """Told by the strategy, in the engine's own scale."""
         self.held += size if side == "buy" else -size
         if abs(self.held) < 10**-SIZE_DIGITS / 2:
             self.held = 0.0
         fills = self._reports[name].fills
-        fills.append(Filled(name, fill, side, size, price, cost))
+        fills.append(Filled(name, fill, side, size, price / self.scale, cost / self.scale))
         self._events.append(fills[-1])
         if sum(each.quantity for each in fills) >= self._sizes[name] - 10**-SIZE_DIGITS / 2:
             self.ended(name, "filled", "")
@@ -249,7 +252,9 @@ def run(
     Raises:
         JournalLost: and whatever else ended the desk inside the engine.
     """
-    digits = digits_of(rows, quotes)
+    scale = venue.scale = scale_of(rows, quotes)
+    quotes = scaled(quotes, scale)
+    digits = digits_of(rows, quotes, scale)
     instrument, currency = _instrument(digits, settings)
     bar_type = BarType.from_str(f"{instrument.id}-1-MINUTE-LAST-EXTERNAL")
     deep = any(len(quote.bids) > 1 or len(quote.asks) > 1 for quote in quotes)
@@ -257,14 +262,13 @@ def run(
     data: list[Any] = [make(instrument.id, quote, digits) for quote in quotes]
     none = Quantity(0, SIZE_DIGITS)
     for row in rows:
-        open, high, low, close = (Price(row[name], digits) for name in TRADED[:4])
+        open, high, low, close = (Price(row[name] * scale, digits) for name in TRADED[:4])
         data.append(EngineBar(bar_type, open, high, low, close, none, row["time"], row["time"]))
-    quiet = LoggerConfig(bypass_logging=True)
     # The account is ours to reckon; the engine's own curves cost a fifth of the time.
     unused = PortfolioConfig(bar_updates=False, equity_curve=False)
     engine = BacktestEngine(
         BacktestEngineConfig(
-            logging=quiet, bypass_logging=True, run_analysis=False, portfolio=unused
+            logging=QUIET, bypass_logging=True, run_analysis=False, portfolio=unused
         )
     )
     fee = Decimal(str(venue.market.fee_rate))
@@ -272,7 +276,7 @@ def run(
         instrument.id.venue,
         OmsType.NETTING,
         AccountType.MARGIN,
-        [Money(cash, currency)],
+        [Money(cash * scale, currency)],
         default_leverage=Decimal(str(settings.leverage)),
         fee_model=MakerTakerFeeModel(fee, fee),
         latency_model=StaticLatencyModel(round(settings.latency * 1e9))
@@ -293,18 +297,16 @@ def run(
     finally:
         engine.dispose()
         venue.finish()
-    if strategy.failed is None:
-        return seconds
-    raise strategy.failed
+    if strategy.failed is not None:
+        raise strategy.failed
+    return seconds
 
 
 def _instrument(digits: int, settings: NautilusSettings) -> tuple[CurrencyPair, Currency]:
     """One instrument in a currency of many decimals, so that fees are not rounded away."""
-    currencies = []
-    for code in ("UNIT", "QUOTE"):
-        currencies.append(Currency(code, 8, 0, code, CurrencyType.CRYPTO))
-        Currency.register(currencies[-1], overwrite=True)
-    unit, quote = currencies
+    unit, quote = (Currency(code, 8, 0, code, CurrencyType.CRYPTO) for code in ("UNIT", "QUOTE"))
+    Currency.register(unit, overwrite=True)
+    Currency.register(quote, overwrite=True)
     name = InstrumentId(Symbol("TRADED"), VenueName("NAUTILUS"))
     margin = Decimal(str(settings.margin))
     pair = CurrencyPair(

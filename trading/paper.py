@@ -1,6 +1,7 @@
 """`qdesk paper` and `qdesk backtest`: the whole loop, from the model to the last line of the journal."""
 
 import gc
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -8,21 +9,23 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from market.bars import Bars, BarsError
-from market.event_bars import Every
+from market.bars import BarsError
 from market.events import EventsError
-from market.source import bars_from
-from trading.desk import Desk, wall_clock
-from trading.feed import Row, arriving, logged, paced, recorded
+from trading.desk import Desk
+from trading.feed import Rejections, Row, paced
 from trading.journal import JournalLost
+from trading.market_data import market_data
+from trading.preflight import Preflight
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
-from trading.startup import Model, market_of, model_of, open_desk, pipeline_of
+from trading.startup import Model, market_of, model_of, open_desk
 from trading.summary import Summary
 from trading.venue import SimulatedVenue
 
-STDIN = 0
+if TYPE_CHECKING:
+    from trading.nautilus import NautilusVenue
+
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -37,6 +40,7 @@ class Told(NamedTuple):
     summary: Summary
     stopped_by: signal.Signals | None
     journal: Path
+    rejections: Rejections
 
 
 def settle_memory() -> None:
@@ -53,6 +57,13 @@ def desk_name(model: str) -> str:
 def folder_of(settings: TradingSettings) -> Path:
     """Where a desk lives unless told otherwise."""
     return settings.desk or settings.mlruns / "desks" / desk_name(settings.model)
+
+
+def _resume_command(settings: TradingSettings, folder: Path) -> str:
+    """What sets the desk of a folder free, but for the reason."""
+    if folder == Path("mlruns") / "desks" / desk_name(settings.model):
+        return f"qdesk resume {shlex.quote(settings.model)}"
+    return f"qdesk resume --desk {shlex.quote(str(folder))}"
 
 
 def paper(
@@ -74,42 +85,32 @@ def paper(
     model = model_of(settings)
     live = settings.events == "-" and settings.pace != "max"
     pace = settings.pace or "max"
-    clock = wall_clock if live else None
-    instrument, rows = _market(settings, model, say)
-    market, folder = market_of(settings, model.bundle), folder_of(settings)
+    found = market_data(settings, model, say, live)
+    preflight = Preflight(settings, model, found.facts, say)
+    market = market_of(settings, model.bundle)
+    folder = folder_of(settings)
     desk = open_desk(
         settings,
         model,
         folder,
-        instrument,
+        found.instrument,
         lambda book: SimulatedVenue(market, book),
-        clock,
+        time.time_ns if live else None,
         durable=live or pace != "max",
+        interval=found.facts.interval,
+        say=say,
     )
+    found.alarms.append(desk.note)
     venue = desk.venue
     assert isinstance(venue, SimulatedVenue)
-    _introduce(desk, model, say)
-    summary, seen = Summary(desk.book), desk.book.price_time
+    summary = Summary(desk.book, _resume_command(settings, folder))
+    _introduce(desk, model, summary, say)
     settle_memory()
     with _signals() as caught:
         try:
-            shown = 0.0
-            fresh = _after(rows, seen)
-            for row in fresh if settings.events == "-" else paced(fresh, pace):
-                if caught.killed:
-                    desk.kill(caught.killed)
-                    caught.killed = ""
-                if row is not None:
-                    venue.on_bar(row)
-                    desk.on_bar(row)
-                    summary.take(desk.book)
-                else:
-                    desk.on_idle()
-                if caught.stop is not None:
-                    break
-                if (now := time.monotonic()) >= shown:
-                    status(summary.line(desk.book))
-                    shown = now + 0.5
+            fresh = _after(preflight.watched(found.rows), desk.book.price_time)
+            rows = fresh if settings.events == "-" else paced(fresh, pace)
+            _trade(desk, venue, rows, caught, summary, say, status)
             reason = caught.stop.name if caught.stop is not None else "the market ended"
             desk.stop(reason, flatten=settings.on_stop == "flatten")
             summary.take(desk.book)
@@ -117,7 +118,7 @@ def paper(
             with suppress(OSError):  # the same disk, perhaps
                 desk.latch.hold("HALTED", "the journal could not be written")
             raise
-        except (BarsError, EventsError):  # the market ended in a fault of its own
+        except (BadCommand, BarsError, EventsError):  # the market ended in a fault of its own
             raise
         except Exception as error:  # nobody's plan: not to be gone on from without a person
             with suppress(OSError):
@@ -125,7 +126,40 @@ def paper(
             raise
         finally:
             desk.ledger.journal.close()
-    return Told(desk, summary, caught.stop, desk.ledger.journal.path)
+    return Told(desk, summary, caught.stop, desk.ledger.journal.path, found.rejections)
+
+
+def _trade(
+    desk: Desk,
+    venue: SimulatedVenue,
+    rows: Iterator[Row | None],
+    caught: "_Caught",
+    summary: Summary,
+    say: Callable[[str], None],
+    status: Callable[[str], None],
+) -> None:
+    """Has the desk trade rows until they end or a signal came."""
+    book = desk.book
+    changes = book.changes
+    shown = 0.0
+    for row in rows:
+        if caught.killed:
+            desk.kill(caught.killed)
+            caught.killed = ""
+        if row is not None:
+            venue.on_bar(row)
+            desk.on_bar(row)
+            summary.take(book)
+        else:
+            desk.on_idle()
+        if book.changes > changes:
+            changes = book.changes
+            say(summary.state(book))
+        if caught.stop is not None:
+            return
+        if (now := time.monotonic()) >= shown:
+            status(summary.line(book))
+            shown = now + 0.5
 
 
 def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
@@ -142,10 +176,11 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
             "'qdesk[nautilus]'"
         )
     model = model_of(settings)
-    instrument, found = _market(settings, model, say)
-    rows = [row for row in found if row is not None]
+    found = market_data(settings, model, say).whole()
+    rows = [row for row in found.rows if row is not None]
     if not rows:
         raise BadCommand(f"{settings.bars or settings.events}: not one whole bar")
+    Preflight(settings, model, found.facts, say)
     market = market_of(settings, model.bundle)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     folder = settings.desk or settings.mlruns / "backtests" / f"{folder_of(settings).name}-{stamp}"
@@ -154,72 +189,51 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
         update={"trade": settings.trade.model_copy(update={"cash": cash})}
     )
     if settings.engine == "nautilus":
-        desk, summary = _in_engine(settings, model, folder, instrument, rows, cash)
+        from trading.nautilus import NautilusVenue
+
+        venue: SimulatedVenue | NautilusVenue = NautilusVenue(market)
     else:
-        desk = open_desk(settings, model, folder, instrument, lambda _: SimulatedVenue(market))
-        venue = desk.venue
-        assert isinstance(venue, SimulatedVenue)
-        summary = Summary(desk.book)
+        venue = SimulatedVenue(market)
+    interval = found.facts.interval
+    desk = open_desk(
+        settings, model, folder, found.instrument, lambda _: venue, interval=interval, say=say
+    )
+    summary = Summary(desk.book, _resume_command(settings, folder))
+    try:
         settle_memory()
-        for row in rows:
-            venue.on_bar(row)
-            desk.on_bar(row)
-            summary.take(desk.book)
-    desk.stop("the market ended", flatten=False)
-    desk.ledger.journal.close()
-    return Told(desk, summary, None, desk.ledger.journal.path)
+        if isinstance(venue, SimulatedVenue):
+            for row in rows:
+                venue.on_bar(row)
+                desk.on_bar(row)
+                summary.take(desk.book)
+        else:
+            _in_engine(settings, desk, venue, summary, rows, cash)
+        desk.stop("the market ended", flatten=False)
+    finally:
+        desk.ledger.journal.close()
+    return Told(desk, summary, None, desk.ledger.journal.path, found.rejections)
 
 
 def _in_engine(
     settings: BacktestSettings,
-    model: Model,
-    folder: Path,
-    instrument: str,
+    desk: Desk,
+    venue: "NautilusVenue",
+    summary: Summary,
     rows: list[Row],
     cash: float,
-) -> tuple[Desk, Summary]:
+) -> None:
     from trading import nautilus
     from trading.quotes import quotes_of, quotes_of_log
 
-    market = market_of(settings, model.bundle)
-    venue = nautilus.NautilusVenue(market)
-    desk = open_desk(settings, model, folder, instrument, lambda _: venue)
-    summary = Summary(desk.book)
     latency = round(settings.latency * 1e9)
     if settings.events is not None:
         quotes = quotes_of_log(Path(settings.events), settings.instrument)
     else:
-        quotes = quotes_of(rows, market, latency)
+        quotes = quotes_of(rows, venue.market, latency)
     engine = nautilus.NautilusSettings(
         latency=settings.latency, leverage=settings.leverage, margin=settings.margin
     )
-    settle_memory()
     nautilus.run(desk, venue, rows, quotes, engine, cash, summary.take)
-    return desk, summary
-
-
-def _market(
-    settings: TradingSettings, model: Model, say: Callable[[str], None]
-) -> tuple[str, Iterator[Row | None]]:
-    """What the instrument is called, and its bars; what cannot be used is refused first."""
-    needed = pipeline_of(model).stream().columns
-    if settings.bars is not None:
-        bars: Bars = bars_from(settings.bars)
-        missing = [name for name in needed if name not in bars.table.columns]
-        if missing:
-            raise BarsError(
-                f"{bars.name}: {model.name} needs {', '.join(missing)}, which these bars do not have"
-            )
-        return settings.instrument or bars.name, iter(recorded(bars))
-    named = settings.instrument
-    Every.parse(settings.every)
-    if settings.events == "-":
-        rows = arriving(STDIN, settings.every, named, lambda fault: say(f"passed over: {fault}"))
-        return named or "stdin", rows
-    path = Path(str(settings.events))
-    if not path.exists():
-        raise EventsError(f"{path}: no such file")
-    return named or path.name.split(".")[0], logged(path, settings.every, named)
 
 
 def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row | None]:
@@ -227,9 +241,11 @@ def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row | None]:
     return (row for row in rows if row is None or row["time"] > seen)
 
 
-def _introduce(desk: Desk, model: Model, say: Callable[[str], None]) -> None:
+def _introduce(desk: Desk, model: Model, summary: Summary, say: Callable[[str], None]) -> None:
     for step in model.steps_down:
         say(f"not good: {step}")
+    for note in model.notes:
+        say(note)
     say(f"{model.name} v{model.version} ({model.source}) decides, scheme {desk.scheme}")
     book = desk.book
     if desk.ledger.journal.torn is not None:
@@ -237,7 +253,7 @@ def _introduce(desk: Desk, model: Model, say: Callable[[str], None]) -> None:
     if book.decisions:
         say(f"gone on from the journal: {book.bars:,} bars, position {book.position:g}")
     if book.state != "ACTIVE":
-        say(f"{book.state}: {book.reason}. `qdesk resume --reason WHY` sets it free")
+        say(summary.state(book))
 
 
 class _Caught:

@@ -4,7 +4,8 @@ Action 0 is flat in the scheme `target` and no order in the scheme `order`. How 
 before the desk stops trusting its policy is for the risk engine to say (`Limits.max_faults`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.exploration import EpsilonSettings, epsilon
 from models.single import one_state
 
 ACTIONS = (-1, 0, 1)
+BEYOND = 3.0  # deviations past its range in training at which a feature counts as outside it
 PER_GOLDEN = 100.0  # times the largest golden Q-value, the widest that a Q-value may be by default
 
 
@@ -51,6 +53,7 @@ class Decision(NamedTuple):
         q_values: of the three actions; none where there are none to trust.
         fault: why the action is 0 without being wanted; none where nothing failed.
         explored: whether it was drawn at random.
+        outside: features that are far outside the range that they had in training.
     """
 
     action: int
@@ -58,6 +61,7 @@ class Decision(NamedTuple):
     q_values: list[float] | None
     fault: str | None = None
     explored: bool = False
+    outside: Sequence[str] = ()
 
 
 class SafePolicy:
@@ -75,6 +79,7 @@ class SafePolicy:
         exploration: EpsilonSettings | None = None,
         decisions: int = 0,
         q_values: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         """Prepares a verified bundle.
 
@@ -84,6 +89,7 @@ class SafePolicy:
             exploration: how often it acts at random where `settings.explore` is set.
             decisions: taken before, in an earlier process: exploration goes on from there.
             q_values: in place of the bundle's own, from a state to three values.
+            ranges: lowest and highest value that features had in training, in deviations, by name.
 
         Raises:
             ValueError: the bundle's features are not those that it was made for.
@@ -98,6 +104,11 @@ class SafePolicy:
         largest = float(np.abs(np.array(bundle.manifest.golden.q_values)).max())
         self._max_q = settings.max_q_value or PER_GOLDEN * max(largest, 1.0)
         self._max_feature = settings.max_feature
+        self._ranges = [
+            (place, name, low - BEYOND, high + BEYOND)
+            for place, name in enumerate(self.pipeline.names)
+            for low, high in [(ranges or {}).get(name, (-inf, inf))]
+        ]
 
     def decide(  # noqa: PLR0911  # a check a line
         self, features: NDArray[np.float32], position: float
@@ -129,9 +140,13 @@ class SafePolicy:
                 return Decision(
                     0, state, q_values, f"a Q-value is past {self._max_q:g}: {q_values}"
                 )
+            outside = [
+                name for place, name, low, high in self._ranges if not low <= state[place] <= high
+            ]
             if self._exploration is not None and self._random.random() < self._rate():
-                return Decision(int(self._random.integers(-1, 2)), state, q_values, None, True)
-            return Decision(q_values.index(high) - 1, state, q_values)
+                action = int(self._random.integers(-1, 2))
+                return Decision(action, state, q_values, None, True, outside)
+            return Decision(q_values.index(high) - 1, state, q_values, outside=outside)
         except Exception as error:
             return Decision(0, state, None, f"{type(error).__name__}: {error}")
 

@@ -1,6 +1,7 @@
 """What can be traded at: the opens and closes of bars, or the books and quotes of an event log."""
 
 from collections.abc import Sequence
+from math import ceil, log10
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from market.accounting import MarketSettings
 from market.event_files import event_blocks
 from market.events import EventsError
 from trading.desk import Bar
+from trading.settings import BadCommand
 
 MOST_DIGITS = 9  # of a price
+HIGHEST = 1e9  # price that the engine takes at so many digits
 ENDLESS = 1e9  # units quoted where nobody told a size
 STARTS = 1  # ns after a close at which the next bar's open is quoted
 
@@ -27,9 +30,47 @@ class Quote:
         self.time, self.bids, self.asks = time, bids, asks
 
 
-def digits_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> int:
-    """Decimal places that the prices of bars and quotes need, at most nine."""
-    prices = [bar[name] for bar in bars for name in ("open", "close")]
+def scale_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> float:
+    """A power of ten that all prices are multiplied by, so that none is small.
+
+    The engine keeps prices to nine decimals and money to eight: at a price of a millionth, a fee would be
+    nothing. Prices of one and more stay as they are; otherwise the lowest becomes a thousand or more.
+
+    Raises:
+        BadCommand: prices lie too far apart for any scale.
+    """
+    prices = [bar[name] for bar in bars for name in ("low", "high")]
+    prices += [price for quote in quotes for price, _ in (*quote.bids, *quote.asks)]
+    lowest = min(prices)
+    highest = max(prices)
+    if lowest >= 1:
+        return 1.0
+    scale = 10.0 ** ceil(3 - log10(lowest))
+    if highest * scale > HIGHEST:
+        raise BadCommand(
+            f"prices from {lowest:g} to {highest:g} lie too far apart for NautilusTrader's nine "
+            "decimals; --engine simulated has no such limit"
+        )
+    return scale
+
+
+def scaled(quotes: Sequence[Quote], scale: float) -> Sequence[Quote]:
+    """The same quotes with their prices multiplied."""
+    if scale == 1:
+        return quotes
+    return [
+        Quote(
+            quote.time,
+            [(price * scale, size) for price, size in quote.bids],
+            [(price * scale, size) for price, size in quote.asks],
+        )
+        for quote in quotes
+    ]
+
+
+def digits_of(bars: Sequence[Bar], quotes: Sequence[Quote] = (), scale: float = 1.0) -> int:
+    """Decimal places that the prices of bars need when multiplied, and those of quotes; at most nine."""
+    prices = [bar[name] * scale for bar in bars for name in ("open", "close")]
     prices += [price for quote in quotes for price, _ in (*quote.bids, *quote.asks)]
     for digits in range(MOST_DIGITS):
         if all(round(price, digits) == price for price in prices):

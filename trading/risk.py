@@ -3,10 +3,14 @@
 It fails closed: what is not known is not allowed. There are three states. ACTIVE: orders pass within the
 limits. REDUCING: the desk goes flat; orders that bring the position nearer to zero pass, and none through
 it. HALTED: nothing is sent, and what is held is held. Down is automatic, up is by hand.
+
+Limits on size, notional, rate, age, volatility and collar bound what adds to a position. An order that
+only reduces one passes them all: a limit must never keep a position open.
 """
 
+from datetime import UTC, datetime
 from math import inf, isfinite
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,41 +19,69 @@ from trading.orders import Order
 
 SEVERITY: dict[RiskState, int] = {"ACTIVE": 0, "REDUCING": 1, "HALTED": 2}
 SECOND = 10**9
+HOUR = 3600.0  # s
+STALE_INTERVALS = 3  # bars of silence after which a price is stale, by default
+LEAST_STALE = 60.0  # s, however short the bars
+STALE_WITHOUT_INTERVAL = 7200.0  # s, for bars by trades or by volume
+LEVERAGE = 10.0  # of the money that the account was funded with: the default limit on notional
+VOLATILE_AN_HOUR = 0.05  # deviation of log returns an hour above which no exposure is added
+
+Auto = Literal["auto"]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Limits(BaseModel):
-    """What an order, a position and a day may be. `none` turns a limit off."""
+    """What an order, a position and a day may be. `none` turns a limit off.
+
+    A limit that is `auto` follows the instrument: its price, and the length of its bars.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_order_quantity: float | None = Field(
-        2.0, gt=0, description="of an order, units; orders that reduce are sent in parts"
+    max_order_quantity: Positive | Auto | None = Field(
+        "auto", description="of an order that adds, units; auto: twice the quantity traded"
     )
-    max_order_notional: float | None = Field(
-        100_000.0, gt=0, description="of an order, quote currency; as above"
+    max_order_notional: Positive | Auto | None = Field(
+        "auto", description="of such an order, quote currency; auto: 20 times the account's funding"
     )
-    max_position: float | None = Field(1.0, gt=0, description="held long or short, units")
-    max_notional: float | None = Field(
-        100_000.0, gt=0, description="of the position, long or short, quote currency"
+    max_position: Positive | Auto | None = Field(
+        "auto", description="held long or short, units; auto: the quantity traded"
+    )
+    max_notional: Positive | Auto | None = Field(
+        "auto",
+        description="of the position, long or short, quote currency; auto: 10 times the account's "
+        "funding",
     )
     max_orders_per_minute: int | None = Field(30, ge=1, description="orders in any 60 s")
-    price_collar: float | None = Field(
-        0.2,
-        gt=0,
-        description="a price is refused that is farther from the last one, as a share of it",
+    price_collar: Positive | Auto | None = Field(
+        "auto",
+        description="a price farther from the last one, as a share of it, is not believed; auto: 12 "
+        "deviations of the last bars' returns, from 5% to 50%; 20% a day until those are known",
+    )
+    collar_bars: int = Field(
+        3,
+        ge=2,
+        description="bars in a row outside the collar and within it of each other that are believed",
     )
     min_volatility: float | None = Field(
         0.0, ge=0, description="below it no exposure is added: deviation of log returns a bar"
     )
-    max_volatility: float | None = Field(0.05, gt=0, description="above it, likewise")
+    max_volatility: Positive | Auto | None = Field(
+        "auto", description="above it, likewise; auto: 5% an hour, and never below 5%"
+    )
     volatility_bars: int = Field(
         20, ge=1, description="bars that volatility is taken of; until then no exposure is added"
     )
-    stale_seconds: float | None = Field(
-        7200.0, gt=0, description="age of the last good price at which nothing is sent any more, s"
+    stale_seconds: Positive | Auto | None = Field(
+        "auto",
+        description="silence of the market after which nothing is decided on and no exposure added, "
+        "s; auto: three intervals of the bar, at least 60",
     )
     clock_skew: float | None = Field(
-        5.0, gt=0, description="a clock behind a bar, or behind itself, by so much reduces, s"
+        5.0,
+        gt=0,
+        description="a clock behind a bar, or behind itself, by so much reduces; an event ahead of "
+        "the clock by so much is rejected, s",
     )
     max_daily_loss: float | None = Field(
         0.1, gt=0, description="of the equity with which the day (UTC) began; at it, reduce"
@@ -68,11 +100,40 @@ class Limits(BaseModel):
         description="by which venue and desk may disagree on the position, units; else halt",
     )
 
+    def resolved(self, quantity: float, interval: float | None) -> "Limits":
+        """These limits where what is `auto` is a number, but for the notional and the collar.
+
+        Those two follow the account and its last prices; see `most_notional` and `PriceCollar`.
+
+        Args:
+            quantity: of a position of 1, units.
+            interval: length of a bar, s; None where bars have none.
+        """
+        hours = max((interval or HOUR) / HOUR, 1.0)
+        stale = STALE_WITHOUT_INTERVAL
+        if interval is not None:
+            stale = max(STALE_INTERVALS * interval, LEAST_STALE)
+        numbers = {
+            "max_order_quantity": 2 * quantity,
+            "max_position": quantity,
+            "max_volatility": VOLATILE_AN_HOUR * hours**0.5,
+            "stale_seconds": stale,
+        }
+        changed = {name: value for name, value in numbers.items() if getattr(self, name) == "auto"}
+        return self.model_copy(update=changed)
+
 
 class Breach(NamedTuple):
     """A limit that was met, and the state that it asks for."""
 
     state: RiskState
+    reason: str
+
+
+class Refusal(NamedTuple):
+    """Why an order may not be sent."""
+
+    limit: str  # name of the setting or of the rule
     reason: str
 
 
@@ -93,98 +154,115 @@ def breach(book: Book, limits: Limits) -> Breach | None:  # noqa: PLR0911  # a l
         return Breach("HALTED", f"equity is {equity}")
     if limits.max_drawdown is not None and equity <= (1 - limits.max_drawdown) * book.peak:
         lost = 1 - equity / book.peak if book.peak > 0 else inf
-        return Breach("REDUCING", f"equity is {lost:.1%} below its highest")
+        return Breach("REDUCING", f"equity is {lost:.1%} below its highest, {_at(book)}")
     if (
         limits.max_daily_loss is not None
         and equity <= (1 - limits.max_daily_loss) * book.day_equity
     ):
         lost = 1 - equity / book.day_equity if book.day_equity > 0 else inf
-        return Breach("REDUCING", f"equity lost {lost:.1%} today")
+        return Breach("REDUCING", f"equity lost {lost:.1%} since the day began, {_at(book)}")
     return None
+
+
+def _at(book: Book) -> str:
+    """The time of the bar at hand, as a reason states it."""
+    return f"{datetime.fromtimestamp(book.marked // SECOND, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def refusal(  # noqa: PLR0911  # a rule a line
     order: Order, book: Book, limits: Limits, now: int
-) -> str | None:
+) -> Refusal | None:
     """Why an order may not be sent; None where it may.
 
     Args:
-        order: what is to be sent.
+        order: what is to be sent, whole: a venue's own largest size comes later.
         book: as it is now.
-        limits: what is allowed.
+        limits: what is allowed, resolved.
         now: ns since 1970.
     """
     if book.state == "HALTED":
-        return f"HALTED: {book.reason}"
+        return Refusal("HALTED", f"HALTED: {book.reason}")
     if not (0 < order.quantity < inf and 0 < order.price < inf):
-        return f"{order.quantity} at {order.price} is no order"
+        return Refusal("order", f"{order.quantity} at {order.price} is no order")
     if book.working is not None:
-        return f"order {book.working.order.id} has not ended"
+        return Refusal("working order", f"order {book.working.order.id} has not ended")
     if order.id in book.ended:
-        return f"order {order.id} was sent before"
-    position, after = book.position, book.position + order.signed
-    reduces = abs(after) <= abs(position) + DUST and after * position >= -DUST * DUST
-    if order.reduce_only and not (reduces and abs(after) < abs(position)):
-        return f"it is to reduce a position of {position:g}, but would make it {after:g}"
-    if book.state == "REDUCING" and not reduces:
-        return f"REDUCING: {book.reason}"
-    return _past_limits(order, book, limits, now) or (
-        None if reduces else _past_exposure(after, order.price, book, limits)
+        return Refusal("order id", f"order {order.id} was sent before")
+    position = book.position
+    after = position + order.signed
+    reduces = abs(after) < abs(position) and after * position >= -DUST * DUST
+    if order.reduce_only and not reduces:
+        reason = f"it is to reduce a position of {position:g}, but would make it {after:g}"
+        return Refusal("reduce only", reason)
+    if reduces:
+        return None
+    if book.state == "REDUCING":
+        return Refusal("REDUCING", f"REDUCING: {book.reason}")
+    return _past_limits(order, book, limits, now) or _past_exposure(
+        after, order.price, book, limits
     )
 
 
-def sendable(quantity: float, price: float, limits: Limits) -> float:
-    """As much of an order that reduces as one order may be, units."""
-    if limits.max_order_quantity is not None:
-        quantity = min(quantity, limits.max_order_quantity)
-    if limits.max_order_notional is not None:
-        quantity = min(quantity, limits.max_order_notional / price * (1 - 1e-12))
-    return quantity
+def most_notional(limit: float | str | None, book: Book, orders: int = 1) -> float | None:
+    """A limit on notional in quote currency; None where there is none.
+
+    Args:
+        limit: as set.
+        book: whose funding `auto` is a multiple of.
+        orders: 2 for a limit on orders, which may turn a position over, else 1.
+    """
+    if isinstance(limit, str):
+        return None if book.funded is None else orders * LEVERAGE * book.funded
+    return limit
 
 
-def off_market(price: float, book: Book, limits: Limits) -> str | None:
-    """Why a price cannot follow the last one; None where it can."""
-    if limits.price_collar is None or not book.anchored:
-        return None
-    if abs(price / book.price - 1) <= limits.price_collar:
-        return None
-    return f"{price:g} is more than {limits.price_collar:.0%} from the last price, {book.price:g}"
-
-
-def _past_limits(order: Order, book: Book, limits: Limits, now: int) -> str | None:
-    if limits.max_order_quantity is not None and order.quantity > limits.max_order_quantity:
-        return (
-            f"{order.quantity:g} units are above max_order_quantity, {limits.max_order_quantity:g}"
-        )
+def _past_limits(order: Order, book: Book, limits: Limits, now: int) -> Refusal | None:
+    quantity = limits.max_order_quantity
+    if isinstance(quantity, float) and order.quantity > quantity + DUST:
+        reason = f"{order.quantity:g} units are above max_order_quantity, {quantity:g}"
+        return Refusal("max_order_quantity", reason)
     notional = order.quantity * order.price
-    if limits.max_order_notional is not None and notional > limits.max_order_notional:
-        return (
-            f"a notional of {notional:g} is above max_order_notional, {limits.max_order_notional:g}"
-        )
+    most = most_notional(limits.max_order_notional, book, orders=2)
+    if most is not None and notional > most:
+        reason = f"a notional of {notional:g} is above max_order_notional, {most:g}"
+        return Refusal("max_order_notional", reason)
     if limits.max_orders_per_minute is not None:
         recent = sum(time > now - 60 * SECOND for time in book.order_times)
         if recent >= limits.max_orders_per_minute:
-            return f"{recent} orders were sent in the last 60 s"
-    if limits.stale_seconds is not None:
+            reason = f"{recent} orders were sent in the last 60 s"
+            return Refusal("max_orders_per_minute", reason)
+    if isinstance(limits.stale_seconds, float):
         age = (now - book.price_time) / SECOND
         if not age <= limits.stale_seconds:
-            return f"the last price is {age:.0f} s old"
-    return off_market(order.price, book, limits)
+            return Refusal("stale_seconds", f"the last price is {age:.0f} s old")
+    return None
 
 
-def _past_exposure(after: float, price: float, book: Book, limits: Limits) -> str | None:
-    if limits.max_position is not None and abs(after) > limits.max_position + DUST:
-        return f"a position of {after:g} is past max_position, {limits.max_position:g}"
+def _past_exposure(after: float, price: float, book: Book, limits: Limits) -> Refusal | None:
+    most = limits.max_position
+    if isinstance(most, float) and abs(after) > most + DUST:
+        return Refusal("max_position", f"a position of {after:g} is past max_position, {most:g}")
     notional = abs(after) * price
-    if limits.max_notional is not None and notional > limits.max_notional:
-        return f"a position worth {notional:g} is past max_notional, {limits.max_notional:g}"
-    low, high = limits.min_volatility, limits.max_volatility
+    dearest = most_notional(limits.max_notional, book)
+    if dearest is not None and notional > dearest:
+        reason = f"a position worth {notional:g} is past max_notional, {dearest:g}"
+        return Refusal("max_notional", reason)
+    return _past_volatility(book, limits)
+
+
+def _past_volatility(book: Book, limits: Limits) -> Refusal | None:
+    low = limits.min_volatility
+    high = limits.max_volatility if isinstance(limits.max_volatility, float) else None
     if low is None and high is None:
         return None
     volatility = book.volatility
     if volatility is None:
-        return f"volatility is not known before {limits.volatility_bars} bars"
-    if not (low or 0.0) <= volatility <= (inf if high is None else high):
-        band = f"[{low or 0:g}, {inf if high is None else high:g}]"
-        return f"volatility is {volatility:.3g} a bar, outside {band}"
+        reason = f"volatility is not known before {limits.volatility_bars} bars"
+        return Refusal("volatility_bars", reason)
+    if volatility < (low or 0.0):
+        reason = f"volatility is {volatility:.3g} a bar, below min_volatility, {low:g}"
+        return Refusal("min_volatility", reason)
+    if high is not None and volatility > high:
+        reason = f"volatility is {volatility:.3g} a bar, above max_volatility, {high:g}"
+        return Refusal("max_volatility", reason)
     return None

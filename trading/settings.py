@@ -8,6 +8,7 @@ Everything has its default in the module that uses it. Of the environment only t
 import argparse
 import os
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -89,6 +90,11 @@ class TradingSettings(BaseSettings):
     every: str = Field("1m", description="when a bar of events ends: 1s, 30m, '500 trades' ...")
     instrument: str | None = Field(
         None, description="the only one of an event log; else how it is called"
+    )
+    accept_other_market: bool = Field(
+        False,
+        description="trade a market that differs from the one of training: instrument, length of bars, "
+        "calendar or scale of prices",
     )
     desk: Path | None = Field(None, description="folder of journal, latch and kill switch")
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
@@ -197,7 +203,8 @@ def load[Settings: TradingSettings](
         raise BadCommand(f"qdesk {command}: {error}; see `qdesk {command} --help`") from error
     except ValidationError as error:
         fault = error.errors()[0]
-        path = ".".join(str(part) for part in fault["loc"])
+        named = takewhile(lambda part: str(part).isidentifier(), fault["loc"])
+        path = ".".join(map(str, named))
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             reason = f"is no setting; see `qdesk {command} --help`"

@@ -1,6 +1,6 @@
 """From settings to a desk that may trade: the model that can be trusted, the journal gone on from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
@@ -23,6 +23,10 @@ from trading.settings import BacktestSettings, BadCommand, TradingSettings
 JOURNAL = "journal.jsonl"
 
 
+class NotPromoted(Exception):
+    """No version of a model was promoted, so that none may trade. The message has the command."""
+
+
 class Model(NamedTuple):
     """What decides, and where it came from."""
 
@@ -31,6 +35,7 @@ class Model(NamedTuple):
     version: str
     source: str
     steps_down: list[str]
+    notes: Sequence[str] = ()
 
 
 def model_of(settings: TradingSettings) -> Model:
@@ -38,6 +43,7 @@ def model_of(settings: TradingSettings) -> Model:
 
     Raises:
         BadCommand: there is none that can be trusted. The message has every step down.
+        NotPromoted: there are versions, but none was ever promoted.
     """
     asked = settings.model
     uri = settings.tracking_uri or f"sqlite:///{(settings.mlruns / 'mlflow.db').resolve()}"
@@ -56,13 +62,19 @@ def model_of(settings: TradingSettings) -> Model:
             bundle, version = _registered(uri, name, which)
             return Model(bundle, name, version, which, [])
     last = load_last_good(asked, settings.mlruns / "last_good", uri)
+    if last.unpromoted:
+        raise NotPromoted(
+            f"{asked}: {'; '.join(last.steps_down)}; `qdesk models promote {asked} VERSION --reason WHY` "
+            f"makes a champion, and {asked}@candidate trades one that is none yet"
+        )
     if last.bundle is None:
         steps = "; ".join(last.steps_down)
         raise BadCommand(
             f"{asked}: no model that can be trusted ({steps}). `qdesk models promote` makes a champion; "
             f"{asked}@candidate trades one that is none yet"
         )
-    return Model(last.bundle, asked, last.version or "?", last.source, last.steps_down)
+    source = last.source
+    return Model(last.bundle, asked, last.version or "?", source, last.steps_down, last.notes)
 
 
 def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
@@ -71,12 +83,17 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    from models.promotion import NoVersion, load_bundle, resolve
+    from models.promotion import CHAMPION, NoVersion, load_bundle, recorded, resolve
 
     try:
         with impatient():
             client = MlflowClient(uri, uri)
             version = resolve(client, name, which)
+            if which == CHAMPION and (elsewhere := recorded(client, name).elsewhere) is not None:
+                raise NotPromoted(
+                    f"{name}@{which}: {elsewhere}; run `qdesk models promote {name} {version.version} "
+                    f"--reason WHY`, or trade {name}/{version.version}"
+                )
             return load_bundle(client, version), str(version.version)
     except (NoVersion, Damaged, OSError) as error:
         raise BadCommand(str(error)) from error
@@ -101,6 +118,8 @@ def open_desk(
     venue_of: Callable[[Book], Venue],
     clock: Callable[[], int] | None = None,
     durable: bool = False,
+    interval: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Desk:
     """A desk that goes on from its folder's journal, started.
 
@@ -111,6 +130,8 @@ def open_desk(
         instrument: what is traded.
         venue_of: makes the venue, given what the account holds.
         clock: as of `Desk`.
+        interval: as of `Desk`.
+        say: as of `Desk`.
         durable: whether the journal waits for the disk.
 
     Raises:
@@ -133,9 +154,13 @@ def open_desk(
                 except BarsError:  # another model needs what those bars do not have
                     stream = pipeline.stream()
         origin = bundle.manifest.origin
+        trained = origin.market
+        ranges = (
+            {name: (low, high) for name, (low, high) in trained.ranges.items()} if trained else {}
+        )
         ledger = Ledger(journal, book, instrument)
         desk = Desk(
-            SafePolicy(bundle, settings.policy, settings.epsilon, book.decisions),
+            SafePolicy(bundle, settings.policy, settings.epsilon, book.decisions, ranges=ranges),
             stream,
             origin.scheme,
             venue_of(book),
@@ -145,6 +170,8 @@ def open_desk(
             settings.trade,
             settings.execution,
             clock,
+            interval,
+            say,
         )
         now = clock() if clock is not None else book.time
         ledger.record(
@@ -162,6 +189,8 @@ def open_desk(
             gamma=origin.settings.get("learner", {}).get("gamma"),
             quantity=settings.trade.quantity,
             settings=settings.model_dump(mode="json"),
+            limits=desk.limits.model_dump(mode="json"),
+            costs=market_of(settings, bundle).model_dump(mode="json"),
             torn=journal.torn,
         )
         desk.start(now)

@@ -6,6 +6,8 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from market.bars import Bars
+from market.calendar import Calendar
+from models.manifest import TrainedMarket
 from training.data import TrainingData
 from training.origin import code_version
 from training.settings import TrainSettings
@@ -90,7 +92,24 @@ def origin(settings: TrainSettings, data: TrainingData, seed: int, run: str) -> 
         "settings": settings.tree(),
         "data_hash": data.bars.content_hash,
         "code_version": code_version(),
+        "market": trained_market(data),
     }
+
+
+def trained_market(data: TrainingData) -> TrainedMarket:
+    """What trading compares a market with."""
+    calendar = Calendar.of(data.bars.table["time"].dt.replace_time_zone(None).to_numpy())
+    close = data.split.train.column("close")
+    features = data.train.features
+    bounds = zip(features.min(axis=0).tolist(), features.max(axis=0).tolist(), strict=True)
+    return TrainedMarket(
+        instrument=data.bars.name,
+        interval=None if calendar.kind == "irregular" else calendar.interval,
+        calendar=calendar.kind,
+        lowest=float(close.min()),
+        highest=float(close.max()),
+        ranges=dict(zip(data.features.names, map(list, bounds), strict=True)),
+    )
 
 
 def _algorithm(settings: TrainSettings) -> str:

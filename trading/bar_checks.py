@@ -1,0 +1,112 @@
+"""Which bars a desk believes, and which it decides on.
+
+A close far from the last one is not believed: one bad print marks nothing and sells nothing. But a price
+that stays away is real. From the second bar in a row outside the collar, the limits on losses count it
+(`Book.last_price`); once `collar_bars` of them in a row lie within the collar of each other, the new
+level is believed, and the desk is REDUCING.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, NamedTuple
+
+from trading.book import Book
+from trading.risk import Limits
+
+SECOND = 10**9
+DAY = 86_400.0  # s
+COLLAR_A_DAY = 0.2  # share by which a price may move in a day while volatility is not known
+COLLAR_DEVIATIONS = 12.0  # of the last returns, by which a price may move once those are known
+NARROWEST = 0.05
+WIDEST = 0.5
+
+
+class OffMarket(NamedTuple):
+    """A close outside the collar."""
+
+    reason: str
+    level: int  # bars in a row outside the collar, this one included, within it of each other
+    moved: float  # from the last believed price, as a share of it
+
+
+class PriceCollar:
+    """How far a close may be from the last one that was believed."""
+
+    def __init__(self, book: Book, limits: Limits, interval: float | None) -> None:
+        """Looks at a book without changing it.
+
+        Args:
+            book: with the last price and returns.
+            limits: `price_collar` and `collar_bars`.
+            interval: length of a bar, s; None where bars have none.
+        """
+        self.book = book
+        self.limits = limits
+        self.interval = interval
+
+    def width(self, elapsed: float) -> float | None:
+        """By how much of the last price the next one may differ; None where by any amount.
+
+        By default this is a number of deviations of the last returns, or a share a day until those
+        are known; both grow with the square root of time, as a random walk does.
+
+        Args:
+            elapsed: since the last price, s.
+        """
+        limit = self.limits.price_collar
+        if not isinstance(limit, str):
+            return limit
+        volatility = self.book.volatility
+        if volatility is None:
+            width = COLLAR_A_DAY * (max(elapsed, 0.0) / DAY) ** 0.5
+        else:
+            bars = 1.0 if self.interval is None else max(elapsed / self.interval, 1.0)
+            width = COLLAR_DEVIATIONS * volatility * bars**0.5
+        return float(min(max(width, NARROWEST), WIDEST))
+
+    def off_market(self, bar: Mapping[str, Any]) -> OffMarket | None:
+        """What is wrong with the close of a bar; None where it can follow the last one."""
+        book = self.book
+        close = bar.get("close")
+        if not book.anchored or not isinstance(close, float) or not 0 < close < inf:
+            return None
+        width = self.width((bar["time"] - book.price_time) / SECOND)
+        moved: float = close / book.price - 1
+        if width is None or abs(moved) <= width:
+            return None
+        reason = f"{close:g} is more than {width:.0%} from the last price, {book.price:g}"
+        return OffMarket(reason, self._level(close), moved)
+
+    def _level(self, close: float) -> int:
+        width = self.width(self.interval or 0.0)
+        if not self.book.off_market or width is None:
+            return 1
+        near = abs(close / self.book.off_price - 1) <= width
+        return self.book.level + 1 if near else 1
+
+
+def silence(bar: Mapping[str, Any], now: int, limits: Limits) -> float | None:
+    """For how long a market has said nothing that a bar could be decided on, s; None where it has.
+
+    A bar is no ground for a decision where the last event before its close is older than `stale_seconds`,
+    nor where the bar itself is, by the clock.
+
+    Args:
+        bar: with its `time`, and `last_event` where that is before the bar (both ns).
+        now: ns since 1970.
+        limits: resolved.
+    """
+    limit = limits.stale_seconds
+    if not isinstance(limit, float):
+        return None
+    closed: int = bar["time"]
+    event: int = bar.get("last_event", closed)
+    silent = (closed - event) / SECOND
+    age = (now - closed) / SECOND
+    return max(silent, age) if silent > limit or age > limit else None
+
+
+def utc(ns: int) -> str:
+    """A time as sentences state it."""
+    return f"{datetime.fromtimestamp(ns // SECOND, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,109 @@
+"""The market that a command names: its bars as rows, and what is known of it before the first one."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from market.bars import Bars, BarsError
+from market.calendar import Calendar
+from market.event_bars import Every
+from market.events import EventsError
+from market.source import bars_from
+from trading.feed import Rejections, Row, arriving, logged, recorded
+from trading.preflight import MarketFacts
+from trading.settings import TradingSettings
+from trading.startup import Model, pipeline_of
+
+STDIN = 0
+
+
+class MarketData(NamedTuple):
+    """What is to be traded.
+
+    Attributes:
+        instrument: what the journal calls it.
+        rows: its bars; None where time passed without one.
+        facts: what is known of it now.
+        rejections: events that are passed over.
+        alarms: told in a sentence where the feed brings nothing to trade on.
+    """
+
+    instrument: str
+    rows: Iterator[Row | None]
+    facts: MarketFacts
+    rejections: Rejections
+    alarms: list[Callable[[str], None]]
+
+    def whole(self) -> "MarketData":
+        """The same with all bars read, so that their prices are known."""
+        rows = [row for row in self.rows if row is not None]
+        closes = np.array([row["close"] for row in rows])
+        return self._replace(rows=iter(rows), facts=self.facts._replace(closes=closes))
+
+
+def market_data(
+    settings: TradingSettings, model: Model, say: Callable[[str], None], live: bool = False
+) -> MarketData:
+    """What the settings name, and its bars; what cannot be used is refused first.
+
+    Args:
+        settings: of the command.
+        model: that is to trade.
+        say: told in a sentence what a person should know.
+        live: whether events arrive as they happen.
+
+    Raises:
+        BarsError, EventsError: bars or events that cannot be used.
+    """
+    rejections = Rejections(say)
+    alarms = [say]
+    needed = pipeline_of(model).stream().columns
+    if settings.bars is not None:
+        bars: Bars = bars_from(settings.bars)
+        missing = [name for name in needed if name not in bars.table.columns]
+        if missing:
+            raise BarsError(
+                f"{bars.name}: {model.name} needs {', '.join(missing)}, which these bars do not have"
+            )
+        name = settings.instrument or bars.name
+        facts = _facts_of(bars)._replace(instrument=name)
+        return MarketData(name, iter(recorded(bars)), facts, rejections, alarms)
+    named = settings.instrument
+    every = Every.parse(settings.every)
+    interval = every.amount / 1e9 if every.by == "time" else None
+    if settings.events == "-":
+        facts = MarketFacts(named, interval, None, None)
+        latest = _latest(settings.limits.clock_skew) if live else None
+
+        def alarm(reason: str) -> None:
+            for each in alarms:
+                each(reason)
+
+        rows = arriving(STDIN, settings.every, named, rejections, latest, alarm)
+        return MarketData(named or "stdin", rows, facts, rejections, alarms)
+    path = Path(str(settings.events))
+    if not path.exists():
+        raise EventsError(f"{path}: no such file")
+    name = named or path.name.split(".")[0]
+    facts = MarketFacts(named, interval, None, None)
+    rows = logged(path, settings.every, named, rejections)
+    return MarketData(name, rows, facts, rejections, alarms)
+
+
+def _facts_of(bars: Bars) -> MarketFacts:
+    if len(bars) < 2:
+        return MarketFacts(bars.name, None, None, bars.column("close"))
+    calendar = Calendar.of(bars.table["time"].dt.replace_time_zone(None).to_numpy())
+    interval = None if calendar.kind == "irregular" else calendar.interval
+    return MarketFacts(bars.name, interval, calendar.kind, bars.column("close"))
+
+
+def _latest(skew: float | None) -> Callable[[], int]:
+    """The latest time that an event may have now, ns."""
+    if skew is None:
+        return lambda: 2**63 - 1
+    ahead = round(skew * 1e9)
+    return lambda: time.time_ns() + ahead

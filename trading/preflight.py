@@ -1,0 +1,195 @@
+"""What is checked before a desk decides anything.
+
+Is this the market that the model was trained on, and can a position be opened within the limits at all?
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import TrainedMarket
+from trading.book import DUST, Book
+from trading.feed import Row
+from trading.risk import Limits, most_notional
+from trading.settings import BadCommand, TradingSettings
+from trading.startup import Model
+
+PRICE_SCALE = 10.0  # times the range of training within which a price is of the same scale
+Prices = NDArray[np.float64]
+
+
+class MarketFacts(NamedTuple):
+    """What is known of the market that is to be traded; None where it is not known yet."""
+
+    instrument: str | None
+    interval: float | None  # of a bar, s; None also where bars have none
+    calendar: str | None
+    closes: Prices | None
+
+
+def differences(trained: TrainedMarket, facts: MarketFacts) -> list[str]:
+    """In what a market differs from the one of training, each in a sentence; nothing where it does not.
+
+    Instruments are the same where their names are, but for case, punctuation and a bar's length at the
+    end: `btcusd_30m` is `BTC-USD`. Prices are of the same scale within ten times the range of training.
+
+    Args:
+        trained: as the bundle has it.
+        facts: of the market to be traded.
+    """
+    found = []
+    if facts.instrument is not None and _plain(facts.instrument) != _plain(trained.instrument):
+        found.append(f"instrument {facts.instrument}, trained on {trained.instrument}")
+    if facts.interval is not None and facts.interval != trained.interval:
+        was = "none" if trained.interval is None else f"{trained.interval:g} s"
+        found.append(f"bars of {facts.interval:g} s, trained on bars of {was}")
+    if facts.calendar is not None and facts.calendar != trained.calendar:
+        found.append(f"calendar {facts.calendar}, trained on {trained.calendar}")
+    if facts.closes is not None and len(facts.closes):
+        typical = float(np.median(facts.closes))
+        if not trained.lowest / PRICE_SCALE <= typical <= trained.highest * PRICE_SCALE:
+            was = f"{trained.lowest:g} to {trained.highest:g}"
+            found.append(f"prices around {typical:g}, trained on {was}")
+    return found
+
+
+def _plain(name: str) -> str:
+    without_length = re.sub(r"[_-]?\d+\s*(s|m|min|h|d)$", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", without_length)
+
+
+class Blocked(NamedTuple):
+    """Prices at which no position can be opened."""
+
+    limit: str  # the first one in the way
+    reason: str
+    prices: NDArray[np.bool_]  # shape (prices,): where it is in the way
+
+
+def blocked(
+    closes: Prices, quantity: float, limits: Limits, book: Book, venue_max_quantity: float | None
+) -> Blocked | None:
+    """What keeps a desk from ever opening a position of 1; None where nothing does.
+
+    Args:
+        closes: prices that it is asked of.
+        quantity: of a position of 1, units.
+        limits: resolved.
+        book: whose funding limits on notional may follow.
+        venue_max_quantity: largest order that the venue takes.
+    """
+    whole = np.ones(len(closes), np.bool_)
+    sizes = {
+        "limits.max_position": limits.max_position,
+        "limits.max_order_quantity": limits.max_order_quantity,
+        "execution.venue_max_quantity": venue_max_quantity,
+    }
+    for name, most in sizes.items():
+        if isinstance(most, float) and quantity > most + DUST:
+            reason = f"a position is {quantity:g} units, and {name} allows {most:g}"
+            return Blocked(name, reason, whole)
+    notionals = {
+        "limits.max_order_notional": most_notional(limits.max_order_notional, book, orders=2),
+        "limits.max_notional": most_notional(limits.max_notional, book),
+    }
+    for name, most in notionals.items():
+        if most is None:
+            continue
+        past = quantity * closes > most
+        if past.any():
+            dearest = f"a position of {quantity:g} costs up to {quantity * closes.max():,.10g}"
+            return Blocked(name, f"{dearest}, and {name} allows {most:,.10g}", past)
+    return None
+
+
+class Preflight:
+    """Whether this market is the model's, and can be traded within the limits.
+
+    Recorded bars are looked at whole, others as soon as their first price is known.
+    """
+
+    def __init__(
+        self,
+        settings: TradingSettings,
+        model: Model,
+        facts: MarketFacts,
+        say: Callable[[str], None],
+    ) -> None:
+        """Looks at what is known so far.
+
+        Args:
+            settings: of the command.
+            model: that is to trade.
+            facts: of the market.
+            say: told in a sentence what a person should know.
+
+        Raises:
+            BadCommand: it is another market and that is not accepted, or no position can be opened.
+        """
+        self.settings = settings
+        self.model = model
+        self.facts = facts
+        self._say = say
+        self._trained = model.bundle.manifest.origin.market
+        if self._trained is None:
+            say(
+                f"{model.name} v{model.version}: its bundle does not say which market it was trained on, "
+                "so that could not be checked"
+            )
+        self._look(facts)
+
+    def watched(self, rows: Iterator[Row | None]) -> Iterator[Row | None]:
+        """The rows; the first price is looked at where prices were not known before.
+
+        Raises:
+            BadCommand: as above.
+        """
+        unknown = self.facts.closes is None
+        for row in rows:
+            if unknown and row is not None:
+                unknown = False
+                closes = np.array([row["close"]])
+                self._look(MarketFacts(None, None, None, closes))
+            yield row
+
+    def _look(self, facts: MarketFacts) -> None:
+        self._require_same(facts)
+        if facts.closes is not None and len(facts.closes):
+            self._require_affordable(facts.closes)
+
+    def _require_same(self, facts: MarketFacts) -> None:
+        if self._trained is None:
+            return
+        found = differences(self._trained, facts)
+        if not found:
+            return
+        model = f"{self.model.name} v{self.model.version}"
+        sentence = f"{model}: another market than in training: {'; '.join(found)}"
+        if not self.settings.accept_other_market:
+            raise BadCommand(
+                f"{sentence}; --accept-other-market trades it all the same, and --instrument says what "
+                "these bars are of"
+            )
+        self._say(f"{sentence}; accepted")
+
+    def _require_affordable(self, closes: Prices) -> None:
+        trade = self.settings.trade
+        limits = self.settings.limits.resolved(trade.quantity, self.facts.interval)
+        funded = trade.cash or trade.quantity * float(closes[0])
+        largest = self.settings.execution.venue_max_quantity
+        found = blocked(closes, trade.quantity, limits, Book(funded=funded), largest)
+        if found is None:
+            return
+        if found.prices.all():
+            raise BadCommand(
+                f"{found.reason}: every order would be refused; raise that limit, or lower "
+                "--trade.quantity"
+            )
+        first = int(np.argmax(found.prices))
+        self._say(
+            f"{found.reason}: orders that open one are refused at {found.prices.sum():,} of "
+            f"{len(closes):,} bars, first at bar {first + 1:,}"
+        )

@@ -25,7 +25,6 @@ from evaluation.statistics import (
     seeds_over_time,
 )
 from market.accounting import Fill
-from market.calendar import Calendar
 from market.table import MarketTable
 
 Kind = Literal["walk-forward", "validation", "test", "train", "bars"]
@@ -158,7 +157,7 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
     """
     table = track.table
     runs = [backtest(table, positions) for positions in track.positions]
-    calendar = Calendar.of(table.time)
+    calendar = table.calendar
     year = calendar.bars_a_year**0.5
     typical = _middle([run.measures["sharpe"] for run in runs])
     hold = baselines.buy_and_hold(table)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from market.calendar import Calendar
-
 if TYPE_CHECKING:
     from evaluation.backtest import Backtest
 
@@ -22,7 +20,7 @@ def measures_of(run: "Backtest") -> dict[str, float]:
 
     Returns:
         net_return, gross_return, cost: changes of equity, and all costs, as shares of the first price.
-        sharpe, sortino: of the returns on equity, annualised by the calendar of the bars; of an
+        sharpe, sortino: of the returns on equity, annualised by the calendar of the whole data set; of an
             account that was ruined NaN. Deviations are the sample's (n - 1); Sortino's is the root
             mean square of the returns below zero.
         max_drawdown: largest fall of equity from a peak, as a share of it. drawdown_bars: the longest
@@ -38,7 +36,7 @@ def measures_of(run: "Backtest") -> dict[str, float]:
         ruined: 1 where equity fell to the floor, else 0.
     """
     returns, first = run.returns, float(run.equity[0])
-    bars_a_year = Calendar.of(run.table.time).bars_a_year
+    bars_a_year = run.table.calendar.bars_a_year
     fall = 1 - run.equity / np.maximum.accumulate(run.equity)
     deepest = float(fall.max())
     net_return = float(run.equity[-1] / first - 1)

@@ -11,29 +11,23 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from market.calendar import Calendar
+from market.times import parsed_times
+
 SAMPLES = Path(__file__).parent / "samples"
 PRICES = ("open", "high", "low", "close")
 NUMBERS = (*PRICES, "volume")
 COLUMNS = ("time", *NUMBERS)
 QUOTES = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")  # kept where a table has them
-TIME = pl.Datetime("us", "UTC")
-# Farther from 1970, neither microseconds in 64 bits nor Python's dates go.
-LAST_MILLISECOND = 7000 * 366 * 86_400_000
-# What ISO-8601 lets a writer leave out, put back so that one format reads every row.
-ISO_8601 = (
-    (r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00"),
-    (r"^(\d{4}-\d{2}-\d{2}) ", "${1}T"),
-    (r"T(\d{2}:\d{2})($|Z|[+-])", "T${1}:00${2}"),
-    (r"(T.*[+-]\d{2})$", "${1}:00"),
-    (r"(T[\d:.]+)$", "${1}+00:00"),
-)
+CARRIED = "carried"  # kept where a table has it: bars in which nothing was traded
+MOST_CARRIED = 0.2  # share of such bars above which training and judging say so
 
 
 class BarsError(ValueError):
@@ -65,20 +59,25 @@ class Bars:
     Attributes:
         name: what to call them, such as `btcusd_30m`.
         table: columns time (the bar's close, UTC), open, high, low, close (price units), volume, and
-            those of `QUOTES` that are known: null in the first bars at most.
+            those of `QUOTES` that are known: null in the first bars at most. `carried`, where it is
+            known, is no part of what the bars are: it changes no hash.
+        whole: the calendar of the data set that they were cut from; None where they are all of it.
     """
 
     name: str
     table: pl.DataFrame
+    whole: Calendar | None = None
 
     @classmethod
-    def of(cls, name: str, table: pl.DataFrame) -> Self:
+    def of(cls, name: str, table: pl.DataFrame, calendar: Calendar | None = None) -> Self:
         """Checks a table with the columns of `COLUMNS` and wraps it.
+
+        A calendar is passed where more is known of the market than these bars tell.
 
         Raises:
             BarsError: names the first offending row, counted from 1.
         """
-        return cls(name, _validated(name, table))
+        return cls(name, _validated(name, table), calendar)
 
     def __len__(self) -> int:
         return self.table.height
@@ -96,13 +95,38 @@ class Bars:
                 digest.update(self.column(column).astype("<f8").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def calendar(self) -> Calendar:
+        """When the market has bars, told from the whole data set that these are of."""
+        if self.whole is not None:
+            return self.whole
+        return Calendar.of(self.table["time"].dt.replace_time_zone(None).to_numpy())
+
+    @property
+    def carried(self) -> float:
+        """Share of the bars that are known to be carried: nothing was traded in them."""
+        if CARRIED not in self.table.columns:
+            return 0.0
+        return float(self.table[CARRIED].sum() / len(self))
+
+    @property
+    def carried_note(self) -> str:
+        """A sentence where more than `MOST_CARRIED` of the bars are carried, else nothing."""
+        if self.carried <= MOST_CARRIED:
+            return ""
+        return (
+            f"{self.name}: nothing was traded in {self.carried:.0%} of these bars, whose price is "
+            "carried forward; a position held through them looks safer than it is, so make longer bars, "
+            "or leave those out (`qdesk data convert --empty skip`)"
+        )
+
     def column(self, name: str) -> NDArray[np.float64]:
         """One column of numbers, shape (bars,); NaN where a quote is not known yet."""
         return self.table[name].to_numpy().astype(np.float64, copy=False)
 
     def between(self, start: int, stop: int, part: str) -> "Bars":
         """Rows start (inclusive) to stop (exclusive), named `<name>/<part>`."""
-        return Bars(f"{self.name}/{part}", self.table.slice(start, stop - start))
+        return Bars(f"{self.name}/{part}", self.table.slice(start, stop - start), self.calendar)
 
     def split(
         self, train: float = 0.6, validation: float = 0.2, test: float = 0.2, gap: int = 48
@@ -149,8 +173,8 @@ def load_bars(source: str | Path) -> Bars:
     """Reads bars by the name of a sample, or from a Parquet or CSV file.
 
     A file has the columns time, open, high, low, close, volume; those of `QUOTES` are kept where they
-    are there, and further columns are ignored. Times are the close of each bar: ISO-8601 text, or a
-    Parquet timestamp; without an offset they are UTC.
+    are there, so is `carried`, and further columns are ignored. Times are the close of each bar:
+    ISO-8601 text, or a Parquet timestamp; without an offset they are UTC.
 
     Raises:
         BarsError: the file is missing, unreadable, lacks a column or holds a bad row. Rows are
@@ -218,7 +242,7 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
         _refuse(source, table, pl.col(column) <= 0, column, "above zero")
     _refuse(source, table, pl.col("volume") < 0, "volume", "zero or more")
     _refuse_times(source, table)
-    table = table.with_columns(_quotes(source, raw))
+    table = table.with_columns(_quotes(source, raw) + _carried(raw))
     if "bid" in table.columns:
         _refuse(source, table, pl.col("ask") < pl.col("bid"), "ask", "at or above the bid")
     low, high = pl.col("low"), pl.col("high")
@@ -234,36 +258,6 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
         source, table, low > pl.min_horizontal("open", "close"), "low", "at or below open and close"
     )
     return table
-
-
-def parsed_times(raw: pl.Series) -> pl.Series:
-    """Timestamps in UTC from timestamps or ISO-8601 text; null where there is none, or none near."""
-    if raw.dtype == pl.Date:
-        times = raw.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
-    elif isinstance(raw.dtype, pl.Datetime):
-        zone = raw.dtype.time_zone
-        times = raw.dt.convert_time_zone("UTC") if zone else raw.dt.replace_time_zone("UTC")
-    elif raw.dtype == pl.String:
-        times = iso_times(raw, "us")
-    else:
-        times = pl.repeat(None, len(raw), dtype=TIME, eager=True)
-    near = abs(times.dt.epoch("ms")) <= LAST_MILLISECOND
-    return times.set(~near, None).cast(TIME).alias("time")
-
-
-def iso_times(text: pl.Series, unit: Literal["us", "ns"]) -> pl.Series:
-    """Timestamps in UTC from ISO-8601 text, null where it is none.
-
-    Read as it stands at first, which is quicker, then with what the standard lets a writer leave out.
-    """
-    times = text.str.to_datetime("%+", time_zone="UTC", time_unit=unit, strict=False)
-    if times.null_count() > text.null_count():
-        completed = text.str.strip_chars()
-        for pattern, replacement in ISO_8601:
-            completed = completed.str.replace(pattern, replacement)
-        again = completed.str.to_datetime("%+", time_zone="UTC", time_unit=unit, strict=False)
-        times = times.fill_null(again)
-    return times
 
 
 def _times(source: str, raw: pl.Series) -> pl.Series:
@@ -313,6 +307,19 @@ def _quotes(source: str, raw: pl.DataFrame) -> list[pl.Series]:
         if not unknown.all():
             columns.append(numbers)
     return columns
+
+
+def _carried(raw: pl.DataFrame) -> list[pl.Series]:
+    """Which bars are carried, where that is known of each; else the column is ignored."""
+    if CARRIED not in raw.columns:
+        return []
+    carried = raw[CARRIED]
+    if carried.dtype == pl.String:
+        words = {"true": True, "false": False}
+        carried = carried.str.strip_chars().str.to_lowercase()
+        carried = carried.replace_strict(words, default=None, return_dtype=pl.Boolean)
+    known = carried.dtype == pl.Boolean and not carried.null_count()
+    return [carried.alias(CARRIED)] if known else []
 
 
 def _refuse_values(source: str, values: pl.Series, bad: pl.Series, wanted: str) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from market.bars import NUMBERS, PRICES, Bars, BarsError, parsed_times, path_of, read_table
+from market.bars import NUMBERS, PRICES, Bars, BarsError, path_of, read_table
 from market.check_events import check_events
 from market.event_files import BLOCK_BYTES
 from market.events import time_of
 from market.findings import EXAMPLES, OUTLIER, ROBUST, Finding, Report, length
 from market.source import SYNTHETIC, bars_from
+from market.times import parsed_times
 
 Numbers = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from market.bars import iso_times
+from market.times import iso_times
 
 KINDS = (
     *("trade", "quote", "book", "order", "fill", "decision"),

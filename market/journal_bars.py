@@ -15,8 +15,9 @@ from typing import Any
 import orjson
 import polars as pl
 
-from market.bars import NUMBERS, QUOTES, TIME
+from market.bars import NUMBERS, QUOTES
 from market.events import EventsError
+from market.times import TIME
 
 FORMAT = "qdesk-journal/1"
 NEAR = 1e-6  # units of a position, within which one is held

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from market.bars import Bars, BarsError
+from market.calendar import Calendar
 
 Numbers = NDArray[np.float64]
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -209,7 +210,7 @@ def synthetic_bars(specification: str) -> Bars:
         raise BarsError(
             f"{written}: its prices outgrow numbers ({error}); ask for fewer bars"
         ) from None
-    return Bars(f"synthetic_{bars.name}", bars.table)
+    return Bars(f"synthetic_{bars.name}", bars.table, bars.whole)
 
 
 def _transition(grid: Numbers, places: Numbers, shares: Numbers) -> Numbers:
@@ -277,4 +278,4 @@ def _from_log_prices(name: str, x: Numbers) -> Bars:
             "volume": np.zeros(len(x)),
         }
     )
-    return Bars.of(name, table)
+    return Bars.of(name, table, Calendar.always(60.0))

@@ -16,6 +16,7 @@ from market.accounting import (
     risk_penalty,
 )
 from market.bars import Bars, BarsError
+from market.calendar import Calendar
 from market.features import FeaturePipeline
 
 MAX_BARS = 2**31 // 27  # times 3 positions, 3 actions, 3 endings: what 31 bits can count
@@ -41,6 +42,7 @@ class MarketTable:
         close: prices, shape (bars,), float64.
         features: shape (bars, features), float32.
         terms: earnings and costs of each step in price units, each of shape (bars - 1,), float64.
+        calendar: of the whole data set that the bars are of; ratios are annualised by it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class MarketTable:
     close: NDArray[np.float64]
     features: NDArray[np.float32]
     terms: Terms
+    calendar: Calendar
 
     @classmethod
     def of(cls, bars: Bars, features: FeaturePipeline, settings: MarketSettings) -> "MarketTable":
@@ -78,6 +81,7 @@ class MarketTable:
             close=close,
             features=values,
             terms=bar_terms(open, close, settings, None if half is None else half[start:]),
+            calendar=bars.calendar,
         )
 
     def last(self, bars: int) -> "MarketTable":

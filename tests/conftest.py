@@ -19,6 +19,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from numpy.typing import NDArray
 
 from market.bars import Bars
+from market.calendar import Calendar
 from market.synthetic import RandomWalk
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ hypothesis_settings.load_profile("qdesk")
 
 
 def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "made") -> Bars:
-    """Bars with given opens and closes, one a minute."""
+    """Bars with given opens and closes, one a minute, of a market that never closes."""
     count = len(close)
     start = np.datetime64("2020-01-01T00:00", "us")
     table = pl.DataFrame(
@@ -46,7 +47,7 @@ def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "
             "volume": np.ones(count),
         }
     )
-    return Bars.of(name, table)
+    return Bars.of(name, table, Calendar.always(60.0))
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,5 @@
 """Measures: against a library, by hand, as identities, and undefined where they must be."""
 
-import datetime as dt
-
 import empyrical
 import numpy as np
 import pandas as pd
@@ -13,8 +11,7 @@ from evaluation.backtest import Backtest, backtest
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.measures import trade_profits
 from market.accounting import MarketSettings
-from market.bars import Bars, load_bars
-from market.calendar import Calendar
+from market.bars import Bars
 from market.features import FeaturePipeline
 from market.synthetic import RandomWalk
 from market.table import MarketTable
@@ -121,43 +118,3 @@ def test_what_is_undefined_is_no_number(walk: Bars) -> None:
     assert ruined.ruined_at == 0
     assert np.isnan(ruined.measures["sharpe"])
     assert np.isnan(ruined.measures["calmar"])
-
-
-def times(start: str, step: dt.timedelta, count: int) -> np.ndarray:
-    return np.datetime64(start) + np.arange(count) * np.timedelta64(step)
-
-
-def test_calendars() -> None:
-    week = times("2024-01-01", dt.timedelta(hours=1), 24 * 70)
-    always = Calendar.of(week)
-    assert always.kind == "24/7"
-    assert always.bars_a_year == pytest.approx(365.25 * 24)
-    assert str(always) == "24/7, a bar every hour, 8,766 a year"
-    holes = np.delete(week, slice(300, 700))  # an outage is no session
-    assert Calendar.of(holes).kind == "24/7"
-    thin = Calendar.of(week[np.random.default_rng(1).random(len(week)) < 0.6])
-    assert thin.kind == "24/7"  # at every hour of the week now and then
-    assert thin.bars_a_year == pytest.approx(0.6 * 365.25 * 24, rel=0.05)
-    assert "as counted" in str(thin)
-    days = times("2024-01-01", dt.timedelta(days=1), 700)
-    weekdays = days[np.is_busday(days.astype("datetime64[D]"))]
-    sessions = Calendar.of(weekdays)
-    assert sessions.kind == "sessions"
-    assert sessions.bars_a_year == pytest.approx(365.25 * 5 / 7, rel=0.01)
-    office = week[(week.astype("datetime64[h]").astype(int) % 24 >= 9)]
-    office = office[office.astype("datetime64[h]").astype(int) % 24 < 17]
-    assert Calendar.of(office).kind == "sessions"
-    assert Calendar.of(office).bars_a_year == pytest.approx(365.25 * 8, rel=0.02)
-    irregular = week[0] + np.cumsum(np.arange(1, 500) * np.timedelta64(1, "s"))
-    assert Calendar.of(irregular).kind == "irregular"
-    assert "as counted" in str(Calendar.of(irregular))
-
-
-@pytest.mark.parametrize(
-    "name, kind, a_year", [("btcusd_30m", "24/7", 17_532), ("eurusd_1h", "sessions", 6_260)]
-)
-def test_samples_have_the_calendar_of_their_market(name: str, kind: str, a_year: int) -> None:
-    time = load_bars(name).table["time"].dt.replace_time_zone(None).to_numpy()
-    found = Calendar.of(time)
-    assert found.kind == kind
-    assert found.bars_a_year == pytest.approx(a_year, rel=0.01)

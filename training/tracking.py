@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from numpy.typing import NDArray
 
-from market.bars import Bars
+from market.bars import CARRIED, Bars
 from models.bundle import Bundle
 from training.faults import InUse, TrackingError
 from training.history import Point
@@ -158,7 +158,10 @@ class Tracker:
         """Records bars as an input of the run."""
         times = bars.table["time"]
         columns = [{"name": "time", "type": "datetime"}]
-        columns += [{"name": name, "type": "double"} for name in bars.table.columns[1:]]
+        columns += [
+            {"name": name, "type": "boolean" if name == CARRIED else "double"}
+            for name in bars.table.columns[1:]
+        ]
         profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
         self._box.put(
             "data",

@@ -109,17 +109,6 @@ class Bars:
             return 0.0
         return float(self.table[CARRIED].sum() / len(self))
 
-    @property
-    def carried_note(self) -> str:
-        """A sentence where more than `MOST_CARRIED` of the bars are carried, else nothing."""
-        if self.carried <= MOST_CARRIED:
-            return ""
-        return (
-            f"{self.name}: nothing was traded in {self.carried:.0%} of these bars, whose price is "
-            "carried forward; a position held through them looks safer than it is, so make longer bars, "
-            "or leave those out (`qdesk data convert --empty skip`)"
-        )
-
     def column(self, name: str) -> NDArray[np.float64]:
         """One column of numbers, shape (bars,); NaN where a quote is not known yet."""
         return self.table[name].to_numpy().astype(np.float64, copy=False)
@@ -162,6 +151,16 @@ class Split(NamedTuple):
     train: Bars
     validation: Bars
     test: Bars
+
+
+def carried_note(name: str, share: float) -> str:
+    """A sentence where more than `MOST_CARRIED` of the bars are carried, else nothing."""
+    if share <= MOST_CARRIED:
+        return ""
+    return (
+        f"{name}: nothing was traded in {share:.0%} of these bars, whose price is carried forward; make "
+        "longer bars, or leave those out (`qdesk data convert --empty skip`)"
+    )
 
 
 def sample_names() -> list[str]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from market.bars import BarsError
+from market.bars import BarsError, carried_note
 from market.check import check
 from market.convert import MAX_REJECTED, Conversion, convert, spoken
 from market.events import EventsError
@@ -106,8 +106,9 @@ def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False
         "--empty",
         choices=["carry", "skip"],
         default="carry",
-        help="bars without trades carry the last price forward, marked, or are left out "
-        "(default: carry)",
+        help="bars without trades carry the last price forward, marked, or are left out (default: carry). "
+        "Closures have no bars either way: silences of more than half an hour; where bars are longer, of "
+        "more than one bar; where they last more than four hours, of any",
     )
     parser.add_argument("--instrument", help="the only one to make bars of")
     parser.add_argument(
@@ -144,11 +145,14 @@ def _print_conversion(result: Conversion, console: Console) -> None:
         bars = _grid("instrument", escape(written.instrument))
         bars.add_row("bars", f"{written.bars:,}")
         if written.carried:
-            bars.add_row("  without trades", f"{written.carried:,}", "carried forward")
+            share = f"carried forward, {written.carried / written.bars:.0%}"
+            bars.add_row("  without trades", f"{written.carried:,}", share)
         bars.add_row("closes", f"{written.first} to {written.last}")
         bars.add_row("columns", ", ".join(written.columns))
         bars.add_row("written to", escape(str(written.path)))
         console.print(bars)
+        if note := carried_note(str(written.path), written.carried / written.bars):
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if result.rejected_path:
         console.print(
             f"\nrejected lines are in {escape(str(result.rejected_path))}", soft_wrap=True

@@ -4,6 +4,12 @@ A bar by time holds the events of [close - every, close), aligned to 1970-01-01 
 its close. A bar by trades or volume ends with the trade that completes it and is stamped by that
 trade's time; trades of one microsecond stay together, so that no two bars share a stamp.
 
+A bar by time in which nothing happened, neither trade nor quote nor book, carries the price before where
+the silence is short: at most half an hour, or one bar where bars are longer than that, and never more
+than four hours. A longer silence is a closure (a night, a weekend, a pause at noon), and has no bars. How
+long a silence was is known with the event that ends it, which is also when its bars are due: files and
+live feeds give the same bars.
+
 Sums are taken strictly in the order of events, across the feeds as within them: how the events were
 divided changes no bit of any bar.
 """
@@ -17,14 +23,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from market.events import BOOK, TRADE, EventsError, time_of
+from market.events import BOOK, TRADE, EventsError
 
 Empty = Literal["carry", "skip"]
 Numbers = NDArray[np.float64]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = 36_500 * 86_400
 SLICE = 2**17  # bars that are filled in at once, since gaps may make many of few
-MOST_EMPTY = 2_000_000  # bars carried over one gap: more is a fault of the clock, not a pause
+CARRY_SECONDS = 1800  # of silence that are carried at most,
+CARRY_ONE_SECONDS = 4 * 3600  # or one bar where bars are longer than that, up to so long
 QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_bid", "depth_ask")
 TRADED = ("open", "high", "low", "close", "volume", "notional")
 
@@ -64,6 +71,14 @@ class Every:
             return cls("time", amount * SECONDS[match[2]] * 10**9, text)
         return cls("trades" if match[2] == "trades" else "volume", amount, text)
 
+    @property
+    def carried(self) -> int:
+        """Silent bars in a row that carry the price before; more of them are a closure."""
+        seconds = self.amount / 1e9
+        if self.by != "time" or seconds > CARRY_ONE_SECONDS:
+            return 0
+        return max(int(CARRY_SECONDS // seconds), 1)
+
 
 class _Rows(NamedTuple):
     """Bars in the making, row by row; numbers are NaN where nothing was traded or quoted."""
@@ -86,7 +101,8 @@ class BarBuilder:
 
     Args:
         every: when a bar ends.
-        empty: whether a bar by time without trades carries the last price forward, or is left out.
+        empty: whether a bar by time without trades carries the last price forward, unless it is one of
+            a closure, or is left out.
     """
 
     def __init__(self, every: Every, empty: Empty = "carry") -> None:
@@ -199,18 +215,8 @@ class BarBuilder:
             missing_from = int(rows.id[0])
         else:
             return
-        gaps = np.diff(rows.id)
-        if len(gaps) and gaps.max() > MOST_EMPTY:
-            before = int(np.argmax(gaps))
-            start, stop = (time_of(int(rows.stamp[before + i]) * 1000) for i in (0, 1))
-            raise EventsError(
-                f"no trades between the bars of {start} and {stop}: {gaps.max():,} bars of "
-                f"{self.every.text} would be carried forward; leave empty bars out (--empty skip), or "
-                "mend the times"
-            )
         priced = np.maximum.accumulate(np.where(rows.trades > 0, np.arange(len(rows.id)), 0))
-        for first in range(missing_from, int(rows.id[-1]) + 1, SLICE):
-            ids = np.arange(first, min(first + SLICE, int(rows.id[-1]) + 1))
+        for ids in self._kept(rows.id, missing_from):
             place = np.searchsorted(rows.id, ids, side="right") - 1
             happened = (rows.id[place] == ids) & (rows.trades[place] > 0)
             close = rows.traded[priced[place], TRADED.index("close"), None]
@@ -224,6 +230,19 @@ class BarBuilder:
             )
             self._last = filled.part(slice(-1, None))._replace(trades=np.ones(1, np.int64))
             yield filled
+
+    def _kept(self, known: NDArray[np.int64], start: int) -> Iterator[NDArray[np.int64]]:
+        """Ids from `start` to the last known one, less those of closures, in slices."""
+        silent = np.diff(known) - 1
+        closures = np.flatnonzero(silent > self.every.carried)
+        starts = np.append(start, known[closures + 1])
+        stops = np.append(known[closures], known[-1]) + 1
+        open_for = stops - starts
+        before = np.cumsum(open_for) - open_for  # ids of the stretches before each
+        for first in range(0, int(open_for.sum()), SLICE):
+            count = np.arange(first, min(first + SLICE, int(open_for.sum())))
+            stretch = np.searchsorted(before, count, side="right") - 1
+            yield starts[stretch] + count - before[stretch]
 
 
 def _table(rows: _Rows) -> pl.DataFrame:

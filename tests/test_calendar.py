@@ -128,7 +128,7 @@ def test_sessions_by_themselves_are_not_taken_for_24_7(first: int, sessions: int
 def test_a_pauseless_stretch_claims_the_days_that_it_shows(
     start: str, hours: int, kind: str, days: float
 ) -> None:
-    minutes = times(start, dt.timedelta(minutes=1), 60 * hours) + np.timedelta64(1, "m")
+    minutes: np.ndarray = times(start, dt.timedelta(minutes=1), 60 * hours) + np.timedelta64(1, "m")
     found = Calendar.of(minutes)
     assert found.kind == kind
     assert found.bars_a_year == pytest.approx(1440 * days / 7 * 365.25)

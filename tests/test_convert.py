@@ -202,13 +202,8 @@ def test_what_cannot_be_converted_leaves_everything_as_it_was(tmp_path: Path) ->
         usual: dict[str, Any] = {"paths": [log], "every": "1s", "out": out}
         with pytest.raises(EventsError, match=message):
             convert(**usual | wrong)
-    far = written(tmp_path / "far.jsonl", [trade(0), trade(10**8 * SECOND)])
-    with pytest.raises(
-        EventsError, match=r"no trades between .* would be carried forward; .*--empty skip"
-    ):
-        convert([far], "1s", out)
     assert out.read_bytes() == before
-    made = {path for path, *_ in cases} | {out, log, far, tmp_path / "out.parquet.rejected.jsonl"}
+    made = {path for path, *_ in cases} | {out, log, tmp_path / "out.parquet.rejected.jsonl"}
     made |= {tmp_path / "folder.csv"}
     assert set(tmp_path.iterdir()) <= made
 
@@ -259,3 +254,9 @@ def test_inputs_are_never_overwritten_and_an_old_quarantine_outlives_a_failure(
         with pytest.raises(EventsError, match=r"no such file|cannot be read to its end"):
             convert(paths, "1s", tmp_path / "out.csv")
     assert (tmp_path / "out.csv.rejected.jsonl").read_bytes() == quarantine
+
+
+def test_years_of_silence_make_no_bars(tmp_path: Path) -> None:
+    log = written(tmp_path / "far.jsonl", [trade(0), trade(10**8 * SECOND)])
+    (made,) = convert([log], "1s", tmp_path / "out.parquet").written
+    assert (made.bars, made.carried) == (2, 0)

@@ -1,6 +1,9 @@
 """Bars from events: against a brute-force oracle, and by hand."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -8,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from market.bars import Bars
 from market.convert import convert
 from market.events import EventsError
+from market.synthetic_events import START_NS
 from tests.event_logs import SECOND, Event, logs, quote, run, trade, written
+from trading.feed import arriving
 
 
 def oracle(  # noqa: PLR0912, PLR0915 - it is to be read from top to bottom
-    events: list[Event], every: tuple[str, float], empty: str
+    events: list[Event], every: tuple[str, float], empty: str, carried: int = 1800
 ) -> list[Event]:
     """Bars one event at a time, by the sentences of docs/event-log.md."""
     by, amount = every
@@ -45,8 +51,9 @@ def oracle(  # noqa: PLR0912, PLR0915 - it is to be read from top to bottom
         if by == "time" and (bar is None or stamp(ns) > bar["time"]):
             if bar is not None:
                 close(bar)
-                while bars[-1]["time"] + int(amount) // 1000 < stamp(ns):
-                    close(open_bar(bars[-1]["time"] + int(amount) // 1000))
+                silent = (stamp(ns) - bar["time"]) * 1000 // int(amount) - 1
+                for missing in range(silent if silent <= carried else 0):
+                    close(open_bar(bar["time"] + (missing + 1) * int(amount) // 1000))
             bar = open_bar(stamp(ns))
         if kind != "trade":
             if kind == "quote":
@@ -117,6 +124,7 @@ def oracle(  # noqa: PLR0912, PLR0915 - it is to be read from top to bottom
     logs(),
     st.sampled_from([("time", SECOND), ("time", 5 * SECOND), ("trades", 3), ("volume", 4.5)]),
     st.sampled_from(["carry", "skip"]),
+    st.sampled_from([1800, 3]),
     st.integers(1, 3000),
 )
 def test_bars_equal_a_brute_force_oracle(
@@ -124,6 +132,7 @@ def test_bars_equal_a_brute_force_oracle(
     events: list[Event],
     every: tuple[str, float],
     empty: str,
+    carry_seconds: int,
     block_bytes: int,
 ) -> None:
     """Bit for bit, however the log is divided."""
@@ -131,12 +140,14 @@ def test_bars_equal_a_brute_force_oracle(
     log, out = written(tmp_path / "log.jsonl", events), tmp_path / "out.parquet"
     by, amount = every
     text = f"{amount // SECOND}s" if by == "time" else f"{amount:g} {by}"
-    expected = oracle(events, every, empty)
-    if not expected:
-        with pytest.raises(EventsError, match="there are no trades in these events"):
-            convert([log], text, out, empty=empty, block_bytes=block_bytes)  # type: ignore[arg-type]
-        return
-    convert([log], text, out, empty=empty, block_bytes=block_bytes)  # type: ignore[arg-type]
+    expected = oracle(events, every, empty, max(int(carry_seconds * SECOND // amount), 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("market.event_bars.CARRY_SECONDS", carry_seconds)
+        if not expected:
+            with pytest.raises(EventsError, match="there are no trades in these events"):
+                convert([log], text, out, empty=empty, block_bytes=block_bytes)  # type: ignore[arg-type]
+            return
+        convert([log], text, out, empty=empty, block_bytes=block_bytes)  # type: ignore[arg-type]
     bars = pl.read_parquet(out).with_columns(pl.col("time").dt.epoch("us"))
     for name in expected[0]:
         values = [row[name] for row in expected]
@@ -189,7 +200,7 @@ def test_a_pause_is_no_clock_jump(tmp_path: Path) -> None:
     events = [trade(n) for n in range(10)] + [trade(3 * 86_400 * SECOND + n) for n in range(10)]
     bars = run(tmp_path, events, "1h")
     assert bars["trades"].sum() == 20
-    assert len(bars) == 73
+    assert len(bars) == 2  # three days of silence are a closure
 
 
 def test_gaps_are_filled_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +209,95 @@ def test_gaps_are_filled_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("market.event_bars.SLICE", 3)
     assert_frame_equal(run(tmp_path, events), whole, check_exact=True)
     assert len(whole) == 201
+
+
+MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
+
+
+def sessions(*stretches: tuple[int, int], every: int = 20 * SECOND) -> list[Event]:
+    """Trades every so often in stretches of time, ns since the start of the log."""
+    return [
+        trade(ns, 100 + place % 7)
+        for start, stop in stretches
+        for place, ns in enumerate(range(start, stop, every))
+    ]
+
+
+def without(events: list[Event], start: int, stop: int) -> list[Event]:
+    first = START_NS
+    return [event for event in events if not start <= event["time"] - first < stop]
+
+
+def live(events: list[Event], every: str) -> pl.DataFrame:
+    """Bars of a desk that gets one line after the other."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb"), os.fdopen(write, "wb", buffering=0) as pipe:
+        rows = arriving(read, every, None, pytest.fail)
+        found: list[dict[str, Any]] = []
+        for event in events:
+            pipe.write(json.dumps(event).encode() + b"\n")
+        pipe.close()
+        found = [row for row in rows if row is not None]
+    table = pl.DataFrame(found, infer_schema_length=None)
+    return table.with_columns(pl.from_epoch(pl.col("time") // 1000, time_unit="us"))
+
+
+def test_three_sessions_have_no_bars_through_the_night(tmp_path: Path) -> None:
+    """1,170 minutes in which there was trade; the 2,100 of the two nights are not carried."""
+    opens = [day * DAY + 14 * HOUR + 30 * MINUTE for day in range(3)]
+    bars = run(tmp_path, sessions(*((at, at + 390 * MINUTE) for at in opens)), "1m")
+    assert len(bars) == 3 * 390
+    assert bars["carried"].sum() == 0
+    assert Bars.of("sessions", bars).calendar.bars_a_year == pytest.approx(390 * 5 / 7 * 365.25)
+
+
+@pytest.mark.parametrize(
+    "every, hole, carried",
+    [
+        ("1m", (12 * HOUR, 12 * HOUR + 5 * MINUTE), 5),
+        ("1m", (12 * HOUR, 12 * HOUR + 30 * MINUTE), 30),
+        ("1m", (12 * HOUR, 12 * HOUR + 31 * MINUTE), 0),
+        ("1m", (11 * HOUR, 12 * HOUR), 0),  # a pause at noon
+        ("20m", (12 * HOUR, 12 * HOUR + 20 * MINUTE), 1),
+        ("20m", (12 * HOUR, 12 * HOUR + 40 * MINUTE), 0),
+        ("1h", (12 * HOUR, 13 * HOUR), 1),
+        ("1h", (11 * HOUR, 13 * HOUR), 0),
+    ],
+)
+def test_a_short_silence_is_carried_and_a_closure_is_not(
+    tmp_path: Path, every: str, hole: tuple[int, int], carried: int
+) -> None:
+    events = without(sessions((9 * HOUR, 16 * HOUR), (33 * HOUR, 40 * HOUR)), *hole)
+    bars = run(tmp_path, events, every)
+    assert bars["carried"].sum() == carried
+
+
+@pytest.mark.parametrize("every, holiday", [("1d", 9), ("1d", 5), ("4h", 9), ("12h", 9)])
+def test_weekends_and_holidays_are_not_carried(tmp_path: Path, every: str, holiday: int) -> None:
+    days = [day for day in range(14) if day % 7 < 5 and day != holiday]
+    events = sessions(*((d * DAY + 9 * HOUR, d * DAY + 17 * HOUR) for d in days), every=HOUR)
+    bars = run(tmp_path, events, every)
+    assert bars["carried"].sum() == 0
+    assert len(bars) == len(days) * {"1d": 1, "4h": 3, "12h": 2}[every]
+
+
+def test_quotes_keep_a_market_open_that_nobody_trades_in(tmp_path: Path) -> None:
+    quotes = [quote(minute * MINUTE, 99, 101) for minute in range(1, 100)]
+    bars = run(tmp_path, [trade(0), *quotes, trade(100 * MINUTE)], "1m")
+    assert len(bars) == 101
+    assert bars["carried"].sum() == 99
+
+
+@pytest.mark.parametrize("every", ["1m", "20m", "1h"])
+def test_a_desk_gets_the_bars_of_a_file_closures_left_out(tmp_path: Path, every: str) -> None:
+    day = sessions((9 * HOUR, 16 * HOUR), every=90 * SECOND)
+    next_day = sessions((33 * HOUR, 40 * HOUR), every=90 * SECOND)
+    events = [*without(day, 12 * HOUR, 12 * HOUR + 25 * MINUTE), quote(20 * HOUR, 99, 101)]
+    events += without(next_day, 35 * HOUR, 36 * HOUR)
+    whole = run(tmp_path, events, every)
+    for size in (300, 5000):
+        assert_frame_equal(run(tmp_path, events, every, block_bytes=size), whole)
+    names = ["open", "high", "low", "close", "volume", "trades", "carried"]
+    found = live(events, every)
+    assert_frame_equal(found.select(names), whole.select(names))
+    assert found["time"].to_list() == whole["time"].dt.replace_time_zone(None).to_list()

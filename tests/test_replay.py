@@ -107,6 +107,18 @@ def test_restore_goes_on_exactly(pushes: int) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_restored_window_still_ends_where_its_episode_was_truncated() -> None:
+    """The third of five pushes was truncated: no window of three goes past it, and none ends early."""
+    buffer, other = (ReplayBuffer(8, 1, seed=1, n_step=3) for _ in range(2))
+    for i in range(5):
+        buffer.push([i], 0, 1.0, [i + 1], discount=0.5, truncated=i == 2)
+    other.restore(buffer.state())
+    batch = other.at(np.arange(5))
+    np.testing.assert_array_equal(batch.reward, [1.75, 1.5, 1.0, 1.5, 1.0])
+    np.testing.assert_array_equal(batch.discount, [0.125, 0.25, 0.5, 0.25, 0.5])
+    np.testing.assert_array_equal(batch.next_state[:, 0], [3, 3, 3, 5, 5])
+
+
 def test_restore_refuses_another_shape() -> None:
     state = filled(8).state()
     other = ReplayBuffer(8, 3, seed=1)

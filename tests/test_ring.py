@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from training.replay import PrioritizedReplayBuffer, ReplayBuffer
 from training.replay_settings import PrioritySettings, ReplaySettings
-from training.ring import Ring, TensorSumTree, strata
+from training.ring import Ring, Sample, TensorSumTree, strata
 from training.sum_tree import SumTree
 
 STREAMS, ROWS, BATCH = 3, 11, 8
@@ -131,6 +131,60 @@ def test_exponents_move_linearly() -> None:
         weight = ring.sample(bits, tf.constant(iteration)).weight
         assert weight is not None
         np.testing.assert_allclose(weight.numpy()[0], [1.0, lighter], rtol=1e-5)
+
+
+def test_a_slot_learned_from_and_overwritten_at_once_gets_the_new_priority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are written in one go, in an order that nobody promises: so both must say the same."""
+    priority = PrioritySettings(alpha=1.0, floor=0.0)
+    settings = ReplaySettings(streams=2, capacity=6, prioritised=True, priority=priority)
+    ring = Ring(1, settings)
+    for row in range(3):
+        ring.store(tf.constant([[0, 0]]), tf.constant(row))
+        ring.prioritise(tf.constant(row))
+    written: list[dict[int, set[float]]] = []
+    put = TensorSumTree.set
+
+    def seen(tree: TensorSumTree, leaf: tf.Tensor, value: tf.Tensor) -> None:
+        values: dict[int, set[float]] = {}
+        for slot, each in zip(leaf.numpy()[0], value.numpy()[0], strict=True):
+            values.setdefault(int(slot), set()).add(round(float(each), 4))
+        written.append(values)
+        put(tree, leaf, value)
+
+    monkeypatch.setattr(TensorSumTree, "set", seen)
+    sample = Sample(tf.constant([[1, 2, 3, 4]]), tf.ones((1, 4)))
+    td_error = tf.constant([[0.5, 0.25, 3.0, 0.125]])
+    ring.prioritise(tf.constant(4), sample, td_error)  # row 1: slots 2 and 3
+    assert written.pop() == {1: {0.5}, 2: {3.0}, 3: {3.0}, 4: {0.125}}
+    ring.prioritise(tf.constant(4), sample, td_error / 2, stored=False)
+    assert written.pop() == {1: {0.25}, 2: {0.125}, 3: {1.5}, 4: {0.0625}}
+
+
+@pytest.mark.parametrize("iterations", [2, 5, 9])  # of five rows: some, all, and again
+def test_weights_are_those_of_the_paper_however_full_the_ring_is(iterations: int) -> None:
+    """Schaul et al. (2016), section 3.4: (N P(i))^-beta over the largest of the batch, N those held."""
+    priority = PrioritySettings(alpha=1.0, beta=0.7, beta_end=0.7, floor=0.0)
+    settings = ReplaySettings(streams=2, capacity=10, prioritised=True, priority=priority)
+    ring = Ring(1, settings)
+    host = PrioritizedReplayBuffer(10, 1, seed=1, streams=2, alpha=1.0, floor=0.0)
+    for iteration in range(iterations):
+        ring.prioritise(tf.constant(iteration))
+        for _ in range(2):
+            host.push([0], 0, 0.0, [0])
+    held = min(2 * iterations, 10)
+    size = np.random.default_rng(iterations).exponential(size=held).astype(np.float32)
+    ring._tree.set(tf.range(held)[None], tf.constant(size[None]))
+    host.update_priorities(np.arange(held), size)
+    bits = np.random.default_rng(1).integers(0, 2**32, (1, 64), dtype=np.uint32)
+    slot, weight = ring.sample(tf.constant(bits), tf.constant(iterations))
+    chance = size.astype(np.float64) / size.sum()
+    expected = (held * chance[slot.numpy()[0]]) ** -0.7
+    assert weight is not None
+    np.testing.assert_allclose(weight.numpy()[0], expected / expected.max(), rtol=1e-4)
+    on_host = host.at(host.draw(bits[0]), beta=0.7).weight
+    np.testing.assert_allclose(on_host, expected / expected.max(), rtol=1e-4)
 
 
 def test_largest_priority_lasts_and_seeds_are_apart() -> None:

@@ -300,7 +300,7 @@ class PrioritizedReplayBuffer:
     def at(self, slot: NDArray[np.int64], beta: float) -> PrioritizedBatch:
         """The transitions in slots, with their importance weights."""
         chance = self._tree.values(slot) / self._tree.total
-        weight = (np.float32(len(self)) * chance) ** np.float32(-beta)
+        weight = chance ** np.float32(-beta)  # (N P)^-beta less N, which the next line takes out
         return PrioritizedBatch(self._buffer.at(slot), slot, weight / weight.max())
 
     def update_priorities(self, slot: NDArray[np.int64], td_error: NDArray[np.floating]) -> None:

@@ -54,14 +54,14 @@ class Ring:
             bits: random uint32, shape (seeds, batch).
             iteration: iterations done.
         """
-        held = tf.minimum(iteration, self.rows) * self.streams
         if not self.settings.prioritised:
+            held = tf.minimum(iteration, self.rows) * self.streams
             return Sample(below(bits, held), None)
         slot = self._tree.find(strata(bits))
         chance = self._tree.values(slot) / self._tree.total()
         priority = self.settings.priority
         beta = self._at(iteration, priority.beta, priority.beta_end)
-        weight = _power(tf.cast(held, tf.float32) * chance, -beta)
+        weight = _power(chance, -beta)  # (N P)^-beta less N, which the next line takes out
         return Sample(slot, weight / tf.reduce_max(weight, axis=1, keepdims=True))
 
     def windows(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from market.features import FeaturePipeline
 from models.bundle import WEIGHTS, Bundle
-from models.manifest import Origin
+from models.manifest import Golden, Origin
 from models.networks import copy_of, linear_q_network, q_values_of, two_layer_q_network
 from models.sealed import MANIFEST, Damaged, seal_into
 from models.single import one_state
@@ -164,6 +164,12 @@ def restated(folder: Path, **files: Any) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def without_sha256(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["sha256"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
 def linked(name: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         (folder / name).rename(folder.parent / name)
@@ -222,6 +228,11 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
         resealed(lambda m, a: a.update({"q_values/bias": np.ones(3, np.float32)})),
         "a golden Q-value is off by",
     ),
+    "weights that choose another action": (
+        resealed(lambda m, a: a.update({"q_values/kernel": -a["q_values/kernel"]})),
+        "the action in a golden state is another than it was",
+    ),
+    "a manifest without its sha256": (without_sha256, "does not have the sha256 that it states"),
     "another schema": (resealed(lambda m, a: m.update(format="qdesk-bundle/9")), "format"),
     "a field that no bundle has": (resealed(lambda m, a: m.update(run="x")), "run: Extra inputs"),
     "a field of another type": (
@@ -257,6 +268,34 @@ def test_what_is_not_a_bundle_is_refused_by_name(
         Bundle.load(folder)
     assert str(folder) in str(refused.value)
     assert not (folder.parent / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "gap, reason",
+    [
+        (0.5e-5, None),  # about as good as one another
+        (1.9e-5, None),
+        (2.1e-5, "the action in a golden state is another than it was"),
+        (0.1, "the action in a golden state is another than it was"),
+    ],
+)
+def test_only_actions_about_as_good_as_one_another_may_change_places(
+    gap: float, reason: str | None
+) -> None:
+    """In the second of two golden states the other of two actions is chosen, by next to nothing."""
+    kernel = np.array([[0.5, 0, 0], [0, 0.5, 0.5 + 1e-7], [0, 0, -1]], np.float32)
+    bundle = bundle_of(linear_q_network(3, 1))
+    golden = Golden(
+        states=[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        q_values=[[0.5, 0.0, 0.0], [0.0, 0.5 + gap / 2, 0.5 - gap / 2]],
+    )
+    manifest = bundle.manifest.model_copy(update={"golden": golden})
+    changed = Bundle(manifest, {"q_values/kernel": kernel})
+    if reason is None:
+        changed.verify("here")
+    else:
+        with pytest.raises(Damaged, match=f"here: {reason}"):
+            changed.verify("here")
 
 
 def test_a_bundle_loads_without_tensorflow(folder: Path) -> None:

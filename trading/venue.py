@@ -69,7 +69,7 @@ class SimulatedVenue:
         if self._closed or self._half is None:
             reason = "the account is closed" if self._closed else "no market is known yet"
             self._end(Ended(order.id, "rejected", 0.0, reason))
-        elif order.reduce_only and not abs(after) < abs(self._position) * (1 + DUST):
+        elif order.reduce_only and not self._reduces(after):
             self._end(Ended(order.id, "rejected", 0.0, "it does not reduce the position"))
         elif self.settings.fill == "close":
             self._execute(order, self._close)
@@ -100,6 +100,10 @@ class SimulatedVenue:
     def position(self) -> float:
         """Units held."""
         return self._position
+
+    def _reduces(self, after: float) -> bool:
+        """Whether a position is nearer to zero than ours, and not on its other side."""
+        return abs(after) < abs(self._position) and after * self._position >= -DUST * DUST
 
     def _half_of(self, bar: Mapping[str, Any]) -> float | None:
         """Half the spread of a bar, or the last one known; zero where bars have no quotes at all."""

@@ -129,6 +129,15 @@ def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
     RunLock(tmp_path / RUN).close()
 
 
+def test_a_lock_names_its_owner_and_nothing_of_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    folder.mkdir()
+    (folder / "lock").write_text("4194303999\nand more\n")
+    lock = RunLock(folder)
+    assert (folder / "lock").read_text() == f"{os.getpid()}\n"
+    lock.close()
+
+
 def test_saved_again_it_keeps_its_score_and_its_place(tmp_path: Path) -> None:
     with checkpoints_of(tmp_path / RUN, keep_last=1, keep_best=1) as checkpoints:
         save(checkpoints, 1, 0.9)

@@ -52,6 +52,38 @@ def test_a_folder_is_replaced_whole(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["sealed"]
 
 
+def test_all_is_on_the_disk_before_it_has_its_name_and_the_name_is_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files, then the folder that names them, then the rename, then the folder around."""
+    done: list[tuple[str, ...]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    def renamed(before: Any, after: Any) -> None:
+        done.append(("rename", Path(before).name, Path(after).name))
+        rename(before, after)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    around = tmp_path / "around"
+    written = f".writing-sealed-{os.getpid()}"
+    for replaced in (False, True):
+        done.clear()
+        seal(around / "sealed", FILE, ARRAYS, {"step": 7})
+        files = {("sync", FILE), ("sync", MANIFEST)}
+        assert set(done[:2]) == files
+        assert done[2:] == [
+            ("sync", written),
+            *([("rename", "sealed", ".writing-old-sealed")] if replaced else []),
+            ("rename", written, "sealed"),
+            ("sync", "around"),
+        ]
+
+
 def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
     for bad in (np.nan, np.inf):
         with pytest.raises(NotFinite, match="weights holds numbers"):
@@ -176,6 +208,20 @@ def test_a_manifest_that_names_another_form_is_refused(folder: Path) -> None:
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(Damaged, match=r"weights is \['float32', \[3, 5\]\]; it must be"):
+        unseal(folder, FILE)
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_size_that_is_not_the_files_is_refused(folder: Path, more: int) -> None:
+    """Under a sha256 that is right: both must be."""
+    from models.sealed import _digest
+
+    manifest = json.loads((folder / MANIFEST).read_text())
+    size = manifest["files"][FILE]["bytes"]
+    manifest["files"][FILE]["bytes"] += more
+    manifest["sha256"] = _digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=rf"{FILE}: {size:,} bytes; there must be {size + more}"):
         unseal(folder, FILE)
 
 

@@ -107,6 +107,79 @@ def test_importance_weights_scale_the_loss_of_every_kind() -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss, quantiles", [("mse", None), ("huber", None), ("mse", 5)])
+@pytest.mark.parametrize("all_actions", [False, True])
+def test_priorities_come_from_the_td_error_without_its_weight(
+    loss: Any, quantiles: int | None, all_actions: bool
+) -> None:
+    """Schaul et al. (2016), algorithm 1, line 11: the weight scales the gradient alone."""
+    data = batch(np.random.default_rng(4), 8)
+    if all_actions:
+        data = Transition(
+            data.state,
+            None,
+            tf.repeat(data.reward[..., None], 3, axis=-1),
+            tf.repeat(data.discount[..., None], 3, axis=-1),
+            tf.repeat(data.next_state[:, :, None], 3, axis=2),
+        )
+    network = two_layer_q_network(3, (8, 8), seed=1, quantiles=quantiles)
+    weight = tf.constant([[1.0, 0.5, 0.25, 0.0, 1.0, 0.1, 0.7, 0.3]])
+    plain, weighted = (
+        Learner([network], LearnerSettings(loss=loss)).train_step(data, each)
+        for each in (None, weight)
+    )
+    assert plain[0].loss.numpy() != weighted[0].loss.numpy()
+    np.testing.assert_array_equal(weighted[1], plain[1])
+    np.testing.assert_array_equal(weighted[0].td_error, plain[0].td_error)
+
+
+def test_gradients_are_clipped_by_the_norm_of_their_own_seed() -> None:
+    """Of two seeds side by side one is clipped, by its own norm, and the other is not at all."""
+    networks = [linear_q_network(3, seed) for seed in (1, 2)]
+    wild, calm = (batch(np.random.default_rng(seed), 8) for seed in (3, 4))
+    wild = wild._replace(reward=100 * wild.reward)
+    settings = LearnerSettings(optimizer="sgd", learning_rate=0.1, clip_norm=5.0)
+    together = Learner(networks, settings)
+    both = Transition(*(tf.concat(parts, axis=0) for parts in zip(wild, calm, strict=True)))
+    metrics, _ = together.train_step(both)
+    assert metrics.gradient_norm.numpy()[0] > 50
+    assert metrics.gradient_norm.numpy()[1] < 5
+    for index, data in enumerate((wild, calm)):
+        alone = Learner([networks[index]], settings)
+        expected, _ = alone.train_step(data)
+        assert metrics.gradient_norm.numpy()[index] == pytest.approx(
+            expected.gradient_norm.numpy()[0], rel=1e-5
+        )
+        for path, weights in together.online.variables.items():
+            only = alone.online.variables[path].numpy()[0]
+            np.testing.assert_allclose(weights.numpy()[index], only, rtol=1e-5, atol=1e-6)
+
+
+def test_double_q_learning_chooses_under_the_noise_of_the_online_network() -> None:
+    """Fortunato et al. (2018), equation 17: each network has a noise of its own."""
+    made = [two_layer_q_network(3, (8, 8), seed, noisy=True) for seed in (1, 2)]
+    learner = Learner(made[:1], LearnerSettings(target="double"))
+    other = StackedNetwork(made[1:], "other")
+    for path, variable in learner.target.variables.items():
+        variable.assign(other.variables[path].value)
+    rng = np.random.default_rng(6)
+    acting, online, target = (
+        tf.constant(3 * rng.normal(size=(1, learner.noise_size)), tf.float32) for _ in range(3)
+    )
+    data = batch(rng)
+    judged = np.asarray(learner.target(data.next_state, target))[0]
+    chosen = {
+        name: np.asarray(learner.online(data.next_state, noise))[0].argmax(axis=1)
+        for name, noise in (("own", online), ("target", target), ("acting", acting), ("no", None))
+    }
+    for name in ("target", "acting", "no"):
+        assert (chosen["own"] != chosen[name]).sum() > 5, name
+    found = learner._target_of(data, 0.0, Noise(acting, online, target))
+    value = judged[np.arange(len(judged)), chosen["own"]]
+    expected = np.asarray(data.reward)[0] + np.asarray(data.discount)[0] * value
+    np.testing.assert_allclose(np.asarray(found)[0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_batch_of_all_actions_is_three_batches_of_one() -> None:
     """The loss is the mean over the actions of what each would give; one step of SGD alike."""
     rng = np.random.default_rng(5)

@@ -15,13 +15,13 @@ from training.store import Store
 NAME = "qdesk-linear"
 
 
-def register_three(mlruns: Path) -> None:
-    """A store with three versions; MLflow's own setting of where it is stays as it was."""
+def register_three(mlruns: Path, versions: int = 3) -> None:
+    """A store with three versions, or more; MLflow's own setting of where it is stays as it was."""
     before = mlflow.get_tracking_uri()
     client = Store(mlruns).client
     experiment = client.create_experiment("tested", artifact_location=f"{mlruns}/artifacts")
     run_id = client.create_run(experiment, run_name="run").info.run_id
-    for seed in (1, 2, 3):
+    for seed in range(1, versions + 1):
         model = linear_q_network(3, seed)
         tags = {"bars": "made", "net_return": str(seed / 10), "algorithm": "dqn", "seed": "1"}
         register(client, bundle_of(model), run_id, tags, f"number {seed}")

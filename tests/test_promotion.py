@@ -23,7 +23,7 @@ from models.promotion import (
 )
 from models.promotion import promote as promote_judged
 from models.sealed import Damaged
-from tests.registered import NAME, bundle_folder, promote, spoil
+from tests.registered import NAME, bundle_folder, promote, register_three, spoil, uri_of
 
 
 def aliases(client: MlflowClient) -> dict[str, int]:
@@ -67,6 +67,22 @@ def test_a_rejected_version_is_nobodys_predecessor(client: MlflowClient) -> None
         rollback(client, NAME, "to itself")
 
 
+def test_one_goes_back_champion_by_champion_the_latest_first(tmp_path: Path) -> None:
+    """Past one that is gone meanwhile to the one before it."""
+    register_three(tmp_path / "mlruns", versions=5)
+    uri = uri_of(tmp_path / "mlruns")
+    client = MlflowClient(uri, uri)
+    for which in "12345":
+        promote(client, NAME, which, "better")
+    rollback(client, NAME, "it lost")
+    assert aliases(client) == {"champion": 4, "previous_champion": 3}
+    client.delete_model_version(NAME, "2")
+    rollback(client, NAME, "that one too")
+    assert aliases(client) == {"champion": 3, "previous_champion": 1}
+    rollback(client, NAME, "and that")
+    assert aliases(client) == {"champion": 1}
+
+
 def test_what_cannot_be_trusted_is_not_promoted(client: MlflowClient) -> None:
     promote(client, NAME, "1", "the first")
     spoil(client, "2")
@@ -96,6 +112,17 @@ def test_a_bundle_of_another_version_is_refused(client: MlflowClient) -> None:
     link.symlink_to(link.parent.parent / "weights")
     with pytest.raises(Damaged, match=r"artifacts/bundle/weights.safetensors.*symbolic link"):
         load_bundle(client, resolve(client, NAME, "3"))
+
+
+def test_a_version_registered_without_a_sha256_is_refused(client: MlflowClient) -> None:
+    """Whatever its bundle is, nobody can know that it is the one that was registered."""
+    promote(client, NAME, "1", "the first")
+    client.delete_model_version_tag(NAME, "2", "bundle_sha256")
+    with pytest.raises(Damaged, match=r"its sha256 is \w+, but None was registered"):
+        load_bundle(client, resolve(client, NAME, "2"))
+    with pytest.raises(Damaged, match="but None was registered"):
+        promote(client, NAME, "2", "looks good")
+    assert aliases(client) == {"champion": 1}
 
 
 def test_the_gate_stands_before_the_alias(client: MlflowClient) -> None:

@@ -286,6 +286,19 @@ def test_what_bars_cannot_give_is_refused_by_name(walk: Bars) -> None:
     assert "volatility_n" in feature_names()
 
 
+def test_a_deviation_of_nothing_but_rounding_is_no_scale() -> None:
+    """The mean of equal numbers is rounded, and leaves a deviation that is not quite zero."""
+    still = bars_of(np.full(10, 0.1), np.full(10, 0.1), "still")
+    assert 0 < np.log(still.column("close")).std() < 1e-12
+    with pytest.raises(BarsError, match="still: log_price never varies"):
+        FeaturePipeline.fit(still, FeatureSettings(names=("log_price",)))
+    unscaled = FeaturePipeline.fit(still, FeatureSettings(names=("log_price",), scale=False))
+    assert (unscaled.offsets, unscaled.scales) == ((0.0,), (1.0,))
+    barely = bars_with([1.0, *[1.0 + 1e-10] * 9])
+    fitted = FeaturePipeline.fit(barely, FeatureSettings(names=("log_price",)))
+    assert fitted.scales[0] == pytest.approx(3e-11, rel=1e-3)  # 1e-10 * sqrt(0.1 * 0.9)
+
+
 def test_a_bar_that_does_not_follow_leaves_the_stream_as_it_was() -> None:
     bars = quoted(40, seed=6)
     pipeline = FeaturePipeline.fit(bars, FeatureSettings(names=("rsi_5", "spread", "volatility_5")))

@@ -14,6 +14,7 @@ from market.features import FeaturePipeline
 from market.synthetic import OrnsteinUhlenbeck, RandomWalk
 from market.table import MarketTable
 from models.promotion import Condition
+from tests.conftest import bars_of
 
 LAW, FEE = OrnsteinUhlenbeck(), 0.002
 GOOD = Facts("data", "data", "abc", "abc", 0.1, same_bundle=True)
@@ -135,6 +136,31 @@ def test_each_condition_alone_says_no(good: Findings, own: Findings, name: str) 
     assert not passed(conditions)
 
 
+@pytest.mark.parametrize("whose", ["its own weights", "net return at"])
+def test_only_the_costs_and_the_lateness_of_the_policy_decide(
+    good: Findings, own: Findings, whose: str
+) -> None:
+    """A candidate that loses once its fills are late is refused, one that loses elsewhere is not."""
+
+    def losing(found: Findings, at: set[tuple[float, int]]) -> Findings:
+        stress = [
+            each.model_copy(update={"net_returns": [-0.1 for _ in each.net_returns]})
+            if (each.multiple, each.late) in at
+            else each.model_copy(update={"net_returns": [0.1 for _ in each.net_returns]})
+            for each in found.stress
+        ]
+        return found.model_copy(update={"stress": stress})
+
+    every = {(each.multiple, each.late) for each in good.stress}
+    for late in (0, 1):
+        policy = Policy(cost_multiple=3.0, late=late)
+        for at, fails in (({(3.0, late)}, True), (every - {(3.0, late)}, False)):
+            walked = losing(good, at) if whose == "net return at" else losing(good, set())
+            alone = losing(own, at) if whose == "its own weights" else losing(own, set())
+            names = failed(judge(walked, alone, ONE, GOOD, policy))
+            assert [name.startswith(f"{whose}") for name in names] == [True] * fails
+
+
 def test_what_is_undefined_fails(good: Findings, own: Findings) -> None:
     undefined = {"sharpe_a_bar": None, "skew": None, "kurtosis": None}
     conditions = judge(good.model_copy(update=undefined), own, ONE, GOOD)
@@ -220,6 +246,27 @@ def test_findings_say_what_was_seen(good: Findings) -> None:
     assert bounds == sorted(bounds, reverse=True)
     with pytest.raises(ValueError, match="costs times 7"):
         good.stressed(7, 0)
+
+
+def test_a_trade_carried_over_a_windows_edge_earns_in_each_what_it_earned_there() -> None:
+    """Long over both edges, bought once: the fee is the first window's, each share its own price's."""
+    close = np.array([90.0, *[100.0] * 9, 100, 110, 120, 121, 121, 132, 143])
+    path = bars_of(close, close)
+    fills: tuple[Fill, ...] = ("close", "next_open")
+    tables = {
+        fill: MarketTable.of(
+            path, FeaturePipeline.fit(path), MarketSettings(fill=fill, half_spread=1.0)
+        )
+        for fill in fills
+    }
+    steps = len(close) - 2
+    held = np.array([[0] * 9 + [1] * (steps - 9), [0] * steps], np.int8)
+    volume, edges = np.ones(steps + 1), [0, 10, 12, steps]  # closes of 110 and 121 begin the others
+    made = Track("walk-forward", tables, "close", held, [1, 2], edges, volume)
+    found = assess(made, draws=5, random_draws=2).findings
+    # bought at 100 for 1: 110 - 100 - 1; from 110 to 121; from 121 to 143
+    np.testing.assert_allclose(found.windows[0], [9 / 100, 11 / 110, 22 / 121])
+    np.testing.assert_array_equal(found.windows[1], [0, 0, 0])
 
 
 def test_windows_add_up_to_the_whole(good: Findings) -> None:

@@ -64,6 +64,17 @@ def test_trades_by_hand() -> None:
     assert measures["action_entropy"] == pytest.approx(-(shares * np.log2(shares)).sum())
 
 
+def test_a_trade_filled_at_the_next_open_earns_until_its_own_fill() -> None:
+    """What happens from the close to the fill is still the old trade's, and borrow is the holder's."""
+    close = np.array([90.0, 100, 110, 99, 99, 108])
+    open = np.array([90.0, 95, 104, 105, 99, 103])  # of the steps: 104, 105, 99, 103
+    table = table_of(bars_of(open, close), fill="next_open", half_spread=1.0, borrow_rate=0.01)
+    run = backtest(table, np.array([1, -1, -1, 0], np.int8))
+    # long from 104 to 105 pays 1 and half of 2; short from 105 to 103 pays 1, 1 and 1.1 + 0.99 of borrow
+    np.testing.assert_allclose(trade_profits(run), [1 - 2, 2 - 2 - 2.09])
+    assert run.equity[-1] - run.equity[0] == pytest.approx(-1 - 2.09)
+
+
 @given(
     seed=st.integers(0, 2**31),
     fill=st.sampled_from(["close", "next_open"]),

@@ -99,6 +99,22 @@ def test_what_never_trades_has_no_sharpe_ratio_in_any_draw() -> None:
     assert (drawn.drawdown == 0).all()
 
 
+def test_a_drawdown_counts_from_what_the_account_began_with() -> None:
+    """A path that only falls lost from its first bar on: it has no peak of its own above 1.0."""
+    falling = resample(np.full((50, 1), -0.01), draws=5)
+    np.testing.assert_allclose(falling.drawdown, 1 - 0.99**50)
+    np.testing.assert_allclose(falling.final, 0.99**50 - 1)
+    rising = resample(np.full((50, 1), 0.01), draws=5)
+    assert (rising.drawdown == 0).all()
+    rng = np.random.default_rng(2)
+    returns = rng.normal(-0.002, 0.01, (80, 1))
+    drawn = resample(returns, draws=200, points=80)
+    equity = np.concatenate([np.ones((200, 1)), drawn.paths], axis=1)
+    expected = (1 - equity / np.maximum.accumulate(equity, axis=1)).max(axis=1)
+    np.testing.assert_allclose(drawn.drawdown, expected)
+    assert (drawn.paths.max(axis=1) < 1).any()
+
+
 def test_superior_ability() -> None:
     """One real edge among nineteen that have none is seen; without it nothing is."""
     returns = noise(1500, 20)

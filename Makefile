@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real golden peers ui tensorboard lock clean
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -116,6 +116,9 @@ study-known: $(READY) ## train every algorithm on a market with a known answer (
 
 study-real: $(READY) ## train every preset on real bars with five seeds (long)
 	@$(PYTHON) -m benchmarks.real_bars $(ARGS)
+
+study-mutations: $(READY) ## plant faults in critical code, see whether its tests notice (long)
+	@$(PYTHON) -m benchmarks.mutations $(ARGS)
 
 golden: $(GOLDEN) ## make the golden numbers of the tests anew, with other libraries
 	@.venv-golden/bin/python tests/golden/make_golden.py

@@ -16,6 +16,7 @@ SIMULATION = HERE.parent / "docs/simulation.md"
 CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
 PERFORMANCE = HERE.parent / "docs/performance.md"
 TRACKING = HERE.parent / "docs/tracking.md"
+TESTS = HERE.parent / "docs/tests.md"
 
 
 def machine(load_before: float) -> dict[str, Any]:

@@ -1,0 +1,278 @@
+"""Do the tests notice? Mutants of the code that money hangs on, each under the tests that concern it.
+
+`python -m benchmarks.mutations` (`make study-mutations`) draws mutants of every file in `TESTS` and runs
+its tests on each. A mutant that no test fails on has survived: either a test is missing, or the mutant
+computes the same. Those that compute the same stand in `equivalent_mutants.toml` with the reason; any
+other survivor ends the study with exit code 1.
+
+Each worker has a copy of the repository and has imported what takes long and starts no threads; for every
+mutant it forks, so that a test file that needs TensorFlow costs no import of it.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from benchmarks import record
+from benchmarks.mutants import Mutant, drawn
+
+ROOT = Path(__file__).parents[1]
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
+TESTS: dict[str, tuple[str, ...]] = {
+    "market/accounting.py": ("accounting", "backtest", "measures", "market"),
+    "market/features.py": ("features",),
+    "models/n_step.py": ("targets", "replay"),
+    "models/sealed.py": ("sealed", "checkpoint"),
+    "models/targets.py": ("targets", "learner"),
+    "training/checkpoint.py": ("checkpoint", "object_store"),
+    "training/ring.py": ("ring", "batches"),
+    "evaluation/gate.py": ("gate",),
+    "evaluation/ledger.py": ("ledger",),
+    "evaluation/statistics.py": ("statistics",),
+    "trading/book.py": ("order_limits", "drills", "trading_properties"),
+    "trading/execution.py": ("order_limits", "drills", "trading_properties"),
+    "trading/journal.py": ("drills", "trading_properties"),
+    "trading/risk.py": ("order_limits", "drills", "trading_properties"),
+}
+HOUSE = {path.stem for path in ROOT.glob("*.py")} | {
+    path.parent.name for path in ROOT.glob("*/*.py")
+}
+# What takes long to import and starts no threads: those do not live on in a fork.
+WARM = ("numpy", "scipy.stats", "tensorflow", "keras", "pydantic", "pytest", "fsspec")
+TIMES, MORE = 4, 20.0  # seconds that a mutant may take: so many times the tests' own, and more
+NO_FAILURE, FAILURES, INTERRUPTED = 0, 1, 2  # pytest's exit codes; the last: not even collected
+
+Outcome = Literal["caught", "timeout", "survived"]
+
+
+class Tree:
+    """A copy of the repository, in which one process runs tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.temporary = folder / "tree", folder / "temporary"
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.folder / name)
+        # Whether a compiled file is that of its source is seen by its content: two mutants of one length
+        # in one second would have the same date and size.
+        compiled = ["compileall", "-q", "--invalidation-mode", "checked-hash", "."]
+        subprocess.run([sys.executable, "-m", *compiled], cwd=self.folder, check=True)
+
+    def run(self, tests: tuple[str, ...], seconds: float) -> int | None:
+        """Runs tests in a process of their own: pytest's exit code, or None where it took too long."""
+        self.temporary.mkdir()
+        child = os.fork()
+        if child == 0:
+            self._test(tests)
+        handle = os.pidfd_open(child)
+        try:
+            done, _, _ = select.select([handle], [], [], seconds)
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # and what it has started
+            _, status = os.waitpid(child, 0)
+        finally:
+            os.close(handle)
+            _removed(self.temporary)
+        return os.waitstatus_to_exitcode(status) if done else None
+
+    def _test(self, tests: tuple[str, ...]) -> None:
+        """In the child: imports the house anew, from the copy."""
+        code = INTERRUPTED
+        try:
+            os.setsid()
+            os.chdir(self.folder)
+            sys.path.insert(0, str(self.folder))
+            os.environ |= {"PYTHONPATH": str(self.folder), "TMPDIR": str(self.temporary)}
+            tempfile.tempdir = None
+            for name in [name for name in sys.modules if name.split(".")[0] in HOUSE]:
+                del sys.modules[name]
+            with (self.folder.parent / "output").open("w") as output:
+                for descriptor in (1, 2):
+                    os.dup2(output.fileno(), descriptor)
+            import pytest
+
+            paths = [f"tests/test_{name}.py" for name in tests]
+            code = int(pytest.main(["-x", "-q", "-m", "not slow", *paths]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+class Verdict(NamedTuple):
+    """What became of a mutant."""
+
+    mutant: Mutant
+    outcome: Outcome
+    seconds: float
+
+
+tree: Tree  # of a worker
+
+
+def begin(folder: str) -> None:
+    """Gets a worker ready."""
+    global tree  # noqa: PLW0603 - one of each process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # of threads: the one that there is waits for nothing
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for name in WARM:
+        importlib.import_module(name)
+    tree = Tree(Path(tempfile.mkdtemp(dir=folder)))
+
+
+def unharmed(file: str) -> tuple[str, float]:
+    """A file and the seconds that its tests take, which must pass."""
+    began = time.monotonic()
+    code = tree.run(TESTS[file], 600.0)
+    if code != NO_FAILURE:
+        said = (tree.folder.parent / "output").read_text()[-3000:]
+        raise RuntimeError(f"the tests of {file} fail as it is (pytest said {code}):\n{said}")
+    return file, time.monotonic() - began
+
+
+def judged(mutant: Mutant, seconds: float) -> Verdict:
+    """Runs a mutant's tests."""
+    path = tree.folder / mutant.file
+    whole = path.read_text()
+    began = time.monotonic()
+    path.write_text(mutant.code)
+    try:
+        code = tree.run(TESTS[mutant.file], TIMES * seconds + MORE)
+    finally:
+        path.write_text(whole)
+    outcome: Outcome = "survived" if code == NO_FAILURE else "timeout" if code is None else "caught"
+    return Verdict(mutant, outcome, time.monotonic() - began)
+
+
+def _removed(folder: Path) -> None:
+    """Takes a folder away, what a test has locked included."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def reasons() -> dict[tuple[str, str, str, str], str]:
+    """Why mutants compute the same, by their keys."""
+    listed = tomllib.loads(EQUIVALENT.read_text())["mutant"]
+    return {
+        (each["file"], each["scope"], each["before"], each["after"]): each["reason"]
+        for each in listed
+    }
+
+
+def study(files: list[str], count: int, seed: int, workers: int) -> dict[str, Any]:
+    """Draws, runs and counts, by file; survivors without a reason are printed as they are found."""
+    known = reasons()
+    rows: dict[str, Any] = {}
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="mutations-") as folder,
+        ProcessPoolExecutor(workers, context, begin, (folder,)) as pool,
+    ):
+        Path(folder).chmod(0o755)
+        seconds = dict(pool.map(unharmed, files))
+        jobs = []
+        for file in files:
+            mutants = drawn(ROOT, file, count, seed)
+            rows[file] = {"drawn": len(mutants), "caught": 0, "timeout": 0, "equivalent": 0}
+            rows[file] |= {"survived": [], "seconds": 0.0, "tests_seconds": round(seconds[file], 1)}
+            jobs += [pool.submit(judged, mutant, seconds[file]) for mutant in mutants]
+        for done in as_completed(jobs):
+            mutant, outcome, took = done.result()
+            row = rows[mutant.file]
+            row["seconds"] = round(row["seconds"] + took, 1)
+            if outcome == "survived" and mutant.key in known:
+                row["equivalent"] += 1
+            elif outcome == "survived":
+                row["survived"].append(
+                    {
+                        "scope": mutant.scope,
+                        "line": mutant.line,
+                        "operator": mutant.operator,
+                        "before": mutant.before,
+                        "after": mutant.after,
+                    }
+                )
+                print(f"survived: {mutant.file}:{mutant.line} in {mutant.scope or 'the module'}")
+                print(f"  - {mutant.before}\n  + {mutant.after}", flush=True)
+            else:
+                row[outcome] += 1
+    for row in rows.values():
+        row["survived"].sort(key=lambda each: (each["line"], each["after"]))
+    return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """The committed figures in Markdown."""
+    lines = [
+        "| file | tests | mutants drawn | noticed | equivalent | not noticed |",
+        "|---|---|---|---|---|---|",
+    ]
+    total = [0, 0, 0, 0]
+    for file, row in result["files"].items():
+        tests = ", ".join(f"`{name}`" for name in row["tests"])
+        noticed = row["caught"] + row["timeout"]
+        counts = [row["drawn"], noticed, row["equivalent"], len(row["survived"])]
+        total = [a + b for a, b in zip(total, counts, strict=True)]
+        lines.append(f"| `{file}` | {tests} | {' | '.join(map(str, counts))} |")
+    lines.append(f"| all | | {' | '.join(map(str, total))} |")
+    share = total[1] / total[0]
+    took = f"{result['minutes']:.0f} minutes with {result['workers']} workers"
+    said = f"{share:.1%} of the mutants drawn were noticed; seed {result['seed']}, {took}"
+    return "\n".join([*lines, "", f"{said}; {result['cpu']}, {result['time'][:10]}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutants", type=int, default=60, help="drawn of each file")
+    parser.add_argument("--seed", type=int, default=1, help="of the draw")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one a core")
+    parser.add_argument("--only", choices=TESTS, action="append", help="a file, and no other")
+    parser.add_argument("--save", action="store_true", help="commit the figures to the documents")
+    options = parser.parse_args()
+    files, before, began = options.only or list(TESTS), os.getloadavg()[0], time.monotonic()
+    print(f"{options.mutants} mutants of each file, seed {options.seed}", flush=True)
+    rows = study(files, options.mutants, options.seed, options.workers)
+    result = {
+        **record.machine(before),
+        "seed": options.seed,
+        "workers": options.workers,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "files": {file: {"tests": TESTS[file], **row} for file, row in rows.items()},
+    }
+    print(table(result))
+    if options.save:
+        record.save("mutations", result, table(result), record.TESTS)
+    if any(row["survived"] for row in rows.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

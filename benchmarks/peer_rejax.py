@@ -21,7 +21,6 @@ from rejax import DQN
 
 from benchmarks.work import reward_scale_of, table_of
 from market.accounting import (
-    Terms,
     cost,
     earned,
     liquidation_cost,
@@ -29,6 +28,7 @@ from market.accounting import (
     risk_penalty,
 )
 from market.table import MarketTable
+from market.terms import Terms
 
 
 class Stream(NamedTuple):

@@ -1,23 +1,48 @@
 """The timing contract in arithmetic: what a position earns and pays between two bars.
 
-Bar t is known once it has closed. The action a_t then gives position_t, held over (t, t+1]:
+Bar t is known once it has closed. The action a_t then gives position_t, taken at the fill price F[t]
+and held over (t, t+1]. C and O are closes and opens; p is position_{t-1}, p' is position_t:
 
-    fill = "close":      r = (C[t+1] - C[t]) * position_t                              - cost at C[t]
-    fill = "next_open":  r = (O[t+1] - C[t]) * position_{t-1} + (C[t+1] - O[t+1]) * position_t
-                                                                                       - cost at O[t+1]
-    cost = |position_t - position_{t-1}| * (fee_rate * price + half_spread + slippage)
-           + borrow_rate * C[t] where position_t is short
+    fill = "close":      F[t] = C[t]
+    fill = "next_open":  F[t] = O[t+1]
 
-and r is reduced by the risk penalties that are set, each a formula of the same step. Both fills are one
-formula over `Terms`, in plain operators, so that NumPy arrays and TensorFlow tensors both pass through
-it: simulator, Gymnasium environments and backtest share this definition.
+`sizing` says how many units the full size is, and with it what a reward is counted in.
+
+unit: one unit. Rewards are in price units.
+
+    r = (F[t] - C[t]) p + (C[t+1] - F[t]) p' - c |p' - p| - b [p' < 0]
+    c = fee_rate F[t] + half_spread + slippage,    b = borrow_rate C[t]
+
+notional: a constant amount of money N, in units N / F[t], set anew at every fill. Rewards are in N. The
+position coming in was sized at F[t-1]; by the fill its worth has drifted from p to p D, with
+D = F[t] / F[t-1], and what brings it to p' is charged, the drift of price alone included:
+
+    r = (F[t] - C[t]) / F[t-1] p + (C[t+1] - F[t]) / F[t] p' - c |p' - p D| - b [p' < 0]
+
+where c and b are those above over F[t]: shares of the money traded, or held short.
+
+equity: a share of the account, set anew at every fill of what is left after the change's own cost.
+Rewards are the growth of the account's logarithm; `market/equity.py` derives them.
+
+So rewards are functions of the bar, p and p' alone: D and the borrow of the row before are known terms of
+row t. Those of an episode, before penalties, add up to the change of the account in units of the first
+price and of N, and of its logarithm.
+
+Rewards are reduced by the risk penalties that are set, each a formula of the same step. Both fills are
+one formula over the terms of a bar, in plain operators, so that NumPy arrays and TensorFlow tensors both
+pass through it: simulator, Gymnasium environments and backtest share this definition.
 """
 
-from typing import Any, Literal, NamedTuple
+import math
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from market.equity import LEAST, filled, short, until_fill
+from market.terms import AnyTerms, EquityTerms, NotionalTerms, Sizing, Terms, sized
 
 Scheme = Literal["target", "order"]
 Fill = Literal["close", "next_open"]
@@ -62,19 +87,24 @@ class MarketSettings(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="ruin, in shares of the price at the start, which is the equity then",
+        description="ruin, in shares of the equity at the start: of the first price, where one unit is "
+        "traded",
+    )
+    sizing: Sizing = Field(
+        "unit",
+        description="full size: one unit, a constant amount of money, or a share of the account",
     )
 
+    def fingerprint(self) -> str:
+        """These settings as JSON; a setting that is younger than the text says nothing at its default."""
+        return self.model_dump_json(exclude={"sizing"} if self.sizing == "unit" else None)
 
-class Terms(NamedTuple):
-    """What one unit of position earns and pays over (t, t+1], row t, all in price units."""
 
-    carry: Array  # earned by the position coming in, from the close of t to the fill
-    gain: Array  # earned by the position taken, from the fill to the close of t+1
-    entry_cost: Array  # paid per unit traded at the fill
-    exit_cost: Array  # paid per unit liquidated at the close of t+1
-    borrow: Array  # paid per unit held short
-    price: Array  # the close of t
+def fill_prices(
+    open: NDArray[np.float64], close: NDArray[np.float64], fill: Fill
+) -> NDArray[np.float64]:
+    """The price at which the change of each step fills, shape (bars - 1,)."""
+    return close[:-1] if fill == "close" else open[1:]
 
 
 def bar_terms(
@@ -82,24 +112,24 @@ def bar_terms(
     close: NDArray[np.float64],
     settings: MarketSettings,
     half_spread: NDArray[np.float64] | None = None,
-) -> Terms:
+) -> AnyTerms:
     """Terms of every step between bars.
 
     Args:
         open: prices, shape (bars,).
         close: prices, shape (bars,).
-        settings: fills and costs.
+        settings: fills, costs and sizing.
         half_spread: half of each bar's ask less bid, price units, shape (bars,), for settings that
             leave it to the bars. A trade at the next open pays the spread of bar t, the last known.
 
     Returns:
-        Arrays of shape (bars - 1,).
+        Arrays of shape (bars - 1,), of the kind that belongs to the sizing.
     """
     half = settings.half_spread or 0.0
     halves = np.full(len(close), half) if half_spread is None else half_spread
 
-    fill_price = close[:-1] if settings.fill == "close" else open[1:]
-    return Terms(
+    fill_price = fill_prices(open, close, settings.fill)
+    terms = Terms(
         carry=fill_price - close[:-1],
         gain=close[1:] - fill_price,
         entry_cost=unit_cost(fill_price, halves[:-1], settings),
@@ -107,6 +137,7 @@ def bar_terms(
         borrow=settings.borrow_rate * close[:-1],
         price=close[:-1],
     )
+    return sized(terms, fill_price, settings.sizing)
 
 
 def unit_cost(price: Array, half_spread: Array, settings: MarketSettings) -> Array:
@@ -122,24 +153,120 @@ def next_position(position: Array, action: Array, scheme: Scheme) -> Array:
     return (abs(wanted + 1) - abs(wanted - 1)) // 2  # clip(wanted, -1, 1)
 
 
-def earned(terms: Terms, previous: Array, position: Array) -> Array:
+# What follows takes `xp`: `numpy`, or `tensorflow.math` for tensors; their functions of the names that
+# are used agree. Under sizing "equity" amounts of a step are shares of the equity at its beginning.
+
+
+def carried(terms: AnyTerms, previous: Array, xp: ModuleType = np) -> Array:
+    """What the position coming in earns until the fill."""
+    if isinstance(terms, EquityTerms):
+        return terms.price * until_fill(terms, previous, xp)[0]
+    return terms.carry * previous
+
+
+def drifted(terms: AnyTerms, previous: Array, xp: ModuleType = np) -> Array:
+    """What the position coming in has become at the fill, before it is traded."""
+    if isinstance(terms, EquityTerms):
+        return until_fill(terms, previous, xp)[1]
+    return previous * terms.drift if isinstance(terms, NotionalTerms) else previous
+
+
+def traded(terms: AnyTerms, previous: Array, position: Array, xp: ModuleType = np) -> Array:
+    """How much is traded at the fill: units, shares of N, or shares of the account."""
+    if isinstance(terms, EquityTerms):
+        return filled(terms, previous, position, xp).traded
+    return abs(position - drifted(terms, previous, xp))
+
+
+def earned(terms: AnyTerms, previous: Array, position: Array, xp: ModuleType = np) -> Array:
     """Change of the position's worth over (t, t+1], before cost."""
+    if isinstance(terms, EquityTerms):
+        fill = filled(terms, previous, position, xp)
+        return terms.price * (fill.carried + fill.left * terms.gain * position)
     return terms.carry * previous + terms.gain * position
 
 
-def cost(terms: Terms, previous: Array, position: Array) -> Array:
+def cost(terms: AnyTerms, previous: Array, position: Array, xp: ModuleType = np) -> Array:
     """What the change from `previous` to `position` costs at the fill, and holding it short."""
-    short = (abs(position) - position) / 2
-    return terms.entry_cost * abs(position - previous) + terms.borrow * short
+    if isinstance(terms, EquityTerms):
+        fill = filled(terms, previous, position, xp)
+        return terms.price * (fill.paid + fill.left * terms.borrow * short(position))
+    return terms.entry_cost * traded(terms, previous, position) + terms.borrow * short(position)
 
 
-def liquidation_cost(terms: Terms, position: Array) -> Array:
-    """What closing `position` at the close of t+1 costs; due where an episode terminates."""
+def liquidation_cost(
+    terms: AnyTerms, position: Array, previous: Array = None, xp: ModuleType = np
+) -> Array:
+    """What closing `position` at the close of t+1 costs; due where an episode terminates.
+
+    Under sizing "equity" it depends on `previous` too, which must be given there.
+    """
+    if isinstance(terms, EquityTerms):
+        left = filled(terms, previous, position, xp).left
+        return terms.price * left * terms.exit_cost * abs(position)
     return terms.exit_cost * abs(position)
 
 
-def risk_penalty(terms: Terms, previous: Array, position: Array, settings: MarketSettings) -> Array:
-    """The sum of the penalties that are set, in price units; it lowers rewards, never equity.
+def growth(terms: AnyTerms, net: Array, xp: ModuleType = np) -> Array:
+    """The reward before penalties of what a step earns less its costs: that, or growth of log equity."""
+    if isinstance(terms, EquityTerms):
+        return terms.price * xp.log1p(xp.maximum(net / terms.price, LEAST - 1))
+    return net
+
+
+def ruins(terms: AnyTerms, cushion: Array, net: Array, xp: ModuleType = np) -> Array:
+    """Whether a step ruins an account.
+
+    Args:
+        terms: of the step.
+        cushion: how far rewards may still add up below zero (see `cushion_of`).
+        net: what the step earns less its costs.
+        xp: as everywhere here.
+    """
+    fell = cushion + growth(terms, net, xp) <= 0
+    return fell | wiped_out(terms, net) if isinstance(terms, EquityTerms) else fell
+
+
+def wiped_out(terms: AnyTerms, net: Array) -> Array:
+    """Whether a step leaves nothing to size a position by, however much the account had grown."""
+    return isinstance(terms, EquityTerms) and net <= (LEAST - 1) * terms.price
+
+
+def money(terms: AnyTerms, equity: Array, amount: Array) -> Array:
+    """An amount of a step in units of the account, which `equity` at its beginning is counted in."""
+    return amount * equity if isinstance(terms, EquityTerms) else amount
+
+
+def advanced(terms: AnyTerms, equity: Array, reward: Array, xp: ModuleType = np) -> Array:
+    """Equity after a step whose reward, before penalties and unscaled, is known."""
+    return equity * xp.exp(reward) if isinstance(terms, EquityTerms) else equity + reward
+
+
+def floor_of(settings: MarketSettings) -> float:
+    """The share of the equity at the start at which an account is ruined."""
+    return (
+        max(settings.equity_floor, LEAST) if settings.sizing == "equity" else settings.equity_floor
+    )
+
+
+def cushion_of(price: Array, settings: MarketSettings) -> Array:
+    """How far rewards may add up below zero before ruin, for an account that starts with `price`.
+
+    That is the close at the start where one unit is traded, N, or what a logarithm counts. Under
+    sizing "equity" the floor is at least `LEAST`: the logarithm of none has no end.
+    """
+    floor = floor_of(settings)
+    return price * (-math.log(floor) if settings.sizing == "equity" else 1 - floor)
+
+
+def risk_penalty(
+    terms: AnyTerms,
+    previous: Array,
+    position: Array,
+    settings: MarketSettings,
+    xp: ModuleType = np,
+) -> Array:
+    """The sum of the penalties that are set, in units of the reward; it lowers rewards, never equity.
 
     variance: risk_aversion / 2 * earned^2 / price. The mean-variance reward of Ritter (2017), "Machine
     Learning for Trading", equation 9, with the expected gain of one bar taken as zero; dividing by
@@ -149,22 +276,28 @@ def risk_penalty(terms: Terms, previous: Array, position: Array, settings: Marke
     "Learning to Trade via Direct Reinforcement", who punish downside alone. With drawdown
     D = peak - equity >= 0 and net = earned - cost, D' = max(D - net, 0), whose rise is max(0, -net)
     whatever the peak was: the reward needs no memory, and over an episode the rises add up to at
-    least the largest drawdown. Liquidation after ruin is left out.
+    least the largest drawdown. Under sizing "equity" the same is said of log equity. Liquidation after
+    ruin is left out.
 
     inventory: inventory_penalty * price * position^2, paid for every bar that a position is held, as
     Spooner et al. (2018), "Market Making via Reinforcement Learning", dampen it.
 
-    turnover: turnover_penalty * price * |position - previous|, a cost that only learning sees.
+    turnover: turnover_penalty * price * traded, a cost that only learning sees.
+
+    Price is that of the terms: the close where one unit is traded, else 1.
     """
     total: Array = 0.0
     if settings.risk_aversion > 0:
-        change = earned(terms, previous, position)
+        change = earned(terms, previous, position, xp)
         total = total + change * change * (settings.risk_aversion / 2) / terms.price
     if settings.drawdown_penalty > 0:
-        net = earned(terms, previous, position) - cost(terms, previous, position)
+        net = earned(terms, previous, position, xp) - cost(terms, previous, position, xp)
+        net = growth(terms, net, xp)
         total = total + settings.drawdown_penalty * (abs(net) - net) / 2
     if settings.inventory_penalty > 0:
         total = total + settings.inventory_penalty * terms.price * position * position
     if settings.turnover_penalty > 0:
-        total = total + settings.turnover_penalty * terms.price * abs(position - previous)
+        total = total + (
+            settings.turnover_penalty * terms.price * traded(terms, previous, position, xp)
+        )
     return total

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from market.accounting import (
     Fill,
     MarketSettings,
-    Terms,
     bar_terms,
     cost,
     earned,
@@ -22,6 +21,7 @@ from market.accounting import (
     next_position,
     risk_penalty,
 )
+from market.terms import Terms
 
 PRICES = arrays(np.float64, st.integers(2, 30), elements=st.floats(0.5, 1e4))
 

@@ -6,10 +6,12 @@
     env = gymnasium.make("qdesk/Market-v0", bars="btcusd_30m", settings={"fee_rate": 0.001})
     envs = gymnasium.make_vec("qdesk/Market-v0", num_envs=256, bars="btcusd_30m")
 
-Observations are states `[features..., position, 1.0]`; `Discrete(3)` counts action + 1; rewards are net
-of costs and risk penalties, in price units times `reward_scale`. Episodes start at a random bar, flat.
-Running out of an episode's bars truncates; equity at or below the floor terminates, and the position
-is then liquidated at the close. `info` has position, equity, cost (of the step) and price (the close).
+Observations are states `[features..., position, 1.0]`; `Discrete(3)` counts action + 1, so 0 is short (or
+sell), 1 flat (or nothing), 2 long (or buy). Rewards are net of costs and risk penalties, times
+`reward_scale`: price units, shares of N, or growth of log equity, as the sizing has it. Episodes start
+at a random bar, flat. Running out of an episode's bars truncates; equity at or below the floor
+terminates, and the position is then liquidated at the close. `info` has position, equity (which begins
+with the first price where one unit is traded, else with 1), cost (of the step) and price (the close).
 """
 
 from array import array
@@ -25,19 +27,25 @@ from numpy.typing import NDArray
 
 from market.accounting import (
     MarketSettings,
-    Terms,
+    advanced,
     cost,
     earned,
+    floor_of,
+    growth,
     liquidation_cost,
+    money,
     next_position,
     risk_penalty,
+    wiped_out,
 )
+from market.actions import EpisodeOver, action_index, action_indices
 from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.source import bars_from
 from market.table import MarketTable
 
 ID = "qdesk/Market-v0"
+NOT_BEGUN = "no episode is under way: call reset() before the first step and after an episode's end"
 Observation = NDArray[np.float32]
 Info = dict[str, Any]
 
@@ -47,7 +55,7 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
 
     Args:
         table: the market.
-        reward_scale: what a price unit counts in rewards.
+        reward_scale: what a price unit counts in rewards, or the unit of the settings' sizing.
         render_mode: None, or "rgb_array": price, position and equity of the episode so far.
     """
 
@@ -67,8 +75,10 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         self._rows = _rows(table)
         # arrays of Python's own: a step reads one number of each, at which NumPy's are slow
         self._terms = tuple(array("d", column) for column in table.terms)
+        self._kind = type(table.terms)
         self._close = array("d", table.close)
         self._settings = table.settings
+        self.end: int | None = None  # no episode is under way
         # position and equity after each step, for render
         self.history: list[tuple[int, float]] = []
 
@@ -88,31 +98,49 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         self.start = self.bar
         self.end = min(self.bar + settings.episode_bars, len(self.table) - 1)
         self.position = 0
-        self.equity = self._close[self.bar]
-        self.floor = settings.equity_floor * self.equity
+        self.funded = float(self.table.terms.price[self.bar])
+        self.equity = self.funded
+        self.floor = floor_of(settings) * self.equity
         self.history = []
         return self._state(), self._info(0.0)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
-        """Holds the new position until the next close."""
+        """Holds the new position until the next close.
+
+        Raises:
+            BadAction: the action is none of 0, 1 and 2.
+            EpisodeOver: there is no episode to step, before `reset` or past an end.
+        """
+        if self.end is None:
+            raise EpisodeOver(NOT_BEGUN)
         bar, settings = self.bar, self._settings
-        terms = Terms(*[column[bar] for column in self._terms])
+        terms = self._kind(*[column[bar] for column in self._terms])
         previous = self.position
-        position = next_position(previous, int(action) - 1, settings.scheme)
+        position = next_position(
+            previous, action_index(action, settings.scheme) - 1, settings.scheme
+        )
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = net - risk_penalty(terms, previous, position, settings)
-        terminated = self.equity + net <= self.floor
+        reward = growth(terms, net)
+        penalty = risk_penalty(terms, previous, position, settings)
+        equity = advanced(terms, self.equity, reward)
+        terminated = bool(equity <= self.floor or wiped_out(terms, net))
         if terminated:
-            closing = liquidation_cost(terms, position)
-            paid, net, reward = paid + closing, net - closing, reward - closing
-        self.equity += net
+            closing = liquidation_cost(terms, position, previous)
+            paid = paid + closing
+            reward = growth(terms, net - closing)
+            equity = advanced(terms, self.equity, reward)
+        paid = money(terms, self.equity, paid)
+        self.equity = equity
         self.position = position
         self.bar = bar + 1
         if self.render_mode is not None:
             self.history.append((position, self.equity))
         truncated = not terminated and self.bar == self.end
-        return self._state(), reward * self.reward_scale, terminated, truncated, self._info(paid)
+        if terminated or truncated:
+            self.end = None
+        reward = (reward - penalty) * self.reward_scale
+        return self._state(), reward, terminated, truncated, self._info(paid)
 
     def render(self) -> Any:
         """Price, position and equity of the episode so far, shape (height, width, 3)."""
@@ -121,7 +149,7 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         from market.render import episode_image
 
         prices = np.asarray(self._close[self.start : self.bar + 1])
-        return episode_image(self.table.name, prices, self.history)
+        return episode_image(self.table.name, prices, self.history, self.funded)
 
     def _state(self) -> Observation:
         state: Observation = self._rows[self.bar].copy()
@@ -157,7 +185,9 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rows = _rows(table)
+        self._kind = type(table.terms)
         self._terms = np.stack(table.terms, axis=1)
+        self._begun = False
         self._starts = len(table) - table.settings.episode_bars
         self._everywhere = np.ones(num_envs, np.bool_)
 
@@ -173,6 +203,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
             seed = seed[0]
         super().reset(seed=seed)
         count = self.num_envs
+        self._begun = True
         self._bar = np.zeros(count, np.int64)
         self._end = np.zeros(count, np.int64)
         self._position = np.zeros(count, np.int64)
@@ -187,19 +218,33 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
-        """Holds the new positions until the next close."""
+        """Holds the new positions until the next close.
+
+        Raises:
+            BadAction: the actions are not `num_envs` integers of 0, 1 and 2.
+            EpisodeOver: there was no `reset`.
+        """
         settings = self.table.settings
-        terms = Terms(*self._terms.take(self._bar, axis=0).T)
+        if not self._begun:
+            raise EpisodeOver(NOT_BEGUN)
+        indices = action_indices(actions, self.num_envs, settings.scheme)
+        terms = self._kind(*self._terms.take(self._bar, axis=0).T)
         previous = self._position
-        position = next_position(previous, np.asarray(actions, np.int64) - 1, settings.scheme)
+        position = next_position(previous, indices - 1, settings.scheme)
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = net - risk_penalty(terms, previous, position, settings)
-        terminated = self._equity + net <= self._floor
+        reward = growth(terms, net)
+        penalty = risk_penalty(terms, previous, position, settings)
+        equity = advanced(terms, self._equity, reward)
+        terminated = (equity <= self._floor) | wiped_out(terms, net)
         if terminated.any():
-            closing = liquidation_cost(terms, position) * terminated
-            paid, net, reward = paid + closing, net - closing, reward - closing
-        self._equity, self._position = self._equity + net, position
+            closing = liquidation_cost(terms, position, previous) * terminated
+            paid = paid + closing
+            reward = growth(terms, net - closing)
+            equity = advanced(terms, self._equity, reward)
+        paid = money(terms, self._equity, paid)
+        reward = (reward - penalty) * self.reward_scale
+        self._equity, self._position = equity, position
         self._bar = self._bar + 1
         truncated = (self._bar == self._end) & ~terminated
         over = terminated | truncated
@@ -216,15 +261,15 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
             self._begin(places, self.np_random.integers(self._starts, size=len(places)))
             states = self._states()
             infos |= self._infos(np.where(over, 0.0, paid))
-        return states, reward * self.reward_scale, terminated, truncated, infos
+        return states, reward, terminated, truncated, infos
 
     def _begin(self, places: Any, bars: NDArray[np.int64]) -> None:
         settings = self.table.settings
         self._bar[places] = bars
         self._end[places] = np.minimum(bars + settings.episode_bars, len(self.table) - 1)
         self._position[places] = 0
-        self._equity[places] = self.table.close[bars]
-        self._floor[places] = settings.equity_floor * self.table.close[bars]
+        self._equity[places] = self.table.terms.price[bars]
+        self._floor[places] = floor_of(settings) * self.table.terms.price[bars]
 
     def _states(self) -> Observation:
         states = self._rows.take(self._bar, axis=0)

@@ -13,7 +13,10 @@ HELD = {1: ("#2a9d5c", "long"), -1: ("#c8553d", "short")}
 
 
 def episode_image(
-    name: str, price: NDArray[np.float64], history: Sequence[tuple[int, float]]
+    name: str,
+    price: NDArray[np.float64],
+    history: Sequence[tuple[int, float]],
+    funded: float | None = None,
 ) -> NDArray[np.uint8]:
     """Draws an episode so far.
 
@@ -21,6 +24,7 @@ def episode_image(
         name: of the market, for the title.
         price: at the start and after each step, shape (steps + 1,).
         history: position and equity after each step.
+        funded: equity at the start; none: the price there.
 
     Returns:
         Red, green and blue, shape (480, 800, 3).
@@ -30,7 +34,8 @@ def episode_image(
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     bars = np.arange(len(price))
     held = np.array([position for position, _ in history], np.int64)
-    equity = np.array([price[0], *(worth for _, worth in history)])
+    start = price[0] if funded is None else funded
+    equity = np.array([start, *(worth for _, worth in history)])
     upper.plot(bars, price, color="#333333", linewidth=1)
     for position, (colour, label) in HELD.items():
         edges = np.flatnonzero(np.diff((held == position).astype(int), prepend=0, append=0))
@@ -44,7 +49,7 @@ def episode_image(
     upper.set_ylabel("price")
     upper.legend(loc="upper left", fontsize=8, frameon=False, ncols=2)
     lower.plot(np.arange(len(equity)), equity, color="#3465a4", linewidth=1)
-    lower.axhline(price[0], color="#999999", linewidth=0.5)
+    lower.axhline(start, color="#999999", linewidth=0.5)
     lower.set_ylabel("equity")
     lower.set_xlabel("bars since the episode began")
     lower.set_xlim(0, max(len(price) - 1, 1))

@@ -14,14 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 from market.accounting import (
-    Terms,
     cost,
+    cushion_of,
     earned,
+    growth,
     liquidation_cost,
     next_position,
     risk_penalty,
+    ruins,
 )
 from market.table import MarketTable
+from market.terms import AnyTerms, scaled
 
 GOES_ON, TRUNCATED, RUINED = range(3)  # what a code says of the episode after its transition
 
@@ -45,7 +48,7 @@ class Simulator:
         table: the market.
         streams: how many episodes run side by side for each seed.
         seeds: each draws its streams' first starts; later ones come from the `bits` given to `step`.
-        reward_scale: what a price unit counts in rewards.
+        reward_scale: what a price unit counts in rewards, or the unit of the settings' sizing.
 
     Attributes:
         variables: the whole state of the streams, by name, each of shape (seeds, streams).
@@ -58,7 +61,9 @@ class Simulator:
         self.settings = table.settings
         self.feature_count = table.features.shape[1]
         self.starts = len(table) - table.settings.episode_bars
-        terms = np.stack([column * reward_scale for column in table.terms], axis=1)
+        known = scaled(table.terms, reward_scale)
+        self._kind = type(known)
+        terms = np.stack(known, axis=1)
         terms = np.concatenate([terms, terms[-1:]])  # a row for the last bar, whose terms go unread
         self.rows = tf.Variable(
             np.concatenate([table.features, terms.astype(np.float32)], axis=1),
@@ -67,12 +72,12 @@ class Simulator:
         )
         drawn = [np.random.default_rng(seed).integers(self.starts, size=streams) for seed in seeds]
         start = np.stack(drawn).astype(np.int32)
-        price = terms[start, Terms._fields.index("price")]
+        price = terms[start, known._fields.index("price")]
         initial = {
             "bar": start,
             "end": start + np.int32(table.settings.episode_bars),
             "position": np.zeros_like(start),
-            "cushion": (price * (1 - table.settings.equity_floor)).astype(np.float32),
+            "cushion": cushion_of(price, table.settings).astype(np.float32),
         }
         self.variables = {
             f"stream/{name}": tf.Variable(value, trainable=False, name=f"stream_{name}")
@@ -104,8 +109,8 @@ class Simulator:
         )
         terms = self._terms(tf.gather(self.rows, bar))
         held, net, penalty = self._hold(terms, position, action)
-        ruined = cushion + net <= 0
-        net -= tf.cast(ruined, tf.float32) * liquidation_cost(terms, tf.cast(held, tf.float32))
+        ruined = ruins(terms, cushion, net, tf.math)
+        reward = self._reward(terms, position, held, net, tf.cast(ruined, tf.float32))
         over = ruined | (bar + 1 >= end)
         ending = tf.where(ruined, RUINED, tf.where(over, TRUNCATED, GOES_ON))
         code = ((bar * 3 + position + 1) * 3 + action) * 3 + ending
@@ -116,12 +121,12 @@ class Simulator:
             start,
             start + self.settings.episode_bars,
             tf.zeros_like(held),
-            price * (1 - self.settings.equity_floor),
+            cushion_of(price, self.settings),
         )
-        kept = (bar + 1, end, held, cushion + net)
+        kept = (bar + 1, end, held, cushion + reward)
         for variable, new, old in zip(self.variables.values(), fresh, kept, strict=True):
             variable.assign(tf.where(over, new, old))
-        return code, net - penalty
+        return code, reward - penalty
 
     def recall(self, code: tf.Tensor) -> Recalled:
         """Looks up what codes of any shape stand for."""
@@ -131,9 +136,9 @@ class Simulator:
         ruined = tf.cast(tf.equal(ending, RUINED), tf.float32)
         terms = self._terms(tf.gather(self.rows, bar))
         held, net, penalty = self._hold(terms, position, action)
-        net -= ruined * liquidation_cost(terms, tf.cast(held, tf.float32))
+        reward = self._reward(terms, position, held, net, ruined)
         goes_on = tf.cast(tf.equal(ending, GOES_ON), tf.float32)
-        return Recalled(bar, position, action, held, net - penalty, ruined, goes_on)
+        return Recalled(bar, position, action, held, reward - penalty, ruined, goes_on)
 
     def rewards_of_all(self, bar: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What each of the three actions would earn, out of a position, at a bar.
@@ -150,19 +155,28 @@ class Simulator:
         Returns:
             Rewards in learning units, and the positions that the actions lead to, both (..., 3).
         """
-        terms = Terms(*(term[..., None] for term in self._terms(tf.gather(self.rows, bar))))
+        terms = self._kind(*(term[..., None] for term in self._terms(tf.gather(self.rows, bar))))
         held, net, penalty = self._hold(terms, position[..., None], tf.range(3))
         held = tf.broadcast_to(held, net.shape)
-        return net - penalty, held
+        return growth(terms, net, tf.math) - penalty, held
 
-    def _terms(self, row: tf.Tensor) -> Terms:
-        return Terms(*tf.unstack(row[..., self.feature_count :], axis=-1))
+    def _terms(self, row: tf.Tensor) -> AnyTerms:
+        return self._kind(*tf.unstack(row[..., self.feature_count :], axis=-1))
 
     def _hold(
-        self, terms: Terms, position: tf.Tensor, action: tf.Tensor
+        self, terms: AnyTerms, position: tf.Tensor, action: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The position taken, what it earns net of costs, and the risk penalty."""
         held = next_position(position, action - 1, self.settings.scheme)
         previous, taken = tf.cast(position, tf.float32), tf.cast(held, tf.float32)
-        net = earned(terms, previous, taken) - cost(terms, previous, taken)
-        return held, net, risk_penalty(terms, previous, taken, self.settings)
+        net = earned(terms, previous, taken, tf.math) - cost(terms, previous, taken, tf.math)
+        return held, net, risk_penalty(terms, previous, taken, self.settings, tf.math)
+
+    @staticmethod
+    def _reward(
+        terms: AnyTerms, position: tf.Tensor, held: tf.Tensor, net: tf.Tensor, ruined: tf.Tensor
+    ) -> tf.Tensor:
+        """The reward before penalties; where an account is ruined, its position is liquidated."""
+        previous, taken = tf.cast(position, tf.float32), tf.cast(held, tf.float32)
+        net -= ruined * liquidation_cost(terms, taken, previous, tf.math)
+        return growth(terms, net, tf.math)

@@ -8,16 +8,19 @@ from numpy.typing import NDArray
 
 from market.accounting import (
     MarketSettings,
-    Terms,
     bar_terms,
     cost,
     earned,
+    fill_prices,
+    growth,
+    liquidation_cost,
     next_position,
     risk_penalty,
 )
 from market.bars import Bars, BarsError
 from market.calendar import Calendar
 from market.features import FeaturePipeline
+from market.terms import AnyTerms, EquityTerms, Sizing, Terms, sized, times_cost
 
 MAX_BARS = 2**31 // 27  # times 3 positions, 3 actions, 3 endings: what 31 bits can count
 POSITIONS = (-1, 0, 1)  # short, flat, long; also the actions, whose index is action + 1
@@ -27,8 +30,9 @@ class Outcomes(NamedTuple):
     """What every action does out of every position: shape (bars - 1, position + 1, action index)."""
 
     held: NDArray[np.int8]  # the position that the action leads to
-    net: NDArray[np.float64]  # earned less costs, price units
-    penalty: NDArray[np.float64]  # risk penalty, price units
+    net: NDArray[np.float64]  # earned less costs: the reward before penalties, in its sizing's unit
+    penalty: NDArray[np.float64]  # risk penalty, likewise
+    closing: NDArray[np.float64]  # what liquidation at the next close takes off the reward
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class MarketTable:
         time: close of each bar, UTC, shape (bars,).
         close: prices, shape (bars,), float64.
         features: shape (bars, features), float32.
-        terms: earnings and costs of each step in price units, each of shape (bars - 1,), float64.
+        terms: earnings and costs of each step, each of shape (bars - 1,), float64; in price units, or as
+            the settings' sizing has it.
+        fill_price: of each step, shape (bars - 1,), float64.
         calendar: of the whole data set that the bars are of; ratios are annualised by it.
     """
 
@@ -50,7 +56,8 @@ class MarketTable:
     time: NDArray[np.datetime64]
     close: NDArray[np.float64]
     features: NDArray[np.float32]
-    terms: Terms
+    terms: AnyTerms
+    fill_price: NDArray[np.float64]
     calendar: Calendar
 
     @classmethod
@@ -81,6 +88,7 @@ class MarketTable:
             close=close,
             features=values,
             terms=bar_terms(open, close, settings, None if half is None else half[start:]),
+            fill_price=fill_prices(open, close, settings.fill),
             calendar=bars.calendar,
         )
 
@@ -101,16 +109,31 @@ class MarketTable:
             time=self.time[start:],
             close=self.close[start:],
             features=self.features[start:],
-            terms=Terms(*(term[start:] for term in self.terms)),
+            terms=type(self.terms)(*(term[start:] for term in self.terms)),
+            fill_price=self.fill_price[start:],
         )
 
     def at_costs(self, multiple: float) -> "MarketTable":
         """The same market where trading and borrowing cost so many times as much."""
-        terms = self.terms
-        costs = {
-            name: getattr(terms, name) * multiple for name in ("entry_cost", "exit_cost", "borrow")
-        }
-        return replace(self, terms=terms._replace(**costs))
+        return replace(self, terms=times_cost(self.terms, multiple))
+
+    def sized(self, sizing: Sizing) -> "MarketTable":
+        """The same market, traded in one unit, under another sizing.
+
+        Raises:
+            ValueError: it is not traded in one unit.
+        """
+        if self.settings.sizing != "unit":
+            raise ValueError(
+                f"{self.name}: is sized by {self.settings.sizing}; only a table of one unit can be sized "
+                "anew"
+            )
+        assert isinstance(self.terms, Terms)
+        return replace(
+            self,
+            settings=self.settings.model_copy(update={"sizing": sizing}),
+            terms=sized(self.terms, self.fill_price, sizing),
+        )
 
     def __len__(self) -> int:
         """Number of bars; one more than the number of steps."""
@@ -130,15 +153,18 @@ class MarketTable:
 
     def outcomes(self) -> Outcomes:
         """The outcome of every action out of every position at every step."""
-        terms = Terms(*(term[:, None, None] for term in self.terms))
+        terms = type(self.terms)(*(term[:, None, None] for term in self.terms))
         previous, action = np.array(POSITIONS)[:, None], np.array(POSITIONS)
         held = next_position(previous, action + 0 * previous, self.settings.scheme)
         net = earned(terms, previous, held) - cost(terms, previous, held)
-        penalty = risk_penalty(terms, previous, held, self.settings)
+        reward, closing = growth(terms, net), liquidation_cost(terms, held, previous)
+        if isinstance(terms, EquityTerms):
+            closing = reward - growth(terms, net - closing)
+        columns = (reward, risk_penalty(terms, previous, held, self.settings), closing)
+        shape = net.shape
         return Outcomes(
-            np.broadcast_to(held, net.shape).astype(np.int8),
-            net,
-            np.broadcast_to(penalty, net.shape),
+            np.broadcast_to(held, shape).astype(np.int8),
+            *(np.broadcast_to(column, shape) for column in columns),
         )
 
     def require_episode(self) -> None:

@@ -21,14 +21,16 @@ from market.render import episode_image
 from market.simulator import Simulator
 from market.synthetic import RandomWalk
 from market.table import MarketTable
+from market.terms import Sizing
+from tests.accounts import keep
 from tests.conftest import bars_of
 from tests.test_accounting import account
+from tests.test_sizing import SIZINGS
 from training.batches import sampled
 
 SETTINGS = {
     "plain": MarketSettings(episode_bars=20),
     "costly": MarketSettings(episode_bars=20, fee_rate=0.002, half_spread=0.01, slippage=0.02),
-    "ruin": MarketSettings(episode_bars=20, fee_rate=0.01, equity_floor=0.97, risk_aversion=1.0),
 }
 COSTS: dict[str, dict[str, float]] = {
     "free": {"half_spread": 0.0},
@@ -43,6 +45,7 @@ PENALTIES = {
     "inventory": {"inventory_penalty": 0.001},
     "turnover": {"turnover_penalty": 0.002},
 }
+ALL = {name: value for penalty in PENALTIES.values() for name, value in penalty.items()}
 EVERY = [
     pytest.param(
         MarketSettings.model_validate(
@@ -54,7 +57,23 @@ EVERY = [
     for scheme in ("target", "order")
     for cost_name, cost in COSTS.items()
     for penalty_name, penalty in PENALTIES.items()
+] + [
+    pytest.param(
+        MarketSettings.model_validate(
+            {"episode_bars": 9, "sizing": sizing, "fill": fill, "scheme": scheme} | cost | ALL
+        ),
+        id=f"{sizing}-{fill}-{scheme}-{cost_name}",
+    )
+    for sizing in ("notional", "equity")
+    for fill, scheme in (("close", "order"), ("next_open", "target"))
+    for cost_name, cost in COSTS.items()
 ]
+RUIN = {
+    sizing: MarketSettings(
+        sizing=sizing, episode_bars=20, fee_rate=0.01, equity_floor=0.97, risk_aversion=1.0
+    )
+    for sizing in SIZINGS
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +122,7 @@ def test_gymnasium_accepts_the_environments(walk: Bars) -> None:
     check_env(MarketEnv(table_of(walk, SETTINGS["costly"])), skip_render_check=True)
 
 
-@pytest.mark.parametrize("settings", [*EVERY, SETTINGS["ruin"]])
+@pytest.mark.parametrize("settings", [*EVERY, *RUIN.values()])
 def test_simulator_and_environment_agree(quotes: Bars, settings: MarketSettings) -> None:
     """Every stream against an environment of its own, over several episodes; and the transitions that
     the codes stand for against what the environment showed.
@@ -116,7 +135,7 @@ def test_simulator_and_environment_agree(quotes: Bars, settings: MarketSettings)
     seen = [env.reset(options={"bar": bar})[0] for env, bar in zip(envs, starts, strict=True)]
     rng = np.random.default_rng(2)
     endings = {"terminated": 0, "truncated": 0}
-    for _ in range(60 if settings is SETTINGS["ruin"] else 20):
+    for _ in range(60 if settings in RUIN.values() else 20):
         observed = simulator.observe().numpy()[0]
         np.testing.assert_array_equal(observed, np.stack(seen))
         action = rng.integers(0, 3, streams).astype(np.int32)
@@ -143,11 +162,11 @@ def test_simulator_and_environment_agree(quotes: Bars, settings: MarketSettings)
     if settings.equity_floor == 0:
         assert endings["truncated"] > 0
         assert endings["terminated"] == 0
-    if settings is SETTINGS["ruin"]:
+    if settings in RUIN.values():
         assert endings["terminated"] > 0
 
 
-@pytest.mark.parametrize("settings", [*EVERY, SETTINGS["ruin"]])
+@pytest.mark.parametrize("settings", [*EVERY, *RUIN.values()])
 def test_vector_and_scalar_environments_agree(quotes: Bars, settings: MarketSettings) -> None:
     """Bit for bit, through the ends of episodes."""
     table, count = table_of(quotes, settings), 8
@@ -212,6 +231,52 @@ def test_rewards_of_an_episode_add_up_to_an_account_of_cash(
         worth = account(open[start:], close[start:], held, settings, liquidate=terminated)
         assert total == pytest.approx(worth, abs=1e-9)
         assert info["equity"] == pytest.approx(first + worth)
+        ruined += terminated
+    assert (ruined > 0) == (floor > 0)
+
+
+@pytest.mark.parametrize("sizing", SIZINGS)
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("floor", [0.0, 0.97])
+def test_an_episode_of_any_sizing_is_an_account_of_cash_and_units(
+    walk: Bars, sizing: Sizing, fill: Fill, floor: float
+) -> None:
+    """Rewards before the risk penalty add up to the change of equity, or of its logarithm."""
+    settings = MarketSettings(
+        sizing=sizing,
+        episode_bars=40,
+        fill=fill,
+        fee_rate=0.003,
+        half_spread=0.02,
+        borrow_rate=0.0002,
+        equity_floor=floor,
+    )
+    table = table_of(walk, settings)
+    env = MarketEnv(table)
+    open, close = (walk.table[name].to_numpy()[1:] for name in ("open", "close"))
+    rng = np.random.default_rng(4)
+    ruined = 0
+    for episode in range(20):
+        env.reset(seed=episode)
+        start, first = env.bar, env.equity
+        total, held, costs, over = 0.0, [], 0.0, False
+        terminated = False
+        while not over:
+            _, reward, terminated, truncated, info = env.step(rng.integers(3))
+            total += reward
+            costs += info["cost"]
+            held.append(info["position"])
+            over = terminated or truncated
+        kept = keep(open[start:], close[start:], held, settings)
+        assert kept.ruined == terminated
+        assert info["equity"] == pytest.approx(kept.equity[-1], rel=1e-12)
+        change = np.log(info["equity"] / first) if sizing == "equity" else info["equity"] - first
+        assert total == pytest.approx(change, rel=1e-11, abs=1e-11 * first)
+        if not terminated and fill == "close":  # a short pays 0.02% of the close it is held from
+            price = close[start : start + len(held)]
+            paid = np.array(kept.traded) * (0.003 * price + 0.02)
+            borrow = 0.0002 * price * np.maximum(-np.array(kept.units), 0)
+            assert costs == pytest.approx((paid + borrow).sum(), rel=1e-9)
         ruined += terminated
     assert (ruined > 0) == (floor > 0)
 

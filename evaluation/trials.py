@@ -12,7 +12,9 @@ from mlflow.entities import Run, ViewType
 from models.configuration import configuration_hash
 
 SHARPE_A_BAR = "evaluation/sharpe_a_bar"  # metric of a walk-forward
-VALIDATION_SHARPE = "eval/validation/sharpe"  # metric of a training, annualised
+VALIDATION = "eval/validation/"  # how metrics of a training's validations begin
+# Undefined of an account that never traded or was ruined.
+RATIOS = ("sharpe", "sortino", "calmar", "hit_rate", "profit_factor", "holding_bars", "break_even")
 
 
 class Trials(NamedTuple):
@@ -42,11 +44,26 @@ class Trials(NamedTuple):
         return cls(len(tried), variance, dict(Counter(families[key] for key in sharpes)))
 
 
+def last_validation(run: Run) -> dict[str, float]:
+    """The figures of a training's last validation by name; those that were undefined then are left out.
+
+    What is undefined has no point in MLflow, whose latest value is then that of an earlier validation:
+    only what stands at the step of the last one is of it. Figures of one step twice, of a training that
+    went back to a checkpoint, are told apart by whether there was anything to divide by.
+    """
+    points = [each for each in run.data.to_proto().metrics if each.key.startswith(VALIDATION)]
+    last = max((each.step for each in points), default=0)
+    found = {each.key.removeprefix(VALIDATION): each.value for each in points if each.step == last}
+    if found.get("trades", 1.0) == 0 or found.get("ruined", 0.0) > 0:
+        return {name: value for name, value in found.items() if name not in RATIOS}
+    return found
+
+
 def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trials:
     """Every configuration ever scored on some data, in training or in an evaluation.
 
     A configuration's Sharpe ratio is that of its walk-forward where there is one, else the middle one of
-    its trainings' last validations. One that never traded counts as zero.
+    its trainings' last validations. One that is undefined, of what never traded, counts as zero.
 
     Args:
         client: of the store.
@@ -66,9 +83,9 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
             division = json.dumps(sorted(run.data.params.items()))
             divisions[key, division] = metrics[SHARPE_A_BAR]
             last[key] = division
-        elif "eval/validation/net_return" in metrics:
+        elif validation := last_validation(run):
             key = configuration_hash(run.data.params)
-            annual = metrics.get(VALIDATION_SHARPE, 0.0)
+            annual = validation.get("sharpe", 0.0)
             trained.setdefault(key, []).append(annual / bars_a_year**0.5)
         else:
             continue  # stopped before it was scored

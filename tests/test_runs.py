@@ -10,6 +10,7 @@ from rich.console import Console
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
 from models.promotion import NoVersion
 from training.faults import NoRun
+from training.runs import value_of
 from training.runs_console import runs
 from training.store import RUN, Store
 
@@ -94,6 +95,27 @@ def test_best_ranks_by_the_last_value_and_leaves_out_what_is_undefined(mlruns: P
         said(mlruns, "best", "--metric", "no/such")
     with pytest.raises(NoRun, match="is no metric's name"):
         said(mlruns, "best", "--metric", "x` = 1")
+
+
+def test_what_was_undefined_at_the_last_validation_has_no_value(tmp_path: Path) -> None:
+    """MLflow's latest value of it is that of an earlier validation, whatever made it undefined."""
+    folder = tmp_path / "mlruns"
+    store = Store(folder)
+    run = store.client.create_run(store.experiment("qdesk"), run_name="one").info.run_id
+    both = {"net_return": -0.1, "trades": 40.0, "ruined": 0.0, "sharpe": -0.7, "sortino": -0.9}
+    first = {**both, "break_even": 1.5, "profit_factor": 0.9}
+    for step, measures in ((100, first), (200, {**both, "net_return": -0.2, "sharpe": -1.1})):
+        for name, value in measures.items():
+            store.client.log_metric(run, f"eval/validation/{name}", value, step=step)
+    store.client.log_metric(run, "train/loss", 0.5, step=150)
+    found = store.client.get_run(run)
+    assert found.data.metrics["eval/validation/break_even"] == 1.5
+    assert value_of(found, "eval/validation/break_even") is None
+    assert value_of(found, "eval/validation/profit_factor") is None
+    assert value_of(found, "eval/validation/sharpe") == -1.1
+    assert value_of(found, "train/loss") == 0.5
+    shown = table(folder, "compare", "one", "--metric", "eval/validation/break_even")
+    assert shown[-1] == ["eval/validation/break_even", "-"]
 
 
 def test_compare_puts_settings_beside_metrics_with_intervals_over_seeds(mlruns: Path) -> None:

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
+from evaluation.trials import VALIDATION, last_validation
 from models.configuration import NO_PART, configuration_hash
 from training.faults import NoRun
 from training.store import RUN
@@ -20,9 +21,6 @@ METRICS = (
     "train/loss",
     "perf/iterations_per_second",
 )
-# Undefined of an account that never traded or was ruined: then the last value is an old one.
-RATIOS = ("sharpe", "sortino", "calmar", "hit_rate", "profit_factor", "holding_bars", "break_even")
-VALIDATION = "eval/validation/"
 PAGE = 1000
 
 
@@ -169,11 +167,9 @@ def differing(configurations: Sequence[Configuration]) -> Iterator[tuple[str, li
 
 def value_of(run: Run, metric: str) -> float | None:
     """The last value of a metric; None where there is none, or it is undefined by now."""
-    metrics = run.data.metrics
-    undefined = not metrics.get(f"{VALIDATION}trades", 1) or metrics.get(f"{VALIDATION}ruined", 0)
-    if metric in [VALIDATION + name for name in RATIOS] and undefined:
-        return None
-    value: float | None = metrics.get(metric)
+    if metric.startswith(VALIDATION):
+        return last_validation(run).get(metric.removeprefix(VALIDATION))
+    value: float | None = run.data.metrics.get(metric)
     return value
 
 

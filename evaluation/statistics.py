@@ -147,7 +147,11 @@ def superior_ability(
 ) -> float:
     """The p-value of: none of these trials is better than the benchmark.
 
-    Hansen (2005), "A Test for Superior Predictive Ability", the consistent version (`arch`).
+    Hansen (2005), "A Test for Superior Predictive Ability", the consistent version. His statistic is
+    the best trial's mean less the benchmark's, but at least zero; where no trial is better it is zero,
+    which every draw reaches, and the p-value is 1. `arch`, which draws, leaves "at least zero" out: a
+    hopeless trial is not recentred, its draws are compared with its own mean, and half are above. Nor
+    does it divide means by their deviations: what varies most weighs most.
 
     Args:
         returns: of all trials, shape (bars, trials).
@@ -158,9 +162,10 @@ def superior_ability(
     from arch.bootstrap import SPA
 
     better = returns - benchmark[:, None]
-    trials = returns[:, np.ptp(better, axis=0) > 0]
-    if not trials.shape[1]:
+    moving = np.ptp(better, axis=0) > 0
+    if not (better[:, moving].mean(axis=0) > 0).any():
         return 1.0
+    trials = returns[:, moving]
     block = block_length(trials - benchmark[:, None])
     test = SPA(-benchmark, -trials, block_size=block, reps=draws, seed=np.random.default_rng(seed))
     test.compute()

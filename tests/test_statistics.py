@@ -129,6 +129,34 @@ def test_superior_ability() -> None:
     assert superior_ability(returns, flat, seed=5) == theirs.pvalues["consistent"]
 
 
+@pytest.mark.parametrize("ratio", [-0.5, -0.1, -0.02, -1e-4])
+@pytest.mark.parametrize("trials", [1, 4])
+def test_trials_that_are_no_better_in_the_sample_have_a_p_value_of_one(
+    ratio: float, trials: int
+) -> None:
+    """Hansen's statistic is at least zero; with `arch` alone a hopeless trial had p = 0.48."""
+    market = noise(600, trials + 1, seed=8)
+    market = (market - market.mean(axis=0)) / market.std(axis=0)
+    benchmark = 0.01 * market[:, 0]
+    worse = benchmark[:, None] + 0.01 * (market[:, 1:] + ratio)
+    assert superior_ability(worse, benchmark) == 1
+    hopeless = np.zeros(600)
+    assert superior_ability(np.hstack([worse, hopeless[:, None] - 0.01]), benchmark) == 1
+
+
+def test_a_hopeless_trial_beside_a_good_one_changes_little() -> None:
+    returns = noise(800, 2, seed=2)
+    returns[:, 0] += 0.001
+    returns[:, 1] -= 0.01
+    flat = np.zeros(800)
+    alone = superior_ability(returns[:, :1], flat)
+    assert 0 < alone < 0.1
+    theirs = SPA(-flat, -returns, block_size=block_length(returns), reps=1000, seed=0)
+    assert superior_ability(returns, flat) == pytest.approx(alone, abs=0.02)
+    theirs.compute()
+    assert superior_ability(returns, flat) == pytest.approx(theirs.pvalues["consistent"], abs=0.02)
+
+
 def test_superior_ability_says_no_as_often_as_it_should() -> None:
     values = [superior_ability(noise(250, 5, seed=s), np.zeros(250), draws=200) for s in range(60)]
     assert np.mean(np.array(values) < 0.1) <= 0.2

@@ -16,7 +16,7 @@ from market.convert import convert
 from market.events import EventsError
 from market.synthetic_events import START_NS
 from tests.event_logs import SECOND, Event, logs, quote, run, trade, written
-from trading.feed import arriving
+from trading.feed import Rejections, arriving
 
 
 def oracle(  # noqa: PLR0912, PLR0915 - it is to be read from top to bottom
@@ -232,7 +232,7 @@ def live(events: list[Event], every: str) -> pl.DataFrame:
     """Bars of a desk that gets one line after the other."""
     read, write = os.pipe()
     with os.fdopen(read, "rb"), os.fdopen(write, "wb", buffering=0) as pipe:
-        rows = arriving(read, every, None, pytest.fail)
+        rows = arriving(read, every, None, Rejections(pytest.fail))
         found: list[dict[str, Any]] = []
         for event in events:
             pipe.write(json.dumps(event).encode() + b"\n")

@@ -62,7 +62,10 @@ def test_as_many_orders_go_out_in_a_minute_as_the_limit_says_and_none_more(sent:
         said = refusal(wanted("buy", 0.1, now), book, limits, now)
         assert (said is not None) == (recent >= 3), (now - START, said)
         if said is not None:
-            assert f"{recent} orders" in said
+            assert (said.limit, f"{recent} orders" in said.reason) == (
+                "max_orders_per_minute",
+                True,
+            )
 
 
 @pytest.mark.parametrize("held, side", [(0.5, "sell"), (-0.5, "buy")])
@@ -74,7 +77,7 @@ def test_an_order_that_would_turn_the_position_does_not_reduce(held: float, side
     for quantity in (0.5001, 0.8, 1.0, 1.2):
         said = refusal(wanted(side, quantity, now, reduce_only=True), book, OFF, now)
         assert said is not None
-        assert f"reduce a position of {held:g}" in said
+        assert f"reduce a position of {held:g}" in said.reason
         assert refusal(wanted(side, quantity, now), book, OFF, now) is None  # it may be a turn
     other = "buy" if side == "sell" else "sell"
     assert refusal(wanted(other, 0.1, now, reduce_only=True), book, OFF, now) is not None
@@ -82,7 +85,8 @@ def test_an_order_that_would_turn_the_position_does_not_reduce(held: float, side
     book.apply(risk)
     assert refusal(wanted(side, 0.5, now), book, OFF, now) is None
     for quantity in (0.5001, 0.8, 1.2):
-        assert refusal(wanted(side, quantity, now), book, OFF, now) == "REDUCING: a drill"
+        said = refusal(wanted(side, quantity, now), book, OFF, now)
+        assert said == ("REDUCING", "REDUCING: a drill")
 
 
 @pytest.mark.parametrize("held, side", [(0.5, "sell"), (-0.5, "buy")])

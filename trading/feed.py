@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from market.bars import Bars
+from market.bars import CARRIED, Bars
 from market.event_bars import BarBuilder, Every
 from market.event_files import LONGEST_LINE, Block, event_blocks, text_block
 from market.event_forms import JsonLines
@@ -57,8 +57,18 @@ class Rejections:
 
 
 def recorded(bars: Bars) -> list[Row]:
-    """Rows of bars that are known already."""
-    return _rows(bars.table)
+    """Rows of bars that are known already.
+
+    The last event before a carried bar is taken to be the close of the last one that was not carried.
+    """
+    rows = _rows(bars.table.drop(CARRIED, strict=False))
+    if CARRIED not in bars.table.columns:
+        return rows
+    heard = rows[0]["time"] if rows else 0
+    for row, carried in zip(rows, bars.table[CARRIED], strict=True):
+        heard = heard if carried else row["time"]
+        row["last_event"] = heard
+    return rows
 
 
 def logged(path: Path, every: str, instrument: str | None, rejections: Rejections) -> Iterator[Row]:

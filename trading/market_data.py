@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from market.bars import Bars, BarsError
-from market.calendar import Calendar
 from market.event_bars import Every
 from market.events import EventsError
 from market.source import bars_from
@@ -96,7 +95,7 @@ def market_data(
 def _facts_of(bars: Bars) -> MarketFacts:
     if len(bars) < 2:
         return MarketFacts(bars.name, None, None, bars.column("close"))
-    calendar = Calendar.of(bars.table["time"].dt.replace_time_zone(None).to_numpy())
+    calendar = bars.calendar
     interval = None if calendar.kind == "irregular" else calendar.interval
     return MarketFacts(bars.name, interval, calendar.kind, bars.column("close"))
 

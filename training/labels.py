@@ -6,7 +6,6 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from market.bars import Bars
-from market.calendar import Calendar
 from models.manifest import TrainedMarket
 from training.data import TrainingData
 from training.origin import code_version
@@ -98,7 +97,7 @@ def origin(settings: TrainSettings, data: TrainingData, seed: int, run: str) -> 
 
 def trained_market(data: TrainingData) -> TrainedMarket:
     """What trading compares a market with."""
-    calendar = Calendar.of(data.bars.table["time"].dt.replace_time_zone(None).to_numpy())
+    calendar = data.bars.calendar
     close = data.split.train.column("close")
     features = data.train.features
     bounds = zip(features.min(axis=0).tolist(), features.max(axis=0).tolist(), strict=True)

@@ -107,8 +107,8 @@ def _add_convert(parser: argparse.ArgumentParser, *, out_of_events: bool = False
         choices=["carry", "skip"],
         default="carry",
         help="bars without trades carry the last price forward, marked, or are left out (default: "
-        "carry). Closures have no bars either way: silences of more than half an hour; where bars are longer, of "
-        "more than one bar; where they last more than four hours, of any",
+        "carry). Closures have no bars either way: silences of more than half an hour; where bars are "
+        "longer, of more than one bar; where they last more than four hours, of any",
     )
     parser.add_argument("--instrument", help="the only one to make bars of")
     parser.add_argument(

@@ -77,14 +77,14 @@ class TrainedMarket(_Strict):
     Attributes:
         instrument: what its bars are called.
         interval: most frequent distance of two bars, s; None where none is usual.
-        calendar: when it is open.
+        calendar: when it is open; None where less than a week was seen.
         lowest: close of the training split, and `highest`.
         ranges: lowest and highest value of each feature in the training split, as states hold them.
     """
 
     instrument: str
     interval: float | None = Field(gt=0)
-    calendar: Literal["24/7", "sessions", "irregular"]
+    calendar: Literal["24/7", "sessions", "irregular"] | None
     lowest: float = Field(gt=0)
     highest: float = Field(gt=0)
     ranges: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]

@@ -98,6 +98,8 @@ def desk_at(
     execution: ExecutionSettings | None = None,
     clock: Callable[[], int] | None = None,
     journal: Journal | None = None,
+    interval: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Desk:
     """A desk in a folder, gone on from what its journal holds."""
     path = folder / "journal.jsonl"
@@ -124,6 +126,8 @@ def desk_at(
         settings,
         execution,
         clock,
+        interval,
+        say,
     )
     desk.start(book.time)
     return desk

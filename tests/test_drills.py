@@ -151,7 +151,7 @@ def test_a_price_ten_times_as_high_is_not_believed(
     desk.on_bar(wrong[0])
     assert desk.book.equity == pytest.approx(equity)
     assert position(desk) == 1
-    assert "is more than 5% from the last price" in told(tmp_path, "decision")[-1]["fault"]
+    assert "is more than 15% from the last price" in told(tmp_path, "decision")[-1]["fault"]
     for row in wrong[1:]:
         desk.on_bar(row)
     assert desk.book.state == "REDUCING"

@@ -18,7 +18,7 @@ SECOND = 10**9
 DAY = 86_400.0  # s
 COLLAR_A_DAY = 0.2  # share by which a price may move in a day while volatility is not known
 COLLAR_DEVIATIONS = 12.0  # of the last returns, by which a price may move once those are known
-NARROWEST = 0.05
+NARROWEST = 0.15  # half an hour of bitcoin or ether has moved by that, with nothing before it
 WIDEST = 0.5
 
 

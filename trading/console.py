@@ -5,7 +5,6 @@ import getpass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from market.findings import amount
@@ -160,13 +159,6 @@ def _listed(folder: Path) -> str:
 def _print(told: Told, console: Console) -> None:
     book = told.desk.book
     summary = told.summary
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=summary.continued)
-    table.add_column("")
-    table.add_column("this session" if summary.continued else "", overflow="fold")
-    if summary.continued:
-        table.add_column("whole life", overflow="fold")
-    for name, session, life in summary.rows():
-        table.add_row(name, *([session, life] if summary.continued else [life]))
     facts = [("position", f"{book.position:+g}")]
     if book.cash is not None:
         facts.append(("equity", amount(book.equity)))
@@ -175,8 +167,16 @@ def _print(told: Told, console: Console) -> None:
         counts = ", ".join(f"{name} {n:,}" for name, n in told.rejections.by_fault.most_common())
         facts.append(("events passed over", counts))
     facts += [("state", summary.state(book)), ("journal", str(told.journal))]
-    console.print(table, highlight=False, soft_wrap=True)
-    grid = Table.grid(padding=(0, 2, 0, 0))
+    rows = summary.rows()
+    wide = max(len(name) for name, *_ in (*facts, *rows))
+    figures = Table(box=None, padding=(0, 2, 0, 0), show_header=summary.continued)
+    figures.add_column("", min_width=wide)
+    figures.add_column("this session" if summary.continued else "", justify="right")
+    if summary.continued:
+        figures.add_column("whole life", justify="right")
+    for name, session, life in rows:
+        figures.add_row(name, *([session, life] if summary.continued else [life]))
+    console.print(figures, highlight=False)
     for name, value in facts:
-        grid.add_row(name, escape(value))
-    console.print(grid, highlight=False, soft_wrap=True)
+        line = f"{name:<{wide}}  {value}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -117,7 +117,7 @@ def arriving(
             yield from rows
             watch.look(block)
         yield None
-    yield from one.end()
+    yield from (row for row in one.end() if row["time"] <= latest())  # others were not whole yet
 
 
 def paced(rows: Iterator[Row | None], pace: str) -> Iterator[Row | None]:

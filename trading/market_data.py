@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from market.bars import Bars, BarsError
+from market.calendar import WEEK
 from market.event_bars import Every
 from market.events import EventsError
 from market.source import bars_from
@@ -97,7 +98,8 @@ def _facts_of(bars: Bars) -> MarketFacts:
         return MarketFacts(bars.name, None, None, bars.column("close"))
     calendar = bars.calendar
     interval = None if calendar.kind == "irregular" else calendar.interval
-    return MarketFacts(bars.name, interval, calendar.kind, bars.column("close"))
+    kind = calendar.kind if calendar.seen >= WEEK else None
+    return MarketFacts(bars.name, interval, kind, bars.column("close"))
 
 
 def _latest(skew: float | None) -> Callable[[], int]:

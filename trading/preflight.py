@@ -46,7 +46,7 @@ def differences(trained: TrainedMarket, facts: MarketFacts) -> list[str]:
     if facts.interval is not None and facts.interval != trained.interval:
         was = "none" if trained.interval is None else f"{trained.interval:g} s"
         found.append(f"bars of {facts.interval:g} s, trained on bars of {was}")
-    if facts.calendar is not None and facts.calendar != trained.calendar:
+    if None not in (facts.calendar, trained.calendar) and facts.calendar != trained.calendar:
         found.append(f"calendar {facts.calendar}, trained on {trained.calendar}")
     if facts.closes is not None and len(facts.closes):
         typical = float(np.median(facts.closes))

@@ -56,7 +56,7 @@ class Limits(BaseModel):
     price_collar: Positive | Auto | None = Field(
         "auto",
         description="a price farther from the last one, as a share of it, is not believed; auto: 12 "
-        "deviations of the last bars' returns, from 5% to 50%; 20% a day until those are known",
+        "deviations of the last bars' returns, from 15% to 50%; 20% a day until those are known",
     )
     collar_bars: int = Field(
         3,

@@ -59,7 +59,7 @@ class Summary:
         if book.state == "ACTIVE":
             return book.state
         text = f"{book.state}: {book.reason}"
-        if book.changed:
+        if book.changed and utc(book.changed)[:16] not in book.reason:
             text += f" (since {utc(book.changed)})"
         if book.position:
             text += f"; a position of {book.position:+g} is open"

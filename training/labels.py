@@ -6,6 +6,7 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from market.bars import Bars
+from market.calendar import WEEK
 from models.manifest import TrainedMarket
 from training.data import TrainingData
 from training.origin import code_version
@@ -104,7 +105,7 @@ def trained_market(data: TrainingData) -> TrainedMarket:
     return TrainedMarket(
         instrument=data.bars.name,
         interval=None if calendar.kind == "irregular" else calendar.interval,
-        calendar=calendar.kind,
+        calendar=calendar.kind if calendar.seen >= WEEK else None,
         lowest=float(close.min()),
         highest=float(close.max()),
         ranges=dict(zip(data.features.names, map(list, bounds), strict=True)),

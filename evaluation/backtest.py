@@ -4,7 +4,7 @@ A policy is a *choice*: for every bar, the position it would take out of each po
 Q-values of all three are computed in one batch; what remains of time is an integer recursion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,26 +12,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.measures import measures_of
-from market.accounting import cost, earned, liquidation_cost, next_position
+from market.accounting import (
+    advanced,
+    cost,
+    drifted,
+    earned,
+    floor_of,
+    growth,
+    liquidation_cost,
+    money,
+    next_position,
+    traded,
+    wiped_out,
+)
 from market.table import POSITIONS, MarketTable
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """What holding `positions` earned; one unit of the instrument, equity funded with its first price.
+    """What holding `positions` made of an account.
+
+    The account is funded with what the full size costs at the start: the first price for one unit, else
+    1, which is N or all there is.
 
     Attributes:
         table: the market.
         positions: held over each step, shape (bars - 1,).
-        costs: paid in each step, price units.
-        net: earned less costs in each step, price units.
-        equity: at each bar, price units, shape (bars,); the first is the first price.
+        exposures: the same as really held after each fill, which differs where a band has left a
+            position to drift: units, shares of N, or shares of the account.
+        traded: at each fill, likewise. A liquidation is counted in the step after it.
+        costs: paid in each step, in the account's unit.
+        net: earned less costs in each step, in the account's unit: the change of equity.
+        equity: at each bar, in the account's unit, shape (bars,).
         ruined_at: the step in which equity fell to the floor, so that the rest of the time was spent
             flat; None where it never did.
     """
 
     table: MarketTable
     positions: NDArray[np.int8]
+    exposures: NDArray[np.float64]
+    traded: NDArray[np.float64]
     costs: NDArray[np.float64]
     net: NDArray[np.float64]
     equity: NDArray[np.float64]
@@ -46,6 +66,18 @@ class Backtest:
     def returns(self) -> NDArray[np.float64]:
         """Net of costs, as a share of the equity before each step, shape (bars - 1,)."""
         return self.net / np.maximum(self.equity[:-1], 1e-12)
+
+    def returns_from(self, starts: Sequence[int]) -> NDArray[np.float64]:
+        """Net returns of the stretches that begin at these steps, each until the next one begins.
+
+        Shares of what the full size was worth at a stretch's start: of its first price, of N, or of the
+        account.
+        """
+        rows = np.asarray(starts)
+        earnings = np.add.reduceat(self.net, rows)
+        equity_sized = self.table.settings.sizing == "equity"
+        worth = self.equity[rows] if equity_sized else self.table.terms.price[rows]
+        return np.asarray(earnings / worth)
 
     @cached_property
     def measures(self) -> dict[str, float]:
@@ -95,24 +127,88 @@ def delayed(positions: NDArray[np.int8], bars: int = 1) -> NDArray[np.int8]:
     return np.concatenate([np.zeros(bars, np.int8), positions])[: len(positions)]
 
 
-def backtest(table: MarketTable, positions: NDArray[np.int8]) -> Backtest:
+def backtest(
+    table: MarketTable, positions: NDArray[np.int8], band: float | None = None
+) -> Backtest:
     """Accounts for positions held over the steps of a table.
 
     From ruin on (equity at or below the floor) the account is flat: the position is liquidated and
     nothing is traded any more. The last position is not liquidated: the data end, the market does not.
+
+    Args:
+        table: the market.
+        positions: wanted over each step, shape (bars - 1,).
+        band: a position that stays the same is left to drift with the price while it is within this
+            share of its size; none: it is set anew at every fill, as rewards in training have it.
     """
     held = positions.astype(np.int64)
-    previous = np.concatenate([[0], held[:-1]])
-    paid = cost(table.terms, previous, held)
-    net = earned(table.terms, previous, held) - paid
-    first = table.terms.price[0]
-    ruined = np.flatnonzero(first + np.cumsum(net) <= table.settings.equity_floor * first)
+    exposures = held if band is None else within_band(table, held, band)
+    previous = np.concatenate([[0], exposures[:-1]])
+    terms = table.terms
+    paid = cost(terms, previous, exposures)
+    net = earned(terms, previous, exposures) - paid
+    changed = traded(terms, previous, exposures)
+    first = float(terms.price[0])
+    equity = _equity(table, net)
+    ruined = np.flatnonzero(
+        (equity[1:] <= floor_of(table.settings) * first) | wiped_out(terms, net)
+    )
     if len(ruined):
         end = ruined[0]
-        closing = liquidation_cost(table.terms, held)[end]
+        closing = liquidation_cost(terms, exposures, previous)[end]
+        changed[end + 1 :] = 0
+        changed[end + 1 : end + 2] = abs(exposures[end])
+        exposures = np.where(np.arange(len(held)) <= end, exposures, 0)
         held[end + 1 :] = net[end + 1 :] = paid[end + 1 :] = 0
         net[end] -= closing
         paid[end] += closing
-    equity = first + np.concatenate([[0.0], np.cumsum(net)])
-    ruined_at = int(ruined[0]) if len(ruined) else None
-    return Backtest(table, held.astype(np.int8), paid, net, equity, ruined_at)
+        equity = _equity(table, net)
+    return Backtest(
+        table,
+        held.astype(np.int8),
+        exposures.astype(np.float64),
+        changed.astype(np.float64),
+        money(terms, equity[:-1], paid),
+        np.diff(equity) if table.settings.sizing == "equity" else net,
+        equity,
+        int(ruined[0]) if len(ruined) else None,
+    )
+
+
+def within_band(
+    table: MarketTable, positions: NDArray[np.integer], band: float
+) -> NDArray[np.float64]:
+    """What is held where a position that stays the same is left alone within a band around its size.
+
+    The state of training knows nothing of such drift: a band is for a desk and its backtest.
+
+    Args:
+        table: the market.
+        positions: wanted over each step, shape (bars - 1,).
+        band: in shares of the position's size.
+
+    Returns:
+        Exposures after each fill, shape (bars - 1,).
+
+    Raises:
+        ValueError: the band is negative or not finite.
+    """
+    if not 0 <= band < np.inf:
+        raise ValueError(f"the band is {band}; it must be a share of at least 0, such as 0.05")
+    kind = type(table.terms)
+    held = []
+    now, before = 0.0, 0
+    for row, wanted in zip(zip(*table.terms, strict=True), positions.tolist(), strict=True):
+        share = float(drifted(kind(*row), now))
+        stays = wanted == before and abs(share - wanted) <= band * abs(wanted)
+        now = share if stays else float(wanted)
+        before = wanted
+        held.append(now)
+    return np.array(held)
+
+
+def _equity(table: MarketTable, net: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Equity at each bar."""
+    terms = table.terms
+    rewards = np.concatenate([[0.0], np.cumsum(growth(terms, net))])
+    return np.asarray(advanced(terms, terms.price[0], rewards))

@@ -9,6 +9,18 @@ from market.table import MarketTable
 LOOKBACK = 24  # bars that momentum and mean reversion look back on
 
 
+def all_of(table: MarketTable) -> dict[str, Backtest]:
+    """The baselines of a report, by name."""
+    return {
+        "flat": flat(table),
+        "buy and hold": buy_and_hold(table),
+        "short and hold": short_and_hold(table),
+        f"momentum {LOOKBACK}": momentum(table),
+        f"mean reversion {LOOKBACK}": mean_reversion(table),
+        "perfect foresight": perfect_foresight(table),
+    }
+
+
 def flat(table: MarketTable) -> Backtest:
     """Never trades."""
     return backtest(table, np.zeros(len(table) - 1, np.int8))
@@ -79,7 +91,8 @@ def random_returns(
 def perfect_foresight(table: MarketTable) -> Backtest:
     """The best positions of all, in hindsight and net of costs: the ceiling, by dynamic programming.
 
-    Positions are those that the table's scheme of actions can reach, from flat.
+    Positions are those that the table's scheme of actions can reach, from flat. Rewards add up, under
+    sizing "equity" as growth of the logarithm, so the best sum is the best account.
     """
     outcomes = table.outcomes()
     held, net = outcomes.held.tolist(), outcomes.net.tolist()

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from market.accounting import carried, cost, earned, growth, money
+from market.terms import times_cost
+
 if TYPE_CHECKING:
     from evaluation.backtest import Backtest
 
@@ -19,7 +22,8 @@ def measures_of(run: "Backtest") -> dict[str, float]:
     """What a backtest comes to.
 
     Returns:
-        net_return, gross_return, cost: changes of equity, and all costs, as shares of the first price.
+        net_return, gross_return, cost: changes of equity, and all costs, as shares of the equity at the
+            start, which is the first price where one unit is traded.
         sharpe, sortino: of the returns on equity, annualised by the calendar of the whole data set; of an
             account that was ruined NaN. Deviations are the sample's (n - 1); Sortino's is the root
             mean square of the returns below zero.
@@ -27,12 +31,14 @@ def measures_of(run: "Backtest") -> dict[str, float]:
             time from a peak until equity was there again, or the data ended.
         calmar: net return a year (in proportion to time) over max_drawdown.
         trades: times that a position was taken. position_changes: share of bars with a change.
-        turnover: units traded a bar. exposure: share of bars with a position.
+        turnover: traded a bar: units, shares of N, or shares of the account, rebalancing included.
+            exposure: share of bars with a position.
         hit_rate: share of trades that made money. profit_factor: what those made over what the others
             lost. holding_bars: mean length of a trade.
         action_entropy: of the three positions' frequencies, bits.
-        break_even: times the costs at which nothing would be left, gross earnings over costs; NaN where
-            there is nothing to break even with, or the account was ruined.
+        break_even: times the costs at which nothing would be left, gross earnings over costs (where
+            equity compounds, found by iteration); NaN where there is nothing to break even with, or the
+            account was ruined.
         ruined: 1 where equity fell to the floor, else 0.
     """
     returns, first = run.returns, float(run.equity[0])
@@ -41,7 +47,7 @@ def measures_of(run: "Backtest") -> dict[str, float]:
     deepest = float(fall.max())
     net_return = float(run.equity[-1] / first - 1)
     total_cost, gross = float(run.costs.sum()), float((run.net + run.costs).sum())
-    traded = abs(np.diff(run.positions.astype(int), prepend=0))
+    changed = np.diff(run.positions.astype(int), prepend=0) != 0
     profits, lengths = _trades(run)
     losses = -float(profits[profits < 0].sum())
     downside = float(np.sqrt(np.mean(np.minimum(returns, 0) ** 2)))
@@ -57,20 +63,20 @@ def measures_of(run: "Backtest") -> dict[str, float]:
         "drawdown_bars": float(_longest(fall > 0)),
         "calmar": _ratio(NAN if run.ruined else net_return, deepest) * bars_a_year / len(returns),
         "trades": float(len(profits)),
-        "position_changes": float(np.mean(traded > 0)),
-        "turnover": float(traded.mean()),
+        "position_changes": float(np.mean(changed)),
+        "turnover": float(run.traded.mean()),
         "exposure": float(np.mean(run.positions != 0)),
         "hit_rate": _ratio(float((profits > 0).sum()), float(len(profits))),
         "profit_factor": _ratio(float(profits[profits > 0].sum()), losses),
         "holding_bars": _ratio(float(lengths.sum()), float(len(lengths))),
         "action_entropy": _entropy(run.positions),
-        "break_even": _ratio(gross if gross > 0 and not run.ruined else NAN, total_cost),
+        "break_even": _break_even(run, gross, total_cost),
         "ruined": float(run.ruined),
     }
 
 
 def trade_profits(run: "Backtest") -> NDArray[np.float64]:
-    """What each trade made, price units, in their order; together the change of equity.
+    """What each trade made, in the account's unit, in their order; together the change of equity.
 
     A trade lasts from taking a position to giving it up, or to the end of the data. A step in which a
     position is turned belongs to both: earnings until the fill and half of the cost to the old one.
@@ -89,14 +95,41 @@ def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     live = np.arange(len(held)) <= (len(held) if run.ruined_at is None else run.ruined_at)
     units = closes.astype(float) + opens
     share = np.divide(closes, units, out=np.zeros(len(units)), where=units > 0)
-    turning = run.table.terms.entry_cost * abs(held - previous)
-    old = live * (run.table.terms.carry * previous * (held != previous) - share * turning)
+    terms, before_fill = run.table.terms, np.concatenate([[0.0], run.exposures[:-1]])
+    turning = money(terms, run.equity[:-1], terms.entry_cost * run.traded)
+    kept = money(terms, run.equity[:-1], carried(terms, before_fill))
+    old = live * (kept * (held != previous) - share * turning)
     new = run.net - old
     profits = np.bincount(before, old, count + 1) + np.bincount(
         np.where(held != 0, number, 0), new, count + 1
     )
     lengths = np.bincount(np.where(held != 0, number, 0), minlength=count + 1)
     return profits[1:], lengths[1:].astype(np.float64)
+
+
+def _break_even(run: "Backtest", gross: float, total_cost: float) -> float:
+    """Times the costs at which the same positions would leave nothing."""
+    if run.ruined or gross <= 0 or total_cost <= 0:
+        return NAN
+    if run.table.settings.sizing != "equity":  # costs are in proportion
+        return gross / total_cost
+    before = np.concatenate([[0.0], run.exposures[:-1]])
+
+    def log_growth(multiple: float) -> float:
+        terms = times_cost(run.table.terms, multiple)
+        net = earned(terms, before, run.exposures) - cost(terms, before, run.exposures)
+        return float(growth(terms, net).sum())
+
+    # Growth falls almost in a line with the costs: secants close in within a few steps.
+    (low, above), (high, below) = (0.0, log_growth(0.0)), (1.0, log_growth(1.0))
+    if above <= 0:
+        return NAN
+    for _ in range(50):
+        if abs(below) < 1e-12 or below == above:
+            break
+        low, high, above = high, high - below * (high - low) / (below - above), below
+        below = log_growth(high)
+    return high
 
 
 def _deviation(returns: NDArray[np.float64]) -> float:

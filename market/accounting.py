@@ -232,6 +232,11 @@ def wiped_out(terms: AnyTerms, net: Array) -> Array:
     return isinstance(terms, EquityTerms) and net <= (LEAST - 1) * terms.price
 
 
+def worst_growth(settings: MarketSettings) -> float:
+    """The reward, before penalties, that a step which wipes out an account counts as."""
+    return float(np.log1p(LEAST - 1)) if settings.sizing == "equity" else -math.inf
+
+
 def money(terms: AnyTerms, equity: Array, amount: Array) -> Array:
     """An amount of a step in units of the account, which `equity` at its beginning is counted in."""
     return amount * equity if isinstance(terms, EquityTerms) else amount

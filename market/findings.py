@@ -11,7 +11,7 @@ ROBUST = 1.4826
 EXAMPLES = 3
 DIGITS = 6  # significant ones of an amount
 FEWEST_DECIMALS = 2
-MOST_DECIMALS = 15
+MOST_DECIMALS = 24
 
 
 @dataclass

@@ -51,7 +51,7 @@ def keep(
             before = cash + units * price
             gone = before <= 0
             after = before
-            for _ in range(300):
+            for _ in range(3000):
                 after = before - each * abs(position * after / price - units)
             wanted = position * after / price
         if not gone:

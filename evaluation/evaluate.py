@@ -262,7 +262,7 @@ def _keep_series(
 ) -> Snooping:
     """Stores the typical seed's returns, and tests them with all others that walked the same bars."""
     table = walked.track.table
-    judged = f"{material.bars.content_hash[:16]}/{len(table)}/{material.market.model_dump_json()}"
+    judged = f"{material.bars.content_hash[:16]}/{len(table)}/{material.market.fingerprint()}"
     mine = walked.typical.returns
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / RETURNS

@@ -19,6 +19,9 @@ NO_PART = (
     "reward_scale",
 )
 
+# Settings that came later, at the value that all trainings before had: there they say nothing.
+ADDED = {"market.sizing": "unit"}
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A tree of settings by dotted path."""
@@ -32,10 +35,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def configuration_hash(flat: Mapping[str, str]) -> str:
-    """The same for settings that differ in nothing but `NO_PART`, and where checkpoints go."""
+    """The same for settings that differ in nothing but `NO_PART`, and where checkpoints go.
+
+    A setting of `ADDED` that is missing is as if it had its value there, so that a training of before and
+    one of after are trials of the same configuration.
+    """
     counts = {
         name: value
         for name, value in flat.items()
-        if name not in NO_PART and not name.startswith("checkpoints.")
+        if name not in NO_PART and not name.startswith("checkpoints.") and ADDED.get(name) != value
     }
     return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]

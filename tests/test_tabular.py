@@ -12,6 +12,7 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.table import MarketTable
+from market.terms import Sizing
 from models.exploration import EpsilonSettings
 from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
 from training.settings import TabularSettings
@@ -113,22 +114,32 @@ def test_probes(algorithm: Algorithm) -> None:
     np.testing.assert_allclose(learner.table(), expected, atol=0.02)
 
 
-def agents_of(bars: Bars, seeds: tuple[int, ...] = (1,), **changes: Any) -> TabularAgents:
+def market_of(sizing: Sizing = "unit") -> MarketSettings:
+    return MarketSettings(
+        sizing=sizing, episode_bars=50, fee_rate=0.001, equity_floor=0.97, risk_aversion=0.1
+    )
+
+
+def agents_of(
+    bars: Bars, seeds: tuple[int, ...] = (1,), sizing: Sizing = "unit", **changes: Any
+) -> TabularAgents:
     features = FeaturePipeline.fit(bars, FeatureSettings(names=("price_change", "volatility_5")))
-    market = MarketSettings(episode_bars=50, fee_rate=0.001, equity_floor=0.97, risk_aversion=0.1)
+    market = market_of(sizing)
     table = MarketTable.of(bars, features, market)
     settings = TabularSettings(bins=4, **changes)
     explore = EpsilonSettings(start=0.5, min=0.5)
     return TabularAgents(table, settings, GAMMA, 3, explore, seeds, reward_scale=0.5)
 
 
-def test_the_walk_is_that_of_the_environment(walk: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sizing", ["unit", "notional", "equity"])
+def test_the_walk_is_that_of_the_environment(
+    walk: Bars, monkeypatch: pytest.MonkeyPatch, sizing: Sizing
+) -> None:
     """What the table is told of every step is what the Gymnasium environment says of it."""
-    agents = agents_of(walk)
+    agents = agents_of(walk, sizing=sizing)
     (one,) = agents._walks
     features = FeaturePipeline.fit(walk, FeatureSettings(names=("price_change", "volatility_5")))
-    market = MarketSettings(episode_bars=50, fee_rate=0.001, equity_floor=0.97, risk_aversion=0.1)
-    table = MarketTable.of(walk, features, market)
+    table = MarketTable.of(walk, features, market_of(sizing))
     cells = Discretiser.fit(table.features, 4).cell(table.features)
     told: list[tuple[Any, ...]] = []
     update = one.learner.update

@@ -14,7 +14,10 @@ class Diverged(FloatingPointError):
 
 
 class Window(NamedTuple):
-    """Means over the iterations since the window before."""
+    """Means over the iterations since the window before.
+
+    Price units are shares of N, or growth of log equity, where the sizing is another.
+    """
 
     loss: float  # learning units; NaN before the first update
     td_error: float  # mean absolute, learning units; NaN before the first update
@@ -27,7 +30,7 @@ class Window(NamedTuple):
 class Agents(Protocol):
     """Agents of one kind that learn side by side, each from its own seed."""
 
-    reward_scale: float  # what a price unit counts in learning
+    reward_scale: float  # what a price unit counts in learning, or the unit of another sizing
 
     @property
     def seeds(self) -> Sequence[int]:

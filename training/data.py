@@ -23,8 +23,9 @@ class TrainingData:
         features: fitted on the training part.
         train: the training part.
         validation: the validation part under either fill.
-        reward_scale: 1 / standard deviation of a bar's price change in training, so that rewards and
-            TD errors are of order one whatever the price level.
+        reward_scale: 1 / standard deviation of what holding the full size earns in a bar of training,
+            in the unit of the sizing: of price changes where one unit is traded, else of relative ones.
+            So rewards and TD errors are of order one whatever the price level.
     """
 
     bars: Bars

@@ -20,7 +20,7 @@ def explained_q(settings: TrainSettings, table: MarketTable, reward_scale: float
     if learner.gamma == 1:
         return math.inf
     outcomes = table.outcomes()
-    largest = float(abs(outcomes.net - outcomes.penalty).max() + abs(table.terms.exit_cost).max())
+    largest = float(abs(outcomes.net - outcomes.penalty).max() + abs(outcomes.closing).max())
     largest *= reward_scale
     if learner.target == "munchausen":
         largest += learner.munchausen_alpha * abs(learner.munchausen_lowest)

@@ -64,6 +64,7 @@ def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> 
         "features_hash": data.features.schema_hash,
         "judged_on": _judged_on(settings, data),
         "fill": settings.market.fill,
+        "sizing": settings.market.sizing,
         "fee_rate": f"{settings.market.fee_rate:g}",
         "cvar": f"{settings.network.cvar:g}",
         "seed": str(seed),
@@ -129,7 +130,7 @@ def _algorithm(settings: TrainSettings) -> str:
 
 def _judged_on(settings: TrainSettings, data: TrainingData) -> str:
     """Versions that were judged on the same bars, costs and fills share this hash."""
-    judge = data.split.validation.content_hash + settings.market.model_dump_json()
+    judge = data.split.validation.content_hash + settings.market.fingerprint()
     return hashlib.sha256(judge.encode()).hexdigest()[:16]
 
 
@@ -147,8 +148,9 @@ def _costs(settings: TrainSettings, data: TrainingData) -> str:
     if market.half_spread is None and "bid" in data.bars.table.columns:
         half = "as quoted"
     borrow = f", borrowing {market.borrow_rate:g} a bar" if market.borrow_rate else ""
+    sizing = "" if market.sizing == "unit" else f"sizing {market.sizing}, "
     return (
-        f"fills at {market.fill}, fee {market.fee_rate:g} of notional, half spread {half}, "
+        f"fills at {market.fill}, {sizing}fee {market.fee_rate:g} of notional, half spread {half}, "
         f"slippage {market.slippage:g}{borrow}"
     )
 

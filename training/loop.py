@@ -42,7 +42,7 @@ class TrainingLoop:
         replay: settings of collection and replay.
         exploration: the epsilon schedule.
         seeds: of starts, exploration and sampling.
-        reward_scale: what a price unit counts in learning.
+        reward_scale: what a price unit counts in learning, or the unit of the settings' sizing.
         cvar: share of worst outcomes that networks with quantiles are greedy for; 1 is the mean.
 
     Attributes:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.configuration import flatten
+from models.configuration import ADDED, flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
 from training.agent import State, require_fits
 from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, part, steps_in
@@ -133,19 +133,19 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
         NoCheckpoint: what differs, there and here.
     """
     here, there = identity(data), start.checkpoint.manifest
+    was, now = ADDED | flatten(there["settings"]), flatten(settings.tree())
+    for name in ("market.scheme", "market.episode_bars", "market.sizing"):
+        if was[name] != now[name]:
+            raise NoCheckpoint(
+                f"{start.checkpoint.folder}: {name} is {was[name]} in the checkpoint and {now[name]} "
+                "now; replay and streams would mean something else"
+            )
     for name in FORKS_KEEP:
         if here[name] != there[name]:
             raise NoCheckpoint(
                 f"{start.checkpoint.folder}: {name} is {there[name]} in the checkpoint and "
                 f"{here[name]} with --bars {settings.bars}; replay and streams mean nothing on other "
                 "bars, splits or features"
-            )
-    for name in ("scheme", "episode_bars"):
-        was, now = there["settings"]["market"][name], getattr(settings.market, name)
-        if was != now:
-            raise NoCheckpoint(
-                f"{start.checkpoint.folder}: market.{name} is {was} in the checkpoint and {now} now; "
-                "replay and streams would mean something else"
             )
 
 
@@ -165,7 +165,8 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
                 )
         return
     # As it stands there: another object of settings would take in the environment.
-    was, now = flatten(checkpoint.manifest["settings"]), flatten(settings.tree())
+    was = ADDED | flatten(checkpoint.manifest["settings"])
+    now = flatten(settings.tree())
     differ = [name for name in was if name != "bars" and was[name] != now.get(name)]
     if differ:
         shown = ", ".join(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from market.accounting import cushion_of, worst_growth
 from market.table import MarketTable
 from models.exploration import EpsilonSettings, epsilon
 from models.tabular import Discretiser, TabularLearner, TabularQ
@@ -29,7 +30,7 @@ class TabularAgents:
         streams: markets that each agent walks along side by side.
         exploration: the epsilon schedule.
         seeds: of starts and exploration.
-        reward_scale: what a price unit counts in learning.
+        reward_scale: what a price unit counts in learning, or the unit of the settings' sizing.
         name: of the registered model.
     """
 
@@ -137,9 +138,10 @@ class _Market:
         self.net = (outcomes.net * scale).tolist()
         self.penalty = (outcomes.penalty * scale).tolist()
         self.held = outcomes.held.tolist()
-        self.exit_cost = (table.terms.exit_cost * scale).tolist()
-        self.floor = table.settings.equity_floor
-        self.price = (table.terms.price * scale).tolist()
+        self.closing = (outcomes.closing * scale).tolist()
+        self.cushion = (cushion_of(table.terms.price, table.settings) * scale).tolist()
+        # A step that wipes out an account ruins it, however much it had grown.
+        self.least = worst_growth(table.settings) * scale
         self.cell = cell.tolist()
         self.episode_bars = table.settings.episode_bars
         self.starts = len(table) - self.episode_bars
@@ -185,9 +187,9 @@ class _Walk:
                 action = int(choice * 3) if explore < rate else learner.greedy(state)
                 net = market.net[bar][position][action]
                 held = market.held[bar][position][action] + 1
-                ruined = cushion + net <= 0
+                ruined = cushion + net <= 0 or net <= market.least
                 if ruined:
-                    net -= market.exit_cost[bar] * abs(held - 1)
+                    net -= market.closing[bar][position][action]
                 reward = net - market.penalty[bar][position][action]
                 discount = 0.0 if ruined else self.gamma
                 then = market.cell[bar + 1] * 3 + held
@@ -205,8 +207,7 @@ class _Walk:
 
     def _begin(self, share: float) -> tuple[int, int, int, float]:
         bar = int(share * self.market.starts)
-        cushion = self.market.price[bar] * (1 - self.market.floor)
-        return bar, bar + self.market.episode_bars, 1, cushion
+        return bar, bar + self.market.episode_bars, 1, self.market.cushion[bar]
 
     def state(self) -> State:
         """Everything that `run` changes."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation import baselines
 from evaluation.backtest import Backtest, backtest, delayed
+from evaluation.resizing import equity_sized, price_range, unit_misleads
 from evaluation.statistics import (
     Moments,
     Resampled,
@@ -26,6 +27,7 @@ from evaluation.statistics import (
 )
 from market.accounting import Fill
 from market.table import MarketTable
+from market.terms import Sizing
 
 Kind = Literal["walk-forward", "validation", "test", "train", "bars"]
 MULTIPLES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # of the costs
@@ -100,7 +102,7 @@ class Findings(_Model):
     stress: list[Stress]
     windows: list[
         list[float]
-    ]  # net return of each seed (row) in each window, shares of its first price
+    ]  # net return of each seed (row) in each window, shares of its first price, of N, or of the account
     intervals: dict[str, tuple[float, float]]  # 90%, typical seed; difference: over seeds
     difference_bounds: dict[str, float]  # level -> lower bound of the Sharpe difference to `better`
     block: int  # mean length of the bootstrap's blocks, bars
@@ -113,10 +115,14 @@ class Findings(_Model):
     random_middle: float | None  # their median net return
     charged: (
         float | None
-    )  # trading costs of a unit, as a share of the first price; the typical seed
+    )  # trading costs of a unit, as a share of the first price, or of the money traded; typical seed
     capacity: float | None  # units; None where bars have no volume or nothing is traded
     seed_mean: float  # interquartile mean of net returns over seeds
     seed_interval: tuple[float, float]  # 95%, stratified by window
+    sizing: Sizing = "unit"
+    price_range: float = 1.0  # highest close over the lowest
+    # Where one unit misleads: the same positions as shares of an account; "agent" is the typical seed.
+    equity_sized: dict[str, Figures] | None = None
 
     def stressed(self, multiple: float, late: int) -> Stress:
         """One of the stresses that were computed.
@@ -160,15 +166,8 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
     calendar = table.calendar
     year = calendar.bars_a_year**0.5
     typical = _middle([run.measures["sharpe"] for run in runs])
-    hold = baselines.buy_and_hold(table)
-    compared = {
-        "flat": baselines.flat(table),
-        "buy and hold": hold,
-        "short and hold": baselines.short_and_hold(table),
-        f"momentum {baselines.LOOKBACK}": baselines.momentum(table),
-        f"mean reversion {baselines.LOOKBACK}": baselines.mean_reversion(table),
-        "perfect foresight": baselines.perfect_foresight(table),
-    }
+    compared = baselines.all_of(table)
+    hold = compared["buy and hold"]
     better: Literal["flat", "buy and hold"] = (
         "buy and hold" if hold.measures["sharpe"] > 0 else "flat"
     )
@@ -229,6 +228,9 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
         capacity=_capacity(runs[typical], track.volume),
         seed_mean=interquartile_mean([run.measures["net_return"] for run in runs]),
         seed_interval=interquartile_mean_interval(np.array(windows)),
+        sizing=table.settings.sizing,
+        price_range=price_range(table),
+        equity_sized=_equity_sized(table, track.positions[typical]),
     )
     return Assessment(track, findings, runs, hold, resampled)
 
@@ -278,10 +280,13 @@ def _stress(track: Track) -> list[Stress]:
 
 
 def _windows(runs: Sequence[Backtest], edges: Sequence[int]) -> list[list[float]]:
-    starts = list(edges[:-1])
-    return [
-        (np.add.reduceat(run.net, starts) / run.table.terms.price[starts]).tolist() for run in runs
-    ]
+    return [run.returns_from(edges[:-1]).tolist() for run in runs]
+
+
+def _equity_sized(table: MarketTable, positions: NDArray[np.int8]) -> dict[str, Figures] | None:
+    if not unit_misleads(table):
+        return None
+    return {name: defined(run.measures) for name, run in equity_sized(table, positions).items()}
 
 
 def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
@@ -290,11 +295,10 @@ def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _charged(run: Backtest) -> float | None:
-    traded = abs(np.diff(run.positions.astype(int), prepend=0))
-    if not traded.any():
+    if not run.traded.any():
         return None
-    paid = float((run.table.terms.entry_cost * traded).sum())
-    return paid / float(traded.sum()) / float(run.equity[0])
+    paid = float((run.table.terms.entry_cost * run.traded).sum())
+    return paid / float(run.traded.sum()) / float(run.equity[0])
 
 
 def _capacity(run: Backtest, volume: NDArray[np.float64]) -> float | None:
@@ -308,8 +312,9 @@ def _capacity(run: Backtest, volume: NDArray[np.float64]) -> float | None:
 def _costs(table: MarketTable) -> str:
     market, terms = table.settings, table.terms
     half = f"{market.half_spread or 0:g}"
-    paid = terms.entry_cost - market.slippage - market.fee_rate * (terms.price + terms.carry)
-    if market.half_spread is None and paid.max() > 1e-9 * terms.price.max():
+    paid = terms.entry_cost if market.sizing == "unit" else terms.entry_cost * table.fill_price
+    paid = paid - market.slippage - market.fee_rate * table.fill_price
+    if market.half_spread is None and paid.max() > 1e-9 * table.fill_price.max():
         half = "as quoted"
     borrow = f", borrowing {market.borrow_rate:g} a bar" if market.borrow_rate else ""
     trading = f"fee {market.fee_rate:g} of notional, half spread {half}"

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from evaluation.assessment import Findings
+from evaluation.assessment import Figures, Findings
 from evaluation.evaluate import Evaluated, evaluate, newest
 from evaluation.gate import Facts, Policy, judge, passed
 from evaluation.material import BadEvaluation, Request
-from evaluation.report import UNDEFINED, page, verdict
+from evaluation.report import formatted, misleading, page, verdict
 from evaluation.trials import Trials, trials_on
 from evaluation.walk_forward import Train, WalkForwardSettings
 from models.bundle import Bundle
@@ -236,6 +236,9 @@ def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Conditio
     parts = [evaluation.walk_forward, evaluation.own]
     for found in [part for part in parts if part is not None]:
         console.print(_track(found))
+        if (said := misleading(found)) is not None:
+            console.print(escape(said), style="yellow", highlight=False)
+            console.print(_equity_sized(found))
         console.print()
     console.print(conditions_table(conditions))
     said = "[green bold]Yes.[/]" if passed(conditions) else "[red bold]No.[/]"
@@ -251,22 +254,27 @@ def _track(found: Findings) -> Table:
     seeds = f", {len(found.seeds)} seeds, {len(found.windows[0])} windows" if several else ""
     title = (
         f"{found.kind}{sample} on {found.bars.split('/')[0]}, {found.first[:10]} to {found.last[:10]}"
-        f"{seeds}\n{found.calendar}; fills at {found.fill}, {found.costs}"
+        f"{seeds}\n{found.calendar}; fills at {found.fill}, sizing {found.sizing}, {found.costs}"
     )
+    agent = found.measures[found.typical]
+    return _policies(title, {"typical seed" if several else "agent": agent, **found.baselines})
+
+
+def _equity_sized(found: Findings) -> Table:
+    title = f"the same positions as shares of the account, sizing equity; {found.costs}"
+    return _policies(title, found.equity_sized or {})
+
+
+def _policies(title: str, rows: Mapping[str, Figures]) -> Table:
+    """Figures of policies side by side."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     table.padding = (0, 0, 0, 1)
     table.add_column("policy")
     for heading, _, _ in SHOWN:
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = {
-        "typical seed" if several else "agent": found.measures[found.typical],
-        **found.baselines,
-    }
     for name, measures in rows.items():
         label = f"{name} †" if measures["ruined"] else name
-        cells = [
-            UNDEFINED if (x := measures[key]) is None else form.format(x) for _, key, form in SHOWN
-        ]
+        cells = [formatted(measures[key], form) for _, key, form in SHOWN]
         table.add_row(label, *cells)
     if any(measures["ruined"] for measures in rows.values()):
         table.caption = "† ruined: equity fell to the floor, flat since; ratios are undefined"

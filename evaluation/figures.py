@@ -18,7 +18,7 @@ POINTS = 1200  # of a curve; more are not seen
 
 
 def equity_figure(title: str, curves: Mapping[str, Backtest]) -> Figure:
-    """Equity over time, net of costs, in percent of the first price, above the first one's position.
+    """Equity over time, net of costs, in percent of that at the start, above the first one's position.
 
     Args:
         title: of the figure.
@@ -33,7 +33,8 @@ def equity_figure(title: str, curves: Mapping[str, Backtest]) -> Figure:
         above.plot(run.table.time[rows], change[rows], label=label, color=colour, linewidth=1.1)
     first = next(iter(curves.values()))
     above.axhline(0, color="black", linewidth=0.6)
-    above.set_ylabel("net of costs, % of first price")
+    unit = first.table.settings.sizing == "unit"
+    above.set_ylabel(f"net of costs, % of {'first price' if unit else 'the account'}")
     above.set_title(title, loc="left")
     above.legend(loc="upper left", frameon=False)
     positions = np.concatenate([first.positions, first.positions[-1:]]).astype(float)

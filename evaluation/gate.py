@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from evaluation.assessment import LEVELS, MULTIPLES, Findings
 from evaluation.statistics import Moments, deflated_sharpe, expected_best_sharpe, interquartile_mean
 from evaluation.trials import Trials
+from market.terms import Sizing
 from models.promotion import Condition
+
+CHARGED: dict[Sizing, str] = {
+    "unit": "costs charged for a unit traded, share of the first price",
+    "notional": "costs charged, share of the money traded",
+    "equity": "costs charged, share of the money traded",
+}
 
 
 class BadPolicy(ValueError):
@@ -42,7 +49,8 @@ class Policy(BaseModel):
     cost: float = Field(
         0.0001,
         ge=0,
-        description="charged for a unit traded on average, as a share of the first price",
+        description="charged for a unit traded on average, as a share of the first price (of one unit) "
+        "or of the money traded",
     )
     max_drawdown: float = Field(0.35, gt=0, description="of the worst seed, share of the peak")
     trades: int = Field(30, ge=0, description="of the seed with the fewest")
@@ -145,7 +153,8 @@ def _state(walk_forward: Findings | None, facts: Facts) -> str:
         return "of another bundle"
     if walk_forward.in_sample:
         return "in sample"
-    return f"{len(walk_forward.seeds)} seeds, {len(walk_forward.windows[0])} windows"
+    sizing = "" if walk_forward.sizing == "unit" else f", sizing {walk_forward.sizing}"
+    return f"{len(walk_forward.seeds)} seeds, {len(walk_forward.windows[0])} windows{sizing}"
 
 
 def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Condition]:
@@ -183,7 +192,7 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
             "> 0%",
         ),
         Condition(
-            "costs charged for a unit traded, share of the first price",
+            CHARGED[found.sizing],
             charged >= policy.cost,
             "undefined" if math.isnan(charged) else f"{charged:.3%}",
             f">= {policy.cost:.3%}",

@@ -11,6 +11,7 @@ from evaluation import charts
 from evaluation.assessment import Assessment, Findings
 from evaluation.evaluate import Evaluated, Evaluation
 from evaluation.gate import passed
+from market.terms import Sizing
 from models.bundle import Bundle
 from models.configuration import flatten
 from models.promotion import Condition
@@ -34,6 +35,11 @@ MEASURES = (
     ("action entropy, bits", "action_entropy", "{:.2f}"),
     ("break-even, times the costs", "break_even", "{:.2f}"),
 )
+SIZES: dict[Sizing, str] = {
+    "unit": "sizing unit",
+    "notional": "sizing notional (a constant amount of money)",
+    "equity": "sizing equity (a share of the account)",
+}
 TITLES = {
     "walk-forward": "Walk-forward: trained anew in every window, judged on the bars after it",
     "validation": "The version itself, on the validation bars that it was chosen on",
@@ -55,10 +61,28 @@ def verdict(conditions: Sequence[Condition], walked: Findings | None) -> str:
     low, high = walked.intervals["sharpe_difference"]
     return (
         f"{said} Out of sample and net of costs, the typical of {len(walked.seeds)} seeds made "
-        f"{_form(typical['net_return'], '{:+.1%}')} where buy and hold made "
-        f"{_form(hold['net_return'], '{:+.1%}')}; its Sharpe ratio less that "
+        f"{formatted(typical['net_return'], '{:+.1%}')} where buy and hold made "
+        f"{formatted(hold['net_return'], '{:+.1%}')}; its Sharpe ratio less that "
         f"of {'holding nothing' if walked.better == 'flat' else 'buy and hold'} is {low:+.2f} to "
         f"{high:+.2f} (90% interval)."
+    )
+
+
+def misleading(found: Findings) -> str | None:
+    """What is to be said where an account of one unit misleads; None where it does not."""
+    if found.equity_sized is None:
+        return None
+    agent, hold = found.equity_sized["agent"], found.equity_sized["buy and hold"]
+    figures = [
+        f"{formatted(each['net_return'], '{:+.1%}')} "
+        f"(drawdown {formatted(each['max_drawdown'], '{:.1%}')})"
+        for each in (agent, hold)
+    ]
+    return (
+        f"The highest price of these bars is {found.price_range:.3g} times the lowest, so that an "
+        "account of one unit, funded with its first price, misleads here: one unit is now many times "
+        "the account, now a small part of it. As a share of the account the same positions made "
+        f"{figures[0]} where buy and hold made {figures[1]}."
     )
 
 
@@ -109,6 +133,8 @@ def _warnings(found: Findings) -> list[str]:
     if ruined:
         of = f" in {ruined} of {len(found.measures)} seeds" if len(found.measures) > 1 else ""
         said.append(f"{where}: ruined{of}. Equity fell to the floor; ratios are undefined.")
+    if (misled := misleading(found)) is not None:
+        said.append(f"{where}: {misled[0].lower()}{misled[1:]}")
     if not any(each["trades"] for each in found.measures):
         said.append(f"{where}: no trade was made; ratios are undefined.")
     return said
@@ -128,18 +154,23 @@ def _track(found: Assessment) -> dict[str, Any]:
         "title": TITLES[findings.kind],
         "in_sample": findings.in_sample,
         "about": f"{findings.first} to {findings.last} UTC, {findings.count:,} bars "
-        f"({findings.calendar}); fills at {findings.fill}, {findings.costs}",
+        f"({findings.calendar}); fills at {findings.fill}, {SIZES[findings.sizing]}, {findings.costs}",
         "equity": Markup(charts.equity(found)),  # noqa: S704
         "positions": Markup(charts.positions(found)),  # noqa: S704
         "costs": Markup(charts.cost_curve(found)),  # noqa: S704
         "heads": ["", *columns],
         "measures": [
-            [label, *(_form(each[key], form) for each in columns.values())]
+            [label, *(formatted(each[key], form) for each in columns.values())]
             for label, key, form in MEASURES
         ],
         "sentences": _sentences(findings),
+        "equity_sized": [
+            ["typical seed" if name == "agent" and several else name]
+            + [formatted(each[key], forms[key]) for key in shown]
+            for name, each in (findings.equity_sized or {}).items()
+        ],
         "variations": [
-            [name, *(_form(each[key], forms[key]) for key in shown)]
+            [name, *(formatted(each[key], forms[key]) for key in shown)]
             for name, each in findings.variations.items()
         ],
         "months": _months(found),
@@ -165,12 +196,12 @@ def _sentences(found: Findings) -> list[str]:
         f"blocks of {found.block} bars on average.",
         f"Sharpe ratio less that of buy and hold: {low:+.2f} to {high:+.2f}.",
         "Probability that the true Sharpe ratio is above zero: "
-        f"{_form(found.probabilistic_sharpe, '{:.3f}')}; {needed}.",
+        f"{formatted(found.probabilistic_sharpe, '{:.3f}')}; {needed}.",
     ]
     if found.random_percentile is not None:
         said.append(
             f"Better than {found.random_percentile:.1%} of random policies that trade as much, whose "
-            f"median is {_form(found.random_middle, '{:+.1%}')}."
+            f"median is {formatted(found.random_middle, '{:+.1%}')}."
         )
     if len(found.seeds) > 1:
         low, high = found.seed_interval
@@ -223,7 +254,7 @@ def _tried(evaluation: Evaluation) -> list[str]:
             "(Hansen's test of superior predictive ability)."
         )
         said.append(
-            f"Probability of backtest overfitting: {_form(snooping.overfitting, '{:.2f}')}. For "
+            f"Probability of backtest overfitting: {formatted(snooping.overfitting, '{:.2f}')}. For "
             "information: on pure noise it is 0.5 on average, and seldom near."
         )
     if not evaluation.openings:
@@ -251,5 +282,11 @@ def _known(evaluation: Evaluation, bundle: Bundle) -> dict[str, str]:
     }
 
 
-def _form(value: float | None, form: str) -> str:
-    return UNDEFINED if value is None else form.format(value)
+def formatted(value: float | None, form: str) -> str:
+    """A figure as text; perfect foresight compounds to shares that have no place in a table otherwise."""
+    if value is None:
+        return UNDEFINED
+    if form.endswith("%}") and abs(value) >= 100:
+        sign = "+" if "+" in form else ""
+        return f"{100 * value:{sign}.3g}%"
+    return form.format(value)

@@ -243,8 +243,13 @@ def money(terms: AnyTerms, equity: Array, amount: Array) -> Array:
 
 
 def advanced(terms: AnyTerms, equity: Array, reward: Array, xp: ModuleType = np) -> Array:
-    """Equity after a step whose reward, before penalties and unscaled, is known."""
-    return equity * xp.exp(reward) if isinstance(terms, EquityTerms) else equity + reward
+    """Equity after rewards, before penalties and unscaled, that add up to `reward`.
+
+    Perfect foresight compounds to more than a number holds; growth counts up to e^700.
+    """
+    if isinstance(terms, EquityTerms):
+        return equity * xp.exp(xp.minimum(reward, 700.0))
+    return equity + reward
 
 
 def floor_of(settings: MarketSettings) -> float:

@@ -268,3 +268,11 @@ def test_figures_of_an_equity_backtest_are_those_of_its_returns(walk: Bars) -> N
     growth = np.diff(np.log(run.equity))
     np.testing.assert_allclose(run.returns, np.expm1(growth), rtol=1e-9, atol=1e-15)
     assert run.measures["net_return"] == pytest.approx(np.expm1(growth.sum()))
+
+
+def test_perfect_foresight_of_a_long_wild_stretch_stays_finite() -> None:
+    table = table_of(RandomWalk(sigma=0.3).bars(6000, 1), sizing="equity")
+    run = perfect_foresight(table)
+    assert np.log(run.equity[-1]) == pytest.approx(700)
+    assert np.isfinite(run.equity).all()
+    assert np.isfinite(run.measures["net_return"])

@@ -16,6 +16,7 @@ from evaluation import baselines
 from evaluation.backtest import Backtest, backtest, delayed
 from evaluation.resizing import equity_sized, price_range, unit_misleads
 from evaluation.statistics import (
+    Estimate,
     Moments,
     Resampled,
     interquartile_mean,
@@ -23,7 +24,8 @@ from evaluation.statistics import (
     minimum_track_record,
     probabilistic_sharpe,
     resample,
-    seeds_over_time,
+    sharpe_difference,
+    sharpe_estimate,
 )
 from market.accounting import Fill
 from market.table import MarketTable
@@ -103,12 +105,16 @@ class Findings(_Model):
     windows: list[
         list[float]
     ]  # net return of each seed (row) in each window, shares of its first price, of N, or of the account
-    intervals: dict[str, tuple[float, float]]  # 90%, typical seed; difference: over seeds
-    difference_bounds: dict[str, float]  # level -> lower bound of the Sharpe difference to `better`
+    # 90%; of the typical seed, but differences of Sharpe ratios over all seeds. Of what was stored with
+    # no `dependence`, the difference to hold is the typical seed's, and all are a bootstrap's.
+    intervals: dict[str, tuple[float, float] | None]
+    # level -> lower bound of the Sharpe difference to `better`, over all seeds
+    difference_bounds: dict[str, float | None]
     block: int  # mean length of the bootstrap's blocks, bars
     sharpe_a_bar: float | None
     skew: float | None
     kurtosis: float | None
+    dependence: float | None = 1.0  # see `Moments`; of what was stored without it 1
     probabilistic_sharpe: float | None
     minimum_track_record: float | None  # bars
     random_percentile: float | None  # share of random policies at equal turnover that did worse
@@ -171,12 +177,12 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
     better: Literal["flat", "buy and hold"] = (
         "buy and hold" if hold.measures["sharpe"] > 0 else "flat"
     )
-    resampled = resample(
-        np.stack([run.returns for run in (runs[typical], hold, *runs)], axis=1), draws, seed
-    )
-    to_beat = resampled.sharpe[:, 1] if better == "buy and hold" else np.zeros(draws)
-    difference = (seeds_over_time(resampled.sharpe[:, 2:], seed) - to_beat) * year
+    resampled = resample(runs[typical].returns, draws, seed)
     moments = Moments.of(runs[typical].returns)
+    returns = np.stack([run.returns for run in runs], axis=1)
+    to_hold = sharpe_difference(returns, hold.returns)
+    to_flat = sharpe_difference(returns, np.zeros(len(returns)))
+    difference = to_hold if better == "buy and hold" else to_flat
     trades = runs[typical].measures["trades"] > 0
     random = (
         baselines.random_returns(table, track.positions[typical], random_draws, seed)
@@ -205,21 +211,20 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
         stress=_stress(track),
         windows=windows,
         intervals={
-            "sharpe": _interval(resampled.sharpe[:, 0] * year),
+            "sharpe": _annual_interval(sharpe_estimate(moments), year),
             "net_return": _interval(resampled.final),
             "max_drawdown": _interval(resampled.drawdown),
-            "sharpe_difference": _interval(difference),
-            "sharpe_difference_to_hold": _interval(
-                (resampled.sharpe[:, 0] - resampled.sharpe[:, 1]) * year
-            ),
+            "sharpe_difference": _annual_interval(difference, year),
+            "sharpe_difference_to_hold": _annual_interval(to_hold, year),
         },
         difference_bounds={
-            f"{level:g}": float(np.quantile(difference, 1 - level)) for level in LEVELS
+            f"{level:g}": _number(difference.lower_bound(level) * year) for level in LEVELS
         },
         block=resampled.block,
         sharpe_a_bar=_number(moments.sharpe),
         skew=_number(moments.skew),
         kurtosis=_number(moments.kurtosis),
+        dependence=_number(moments.dependence),
         probabilistic_sharpe=_number(probabilistic_sharpe(moments)),
         minimum_track_record=_number(minimum_track_record(moments)),
         random_percentile=float((random < net).mean()) if trades else None,
@@ -287,6 +292,11 @@ def _equity_sized(table: MarketTable, positions: NDArray[np.int8]) -> dict[str, 
     if not unit_misleads(table):
         return None
     return {name: defined(run.measures) for name, run in equity_sized(table, positions).items()}
+
+
+def _annual_interval(estimate: Estimate, year: float) -> tuple[float, float] | None:
+    low, high = estimate.interval()
+    return (low * year, high * year) if np.isfinite(high - low) else None
 
 
 def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:

@@ -305,9 +305,9 @@ def _record(client: MlflowClient, run: Run, evaluation: Evaluation) -> None:
         for name, value in found.measures[found.typical].items():
             if value is not None:
                 client.log_metric(run_id, f"{part}/{name}", value)
-        client.log_metric(
-            run_id, f"{part}/sharpe_difference_bound", found.difference_bounds["0.95"]
-        )
+        bound = found.difference_bounds["0.95"]
+        if bound is not None:
+            client.log_metric(run_id, f"{part}/sharpe_difference_bound", bound)
     if evaluation.walk_forward is not None:
         client.set_model_version_tag(evaluation.model, evaluation.version, WALKED, run_id)
     client.set_terminated(run_id, "FINISHED")

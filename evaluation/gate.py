@@ -159,11 +159,12 @@ def _state(walk_forward: Findings | None, facts: Facts) -> str:
 
 def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Condition]:
     level = f"{policy.confidence:g}"
-    bound = found.difference_bounds[level]
+    bound = _value(found.difference_bounds[level], math.nan)
     year = found.bars_a_year**0.5
     moments = moments_of(found)
-    # Trials that are alike say little of luck: an estimate without skill varies by at least this much.
-    variance = max(trials.variance, 1 / (found.count - 1))
+    # Trials that are alike say little of luck: an estimate without skill varies by at least this much,
+    # and by more where returns are positively autocorrelated.
+    variance = max(trials.variance, max(1.0, moments.dependence) / (found.count - 1))
     deflated = deflated_sharpe(moments, trials.number, variance)
     hurdle = expected_best_sharpe(trials.number, variance) * year
     stress = found.stressed(policy.cost_multiple, policy.late)
@@ -176,7 +177,7 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
         Condition(
             f"Sharpe ratio less that of {found.better}, lower {policy.confidence:.1%} bound",
             bound > policy.sharpe_difference,
-            f"{bound:+.2f}",
+            "undefined" if math.isnan(bound) else f"{bound:+.2f}",
             f"> {policy.sharpe_difference:g}",
         ),
         Condition(
@@ -264,6 +265,7 @@ def moments_of(found: Findings) -> Moments:
         found.count,
         _value(found.skew, nan),
         _value(found.kurtosis, nan),
+        _value(found.dependence, nan),
     )
 
 

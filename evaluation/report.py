@@ -58,13 +58,14 @@ def verdict(conditions: Sequence[Condition], walked: Findings | None) -> str:
     if failed:
         said = f"It fails {failed} of {len(conditions)} conditions."
     typical, hold = walked.measures[walked.typical], walked.baselines["buy and hold"]
-    low, high = walked.intervals["sharpe_difference"]
+    difference = walked.intervals["sharpe_difference"]
+    over = "over all seeds the" if len(walked.seeds) > 1 else "the"
     return (
         f"{said} Out of sample and net of costs, the typical of {len(walked.seeds)} seeds made "
         f"{formatted(typical['net_return'], '{:+.1%}')} where buy and hold made "
-        f"{formatted(hold['net_return'], '{:+.1%}')}; its Sharpe ratio less that "
-        f"of {'holding nothing' if walked.better == 'flat' else 'buy and hold'} is {low:+.2f} to "
-        f"{high:+.2f} (90% interval)."
+        f"{formatted(hold['net_return'], '{:+.1%}')}; {over} Sharpe ratio less that of "
+        f"{'holding nothing' if walked.better == 'flat' else 'buy and hold'} is "
+        f"{_between(difference, '{:+.2f}')} (90% interval)."
     )
 
 
@@ -185,16 +186,21 @@ def _track(found: Assessment) -> dict[str, Any]:
 
 def _sentences(found: Findings) -> list[str]:
     """Intervals, and what else is one number."""
-    low, high = found.intervals["sharpe_difference_to_hold"]
-    sharpe, net, fall = (found.intervals[key] for key in ("sharpe", "net_return", "max_drawdown"))
+    sharpe, difference, net, fall = (
+        found.intervals[key]
+        for key in ("sharpe", "sharpe_difference_to_hold", "net_return", "max_drawdown")
+    )
     needed = "no number of such bars is enough to say so at 95%"
     if found.minimum_track_record is not None:
         needed = f"to say so at 95% takes {found.minimum_track_record:,.0f} bars of {found.count:,}"
+    over = "over all seeds the" if len(found.seeds) > 1 else "the"
     said = [
-        f"Sharpe ratio {sharpe[0]:+.2f} to {sharpe[1]:+.2f}, net return {net[0]:+.1%} to {net[1]:+.1%}, "
-        f"largest drawdown {fall[0]:.1%} to {fall[1]:.1%}: 90% intervals of a stationary bootstrap in "
-        f"blocks of {found.block} bars on average.",
-        f"Sharpe ratio less that of buy and hold: {low:+.2f} to {high:+.2f}.",
+        f"Sharpe ratio {_between(sharpe, '{:+.2f}')}; {over} Sharpe ratio less that of buy and hold is "
+        f"{_between(difference, '{:+.2f}')}: 90% intervals. They hold for returns that depend on one "
+        f"another; the first ratio's variance is {formatted(found.dependence, '{:.2f}')} times that of "
+        "independent ones.",
+        f"Net return {_between(net, '{:+.1%}')}, largest drawdown {_between(fall, '{:.1%}')}: 90% "
+        f"intervals of a stationary bootstrap in blocks of {found.block} bars on average.",
         "Probability that the true Sharpe ratio is above zero: "
         f"{formatted(found.probabilistic_sharpe, '{:.3f}')}; {needed}.",
     ]
@@ -290,3 +296,10 @@ def formatted(value: float | None, form: str) -> str:
         sign = "+" if "+" in form else ""
         return f"{100 * value:{sign}.3g}%"
     return form.format(value)
+
+
+def _between(interval: tuple[float, float] | None, form: str) -> str:
+    if interval is None:
+        return UNDEFINED
+    low, high = interval
+    return f"{form.format(low)} to {form.format(high)}"

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from evaluation.dependence import long_run_variance, sharpe_influence, varies
+
 Returns = NDArray[np.float64]
 EULER = float(np.euler_gamma)
 NAN = float("nan")
@@ -22,27 +24,105 @@ class Moments(NamedTuple):
     bars: int
     skew: float
     kurtosis: float  # of a normal distribution 3
+    # Variance of the ratio's estimate over what it would be were these returns independent.
+    dependence: float = 1.0
 
     @classmethod
     def of(cls, returns: Returns) -> "Moments":
         """The moments of returns, shape (bars,)."""
-        if len(returns) < 3 or np.ptp(returns) <= 1e-12 * max(abs(returns).max(), 1e-12):
-            return cls(NAN, len(returns), NAN, NAN)
+        if not varies(returns):
+            return cls(NAN, len(returns), NAN, NAN, NAN)
         sharpe = float(returns.mean() / returns.std(ddof=1))
-        skew, kurtosis = stats.skew(returns), stats.kurtosis(returns, fisher=False)
-        return cls(sharpe, len(returns), float(skew), float(kurtosis))
+        z = (returns - returns.mean()) / returns.std()
+        skew = float(np.mean(z**3))
+        kurtosis = float(np.mean(z**4))
+        influence = sharpe_influence(returns)
+        independent = float(influence.var())
+        dependence = long_run_variance(influence) / independent if independent > 1e-12 else NAN
+        return cls(sharpe, len(returns), skew, kurtosis, dependence)
+
+
+class Estimate(NamedTuple):
+    """A number that was estimated, and how far it is from the true one."""
+
+    value: float
+    deviation: float  # standard error
+    freedom: float = float("inf")  # degrees of freedom of Student's distribution
+
+    def lower_bound(self, level: float) -> float:
+        """What the true number is above, at a level of confidence; NaN where undefined."""
+        return float(self.value - stats.t.ppf(level, self.freedom) * self.deviation)
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """What the true number is between, at a level of confidence; NaN where undefined."""
+        low = self.lower_bound((1 + level) / 2)
+        return low, 2 * self.value - low
+
+
+def sharpe_estimate(moments: Moments) -> Estimate:
+    """The Sharpe ratio of returns with its standard error; NaN where they never vary."""
+    variance = _sharpe_variance(moments) / max(moments.bars - 1, 1)
+    return Estimate(moments.sharpe, variance**0.5)
+
+
+def sharpe_difference(returns: Returns, benchmark: Returns) -> Estimate:
+    """The interquartile mean of the seeds' Sharpe ratios, less that of a benchmark.
+
+    Two things make it uncertain. *The stretch of time*: the long-run variance of what each bar
+    contributes, of the mean over seeds less the benchmark's, as Ledoit and Wolf (2008) have it for two
+    series. *The seeds*: the variance of their ratios beyond what time alone makes of agents that do
+    not trade alike (DerSimonian and Laird 1986), over their number. The distribution is Student's with
+    the degrees of freedom of Satterthwaite (1946), the seeds of the middle half being all that count.
+
+    Args:
+        returns: of all seeds, shape (bars, seeds). What never trades has a ratio of zero here.
+        benchmark: shape (bars,); zeros are holding nothing.
+
+    Returns:
+        NaN where one of them earns the same, but for zero, in every bar.
+    """
+    bars, seeds = returns.shape
+    ratios, influences = _ratios(returns)
+    (less,), (less_influence,) = _ratios(benchmark[:, None])
+    value = interquartile_mean(ratios) - float(less)
+    together = influences.mean(axis=0)
+    count = max(bars - 1, 1)
+    time = long_run_variance(together - less_influence) / count
+    if seeds == 1:
+        return Estimate(value, time**0.5)
+    apart = [long_run_variance(each - together) / count for each in influences]
+    spread = float(ratios.var(ddof=1)) - sum(apart) / (seeds - 1)
+    between = max(spread, 0.0) / seeds
+    middle = seeds - 2 * (seeds // 4)
+    freedom = (middle - 1) * (1 + time / between) ** 2 if between > 0 else float("inf")
+    return Estimate(value, (time + between) ** 0.5, freedom)
+
+
+def _ratios(returns: Returns) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sharpe ratio of each column, shape (series,), and its influence, shape (series, bars)."""
+    columns = returns.T
+    ratios = np.zeros(len(columns))
+    influences = np.zeros(columns.shape)
+    for index, each in enumerate(columns):
+        if varies(each):
+            ratios[index] = each.mean() / each.std(ddof=1)
+            influences[index] = sharpe_influence(each)
+        elif each.any():
+            ratios[index] = NAN
+    return ratios, influences
 
 
 def probabilistic_sharpe(moments: Moments, benchmark: float = 0.0) -> float:
     """The probability that the true Sharpe ratio is above a benchmark.
 
     Bailey and López de Prado (2012), "The Sharpe Ratio Efficient Frontier", equation 11, with the
-    estimate's standard deviation at the observed ratio.
+    estimate's standard deviation at the observed ratio, and returns that may depend on one another:
+    there it is the long-run deviation. NaN where that is zero or undefined.
     """
-    deviation = _sharpe_variance(moments) ** 0.5
-    return float(
-        stats.norm.cdf((moments.sharpe - benchmark) * (moments.bars - 1) ** 0.5 / deviation)
-    )
+    estimate = sharpe_estimate(moments)
+    if not estimate.deviation > 0:
+        return NAN
+    return float(stats.norm.cdf((moments.sharpe - benchmark) / estimate.deviation))
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:
@@ -74,7 +154,8 @@ def deflated_sharpe(moments: Moments, trials: int, variance: float) -> float:
 def minimum_track_record(moments: Moments, benchmark: float = 0.0, level: float = 0.95) -> float:
     """Bars after which a Sharpe ratio such as this is above the benchmark at a level of confidence.
 
-    Bailey and López de Prado (2012), equation 13; NaN where it is not above at all.
+    Bailey and López de Prado (2012), equation 13, with the long-run variance; NaN where it is not above
+    at all.
     """
     above = moments.sharpe - benchmark
     if not above > 0:
@@ -83,30 +164,31 @@ def minimum_track_record(moments: Moments, benchmark: float = 0.0, level: float 
 
 
 def _sharpe_variance(moments: Moments) -> float:
-    """Times bars - 1: of the estimate of a Sharpe ratio, for returns that are not normal."""
+    """Times bars - 1: of the estimate of a Sharpe ratio, for returns that are not normal, or apart."""
     sharpe = moments.sharpe
-    return 1 - moments.skew * sharpe + (moments.kurtosis - 1) / 4 * sharpe**2
+    independent = 1 - moments.skew * sharpe + (moments.kurtosis - 1) / 4 * sharpe**2
+    return max(independent * moments.dependence, 0.0)  # less than zero is rounding
 
 
 class Resampled(NamedTuple):
-    """What stationary bootstraps of several series over the same bars gave, in draws."""
+    """What stationary bootstraps of a series gave, in draws."""
 
-    sharpe: NDArray[np.float64]  # (draws, series), a bar
-    final: NDArray[np.float64]  # (draws,), net return of the first series
-    drawdown: NDArray[np.float64]  # (draws,), of the first series
-    paths: NDArray[np.float64]  # (draws, points), equity of the first series, at `marks`
+    final: NDArray[np.float64]  # (draws,), net return
+    drawdown: NDArray[np.float64]  # (draws,)
+    paths: NDArray[np.float64]  # (draws, points), equity, at `marks`
     marks: NDArray[np.intp]  # bars of `paths`, shape (points,)
     block: int  # mean length of a block, bars
 
 
 def resample(returns: Returns, draws: int = 2000, seed: int = 0, points: int = 120) -> Resampled:
-    """Resamples series together, in blocks of random length, so that what depends on time stays.
+    """Resamples a series in blocks of random length, so that it stays autocorrelated within them.
 
     Politis and Romano (1994), "The Stationary Bootstrap"; the mean length of a block by Politis and
-    White (2004) with the correction of 2009, the largest over the series (`arch`).
+    White (2004) with the correction of 2009 (`arch`). Autocorrelation ends where blocks meet, so that
+    draws spread too little where it is strong; Sharpe ratios go by long-run variance instead.
 
     Args:
-        returns: of shape (bars, series).
+        returns: of shape (bars,).
         draws: how many.
         seed: of the draws.
         points: how many bars of a path are kept.
@@ -114,21 +196,16 @@ def resample(returns: Returns, draws: int = 2000, seed: int = 0, points: int = 1
     from arch.bootstrap import StationaryBootstrap
 
     bars = len(returns)
-    block = block_length(returns)
-    bootstrap = StationaryBootstrap(block, np.arange(bars), seed=np.random.default_rng(seed))
+    block = block_length(returns[:, None])
+    bootstrap = StationaryBootstrap(block, returns, seed=np.random.default_rng(seed))
     marks = np.unique(np.linspace(0, bars - 1, min(points, bars)).astype(np.intp))
-    sharpe = np.empty((draws, returns.shape[1]))
     final, drawdown, paths = np.empty(draws), np.empty(draws), np.empty((draws, len(marks)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for draw, ((rows,), _) in enumerate(bootstrap.bootstrap(draws)):
-            drawn = returns[rows]
-            sharpe[draw] = drawn.mean(axis=0) / drawn.std(axis=0, ddof=1)
-            equity = np.cumprod(1 + drawn[:, 0])
-            peak = np.maximum(np.maximum.accumulate(equity), 1.0)
-            final[draw], drawdown[draw] = equity[-1] - 1, (1 - equity / peak).max()
-            paths[draw] = equity[marks]
-    sharpe[~np.isfinite(sharpe)] = 0.0  # of what never trades
-    return Resampled(sharpe, final, drawdown, paths, marks, block)
+    for draw, ((drawn,), _) in enumerate(bootstrap.bootstrap(draws)):
+        equity = np.cumprod(1 + drawn)
+        peak = np.maximum(np.maximum.accumulate(equity), 1.0)
+        final[draw], drawdown[draw] = equity[-1] - 1, (1 - equity / peak).max()
+        paths[draw] = equity[marks]
+    return Resampled(final, drawdown, paths, marks, block)
 
 
 def block_length(returns: Returns) -> int:
@@ -230,18 +307,3 @@ def interquartile_mean_interval(values: ArrayLike, seed: int = 0) -> tuple[float
     resampled = np.take_along_axis(columns[None], drawn, axis=1).reshape(10_000, -1)
     low, high = np.quantile(stats.trim_mean(resampled, 0.25, axis=1), [0.025, 0.975])
     return float(low), float(high)
-
-
-def seeds_over_time(sharpe: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
-    """The interquartile mean over seeds that are drawn anew in every draw of `resample`.
-
-    So what depends on the stretch of time and what depends on the seed are both in the spread.
-
-    Args:
-        sharpe: of shape (draws, seeds).
-        seed: of the draws.
-    """
-    draws, seeds = sharpe.shape
-    chosen = np.random.default_rng(seed).integers(seeds, size=(draws, seeds))
-    drawn = np.take_along_axis(sharpe, chosen, axis=1)
-    return np.asarray(stats.trim_mean(drawn, 0.25, axis=1), np.float64)

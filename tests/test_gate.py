@@ -1,5 +1,7 @@
 """The gate: every condition on its own, what is undefined, and policies."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 
 from evaluation.assessment import Findings, Track, assess
-from evaluation.gate import BadPolicy, Facts, Policy, judge, passed
+from evaluation.gate import BadPolicy, Facts, Policy, judge, moments_of, passed
+from evaluation.report import _sentences, verdict
 from evaluation.trials import Trials
 from market.accounting import Fill, MarketSettings
 from market.features import FeaturePipeline
@@ -101,7 +104,9 @@ def test_nothing_is_not_enough() -> None:
 BROKEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "out of sample": ({"in_sample": True}, {}),
     "Sharpe ratio less that": ({"difference_bounds": {"0.95": 0.0}}, {}),
+    "less that of": ({"difference_bounds": {"0.95": None}}, {}),
     "deflated": ({"sharpe_a_bar": 0.001}, {}),
+    "deflated Sharpe": ({"dependence": 400.0}, {}),
     "costs charged": ({"charged": 0.00009}, {}),
     "charged for a unit": ({"charged": None}, {}),
     "drawdown": ({"measures": {"max_drawdown": 0.36}}, {}),
@@ -222,6 +227,56 @@ def test_findings_survive_json(good: Findings) -> None:
     assert Findings.model_validate_json(good.model_dump_json()) == good
 
 
+def test_findings_of_before_are_judged_as_they_were(good: Findings, own: Findings) -> None:
+    """Stored without `dependence`: the probability of independent returns."""
+    stored = good.model_dump(mode="json")
+    del stored["dependence"]
+    read = Findings.model_validate(stored)
+    assert read.dependence == 1
+    assert moments_of(read) == moments_of(good)._replace(dependence=1.0)
+    assert passed(judge(read, own, ONE, GOOD))
+
+
+def test_luck_is_worth_more_where_returns_are_autocorrelated(good: Findings, own: Findings) -> None:
+    """The hurdle of several trials follows the variance of an estimate without skill."""
+    trials = Trials(20, 0.0, {"dqn": 20})
+
+    def hurdle(dependence: float) -> float:
+        found = good.model_copy(update={"dependence": dependence})
+        (name,) = (each.name for each in judge(found, own, trials, GOOD) if "luck" in each.name)
+        return float(name.partition("luck alone: ")[2].rstrip(")"))
+
+    assert hurdle(4.0) == pytest.approx(2 * hurdle(1.0), rel=1e-2)
+    assert hurdle(0.25) == hurdle(1.0)
+
+
+def test_a_report_has_one_interval_for_one_difference(good: Findings) -> None:
+    """The verdict spoke of all seeds and the list beneath the figures of one, in the same words."""
+    assert good.better == "buy and hold"
+    words = " ".join([verdict([], good), *_sentences(good)])
+    found = re.findall(r"Sharpe ratio less that of buy and hold is (\S+ to [^\s:]+)", words)
+    assert len(found) == 2
+    assert len(set(found)) == 1
+    assert words.count("over all seeds the Sharpe ratio less") == 2
+    assert good.intervals["sharpe_difference"] == good.intervals["sharpe_difference_to_hold"]
+
+
+def test_agents_that_never_trade_have_no_interval_of_a_ratio() -> None:
+    still = track(LAW)
+    still = replace(still, positions=np.zeros_like(still.positions))
+    found = findings(still)
+    assert found.intervals["sharpe"] is None
+    assert found.dependence is None
+    assert found.probabilistic_sharpe is None
+    assert "Sharpe ratio -;" in " ".join(_sentences(found))
+    assert Findings.model_validate_json(found.model_dump_json()) == found
+    (deflated,) = (
+        each for each in judge(found, None, Trials(20, 0.0, {}), GOOD) if "luck" in each.name
+    )
+    assert (deflated.passed, deflated.found) == (False, "undefined")
+    assert "nan" not in deflated.name
+
+
 def test_findings_say_what_was_seen(good: Findings) -> None:
     assert good.kind == "walk-forward"
     assert len(good.measures) == 5
@@ -242,8 +297,13 @@ def test_findings_say_what_was_seen(good: Findings) -> None:
         "at the next open",
         "at the next open, one bar late",
     }
-    bounds = [good.difference_bounds[level] for level in ("0.8", "0.9", "0.95", "0.975", "0.99")]
+    bounds = [
+        good.difference_bounds[level] or np.nan for level in ("0.8", "0.9", "0.95", "0.975", "0.99")
+    ]
     assert bounds == sorted(bounds, reverse=True)
+    low, high = good.intervals["sharpe_difference"] or (np.nan, np.nan)
+    assert low == pytest.approx(good.difference_bounds["0.95"])  # one definition of it
+    assert low < high
     with pytest.raises(ValueError, match="costs times 7"):
         good.stressed(7, 0)
 

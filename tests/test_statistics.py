@@ -19,7 +19,6 @@ from evaluation.statistics import (
     minimum_track_record,
     probabilistic_sharpe,
     resample,
-    seeds_over_time,
     superior_ability,
 )
 
@@ -72,18 +71,15 @@ def test_one_trial_has_nothing_to_deflate() -> None:
 
 
 def test_resampling_spreads_as_theory_says() -> None:
-    returns = noise(2000, 2)
+    returns = noise(2000)
     drawn = resample(returns, draws=600)
-    deviation = drawn.sharpe.std(axis=0)
-    np.testing.assert_allclose(deviation, 1 / 2000**0.5, rtol=0.15)
+    np.testing.assert_allclose(np.log1p(drawn.final).std(), 0.01 * 2000**0.5, rtol=0.15)
     assert drawn.block <= 5
-    twice = resample(np.repeat(returns[:, :1], 2, axis=1), 50).sharpe
-    np.testing.assert_allclose(twice[:, 0], twice[:, 1])  # series are drawn at the same times
-    whole = np.prod(1 + returns[:, 0]) - 1
+    whole = np.prod(1 + returns) - 1
     assert drawn.final.min() < whole < drawn.final.max()
     assert drawn.paths.shape == (600, len(drawn.marks))
     np.testing.assert_allclose(drawn.paths[:, -1] - 1, drawn.final)
-    np.testing.assert_array_equal(drawn.sharpe, resample(returns, draws=600).sharpe)
+    np.testing.assert_array_equal(drawn.final, resample(returns, draws=600).final)
 
 
 def test_blocks_are_longer_where_returns_hang_together() -> None:
@@ -93,9 +89,9 @@ def test_blocks_are_longer_where_returns_hang_together() -> None:
     assert block_length(np.zeros((100, 2))) == 1
 
 
-def test_what_never_trades_has_no_sharpe_ratio_in_any_draw() -> None:
-    drawn = resample(np.stack([np.zeros(300), noise(300)], axis=1), draws=20)
-    assert (drawn.sharpe[:, 0] == 0).all()
+def test_what_never_trades_stays_where_it_is_in_every_draw() -> None:
+    drawn = resample(np.zeros(300), draws=20)
+    assert (drawn.final == 0).all()
     assert (drawn.drawdown == 0).all()
 
 
@@ -179,14 +175,6 @@ def test_overfitting_is_the_share_of_divisions() -> None:
     assert np.isnan(backtest_overfitting(returns[:, :1]))
     on_noise = [backtest_overfitting(noise(300, 10, seed=s)) for s in range(40)]
     assert 0.35 < np.mean(on_noise) < 0.65
-
-
-def test_seeds_and_time_are_both_in_the_spread() -> None:
-    draws = noise(4000, 1)[:, 0]
-    same = seeds_over_time(np.repeat(draws[:, None], 5, axis=1))
-    np.testing.assert_allclose(same, draws)
-    apart = seeds_over_time(draws[:, None] + np.array([-0.1, -0.05, 0, 0.05, 0.1]))
-    assert apart.std() > 3 * draws.std()
 
 
 def test_the_interval_is_stratified_by_window() -> None:

@@ -34,20 +34,20 @@ from benchmarks.mutants import Mutant, drawn
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 TESTS: dict[str, tuple[str, ...]] = {
-    "market/accounting.py": ("accounting", "backtest", "measures", "market"),
+    "market/accounting.py": ("bounds", "accounting", "backtest", "measures"),
     "market/features.py": ("features",),
     "models/n_step.py": ("targets", "replay"),
     "models/sealed.py": ("sealed", "checkpoint"),
     "models/targets.py": ("targets", "learner"),
     "training/checkpoint.py": ("checkpoint", "object_store"),
     "training/ring.py": ("ring", "batches"),
-    "evaluation/gate.py": ("gate",),
+    "evaluation/gate.py": ("bounds", "gate"),
     "evaluation/ledger.py": ("ledger",),
     "evaluation/statistics.py": ("statistics",),
     "trading/book.py": ("order_limits", "drills", "trading_properties"),
-    "trading/execution.py": ("order_limits", "drills", "trading_properties"),
-    "trading/journal.py": ("drills", "trading_properties"),
-    "trading/risk.py": ("order_limits", "drills", "trading_properties"),
+    "trading/execution.py": ("bounds", "order_limits", "drills", "trading_properties"),
+    "trading/journal.py": ("journal", "drills"),
+    "trading/risk.py": ("bounds", "order_limits", "drills", "trading_properties"),
 }
 HOUSE = {path.stem for path in ROOT.glob("*.py")} | {
     path.parent.name for path in ROOT.glob("*/*.py")

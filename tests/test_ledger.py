@@ -1,9 +1,13 @@
 """The ledger of held-back bars: which bars are known again."""
 
+import json
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
+import polars as pl
 import pytest
 
-from evaluation.ledger import POINTS, closes_of, holds
+from evaluation.ledger import OPENED, POINTS, PRINT, Opening, closes_of, holds, opening_tags
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from tests.conftest import bars_of
@@ -19,7 +23,7 @@ def bars() -> Bars:
 def test_bars_are_known_again_by_most_of_the_closes_in_common(bars: Bars) -> None:
     """Half of them alike is chance, more than half is not."""
     closes = list(closes_of(bars))
-    assert len(closes) == POINTS
+    assert len(closes) == POINTS == 200
     for changed, known in ((0, True), (99, True), (100, False), (101, False), (200, False)):
         others = [(time, close * 1.5) for time, close in closes[:changed]]
         assert holds(bars, others + closes[changed:]) is known, changed
@@ -54,6 +58,26 @@ def test_times_less_than_a_bar_apart_are_the_same(shift: float, known: bool) -> 
     (at,) = made.table["time"].dt.epoch("us").to_numpy()[30:31] / 1e6
     assert holds(made, [(float(at) + shift * MINUTE, 200.0)]) is known
     assert holds(made, [(float(at), 100.0)]) is False
+
+
+def test_a_sample_keeps_milliseconds_and_seven_digits() -> None:
+    table = bars_of(np.full(2, 1 / 3), np.full(2, 2 / 3)).table
+    late = Bars.of("late", table.with_columns(pl.col("time") + timedelta(microseconds=123_456)))
+    begin = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    assert closes_of(late) == [(begin + 0.123, 0.6666667), (begin + 60.123, 0.6666667)]
+    assert holds(late, closes_of(late))  # two bars are enough to know how far apart they are
+
+
+def test_an_opening_says_who_looked_at_what_and_when(bars: Bars) -> None:
+    tags = opening_tags(bars, "ann", "qdesk-linear v3", "first opening")
+    assert tags.keys() == {OPENED, PRINT}
+    assert [tuple(each) for each in json.loads(tags[PRINT])] == list(closes_of(bars))
+    made = Opening(**json.loads(tags[OPENED]))
+    assert made[1:4] == ("ann", "qdesk-linear v3", "first opening")
+    first, last = bars.table["time"][0], bars.table["time"][-1]
+    assert (made.first, made.last) == (f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}")
+    then = datetime.strptime(made.when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert timedelta(0) <= datetime.now(UTC) - then < timedelta(minutes=1)
 
 
 def test_the_sample_spans_the_bars_from_the_first_to_the_last(bars: Bars) -> None:

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.sealed import MANIFEST, Damaged, NotFinite, read_manifest, seal, unseal
+from models.sealed import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    READ_AT_ONCE,
+    Damaged,
+    NotFinite,
+    read_manifest,
+    seal,
+    sha256_of,
+    tidy,
+    unseal,
+)
 
 FILE = "state.safetensors"
 RANDOM = np.random.default_rng(3)
@@ -223,6 +234,108 @@ def test_a_size_that_is_not_the_files_is_refused(folder: Path, more: int) -> Non
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(Damaged, match=rf"{FILE}: {size:,} bytes; there must be {size + more}"):
         unseal(folder, FILE)
+
+
+def test_what_is_small_is_read_once_and_what_is_large_piece_by_piece(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes that were hashed are those that are parsed, where they fit into memory twice."""
+    expected = unseal(folder, FILE)
+    size = (folder / FILE).stat().st_size
+    pieces: list[Path] = []
+
+    def seen(path: Path) -> str:
+        pieces.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr("models.sealed.sha256_of", seen)
+    assert READ_AT_ONCE == 67_108_864
+    for limit, times in ((READ_AT_ONCE, 0), (size, 0), (size - 1, 1)):
+        monkeypatch.setattr("models.sealed.READ_AT_ONCE", limit)
+        pieces.clear()
+        manifest, arrays = unseal(folder, FILE)
+        assert manifest == expected.manifest
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, expected.arrays[name])
+        assert pieces == [folder / FILE] * times
+
+
+def test_a_long_manifest_is_read_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sealed"
+    seal(path, FILE, {"a": np.ones(2)}, {"text": "x" * 10**6})
+    assert len(read_manifest(path, FILE)["text"]) == 10**6
+    assert MAX_MANIFEST_BYTES == 67_108_864
+    size = (path / MANIFEST).stat().st_size
+    monkeypatch.setattr("models.sealed.MAX_MANIFEST_BYTES", size)
+    read_manifest(path, FILE)
+    monkeypatch.setattr("models.sealed.MAX_MANIFEST_BYTES", size - 1)
+    with pytest.raises(Damaged, match=rf"{size:,} bytes are too many for a manifest"):
+        read_manifest(path, FILE)
+
+
+def test_only_a_folder_with_its_two_files_is_read(folder: Path) -> None:
+    around = folder.parent
+    (around / "link").symlink_to(folder)
+    (around / "file").write_text("")
+    for name, reason in (
+        ("link", "there is no such folder; it is a symbolic link"),
+        ("file", "file: there is no such folder$"),
+        ("none", "none: there is no such folder$"),
+    ):
+        with pytest.raises(Damaged, match=reason):
+            read_manifest(around / name, FILE)
+    (folder / "more").write_text("")
+    with pytest.raises(Damaged, match="more does not belong here"):
+        read_manifest(folder, FILE)
+    (folder / "more").unlink()
+    (folder / FILE).unlink()
+    with pytest.raises(Damaged, match=f"{FILE}: there is no such file$"):
+        read_manifest(folder, FILE)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"files": None}, "names the files none; it must name"),
+        ({"files": {}}, "names the files ; it must name"),
+        ({"files": {FILE: {}, "other": {}}}, f"names the files {FILE}, other; it must name"),
+        ({"files": {FILE: None}}, "does not state bytes and sha256"),
+        ({"files": {FILE: {"bytes": 1}}}, "does not state bytes and sha256"),
+        ({"files": {FILE: {"sha256": ""}}}, "does not state bytes and sha256"),
+        ({"arrays": []}, "does not list the arrays"),
+    ],
+)
+def test_a_manifest_must_state_its_file_and_arrays(
+    folder: Path, change: dict[str, Any], reason: str
+) -> None:
+    from models.sealed import _digest
+
+    manifest = json.loads((folder / MANIFEST).read_text()) | change
+    manifest["sha256"] = _digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=reason):
+        read_manifest(folder, FILE)
+
+
+def test_both_files_may_be_read_by_whoever_may_read_the_other(folder: Path) -> None:
+    assert (folder / FILE).stat().st_mode == (folder / MANIFEST).stat().st_mode
+
+
+def test_what_a_killed_process_left_is_mended(folder: Path) -> None:
+    """One that was being replaced comes back, unless it is there; what was being written goes."""
+    around = folder.parent
+    (around / ".writing-other-77").mkdir()
+    (around / ".writing-other-77" / FILE).write_bytes(b"half")
+    folder.rename(around / ".writing-old-sealed")
+    tidy(around)
+    assert [path.name for path in around.iterdir()] == ["sealed"]
+    before = unseal(folder, FILE).manifest
+    (around / ".writing-old-sealed").mkdir()
+    tidy(around)
+    assert [path.name for path in around.iterdir()] == ["sealed"]
+    assert unseal(folder, FILE).manifest == before
 
 
 def test_a_device_or_a_pipe_is_no_file(folder: Path) -> None:

@@ -1,0 +1,163 @@
+"""The trading journal: what was flushed is there, a torn line is not, and one process writes it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trading.journal import FORMAT, Journal, JournalError, JournalLost, records
+
+FIRST = {"time": 1, "type": "bar", "close": 1.5}
+SECOND = {"time": 2, "type": "decision", "position": -1}
+
+
+def test_nothing_is_written_before_it_is_flushed_and_then_once(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "journal.jsonl"
+    journal = Journal(path)
+    assert (journal.path, journal.torn, journal.durable) == (path, None, False)
+    journal.append(FIRST)
+    assert path.read_bytes() == b""
+    journal.flush()
+    journal.flush()
+    assert path.read_bytes() == b'{"time":1,"type":"bar","close":1.5}\n'
+    journal.append({**SECOND, "close": np.float64(2.5), "q": np.array([1.0, 2.0])})
+    journal.append(FIRST)
+    journal.flush()
+    journal.append(SECOND)
+    journal.close()  # what was not flushed is not there
+    assert list(records(path)) == [FIRST, {**SECOND, "close": 2.5, "q": [1.0, 2.0]}, FIRST]
+    again = Journal(path)
+    again.append(SECOND)
+    again.flush()
+    again.close()
+    assert len(list(records(path))) == 4
+    assert FORMAT == "qdesk-journal/1"
+
+
+def test_anybody_may_read_it_and_its_owner_alone_write(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Journal(tmp_path / "journal.jsonl").close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "journal.jsonl").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("tail", [1, 7, 65_535, 65_536, 65_537, 131_072, 200_001])
+@pytest.mark.parametrize("lines", [0, 1, 5000])
+def test_a_torn_line_is_cut_off_and_told_however_long_it_is(
+    tmp_path: Path, tail: int, lines: int
+) -> None:
+    """Across the blocks of 65,536 bytes in which it is looked for."""
+    path = tmp_path / "journal.jsonl"
+    whole = b"".join(b'{"time":%d,"type":"bar"}\n' % number for number in range(lines))
+    torn = b"".join(b"%d," % number for number in range(tail))[:tail]
+    path.write_bytes(whole + torn)
+    journal = Journal(path)
+    assert journal.torn == torn.decode()
+    assert path.read_bytes() == whole
+    journal.append(FIRST)
+    journal.flush()
+    journal.close()
+    assert path.read_bytes() == whole + b'{"time":1,"type":"bar","close":1.5}\n'
+    again = Journal(path)
+    assert again.torn is None
+    again.close()
+    assert len(list(records(path))) == lines + 1
+
+
+def test_a_torn_line_that_is_no_text_is_told_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"time":1,"type":"bar"}\n\xff{')
+    journal = Journal(path)
+    assert journal.torn == "\ufffd{"
+    journal.close()
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(JournalError, match="another process trades on this journal; stop it"):
+        Journal(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened  # nothing is left open
+    journal.append(FIRST)
+    journal.flush()
+    journal.close()
+    Journal(path).close()
+
+
+def test_what_the_system_takes_in_pieces_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr("trading.journal.os.write", lambda file, data: write(file, data[:7]))
+    journal = Journal(tmp_path / "journal.jsonl")
+    for record in (FIRST, SECOND, FIRST):
+        journal.append(record)
+    journal.flush()
+    journal.close()
+    assert list(records(tmp_path / "journal.jsonl")) == [FIRST, SECOND, FIRST]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_only_a_durable_journal_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    synced: list[int] = []
+    sync = os.fdatasync
+
+    def seen(file: int) -> None:
+        synced.append(os.fstat(file).st_size)
+        sync(file)
+
+    monkeypatch.setattr("trading.journal.os.fdatasync", seen)
+    journal = Journal(tmp_path / "journal.jsonl", durable)
+    for _ in range(2):
+        journal.append(FIRST)
+        journal.flush()
+        journal.flush()
+    journal.close()
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    assert synced == ([size // 2, size] if durable else [])
+
+
+def test_a_journal_that_was_lost_once_is_lost_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(tmp_path / "journal.jsonl", durable=True)
+    journal.append(FIRST)
+    with monkeypatch.context() as patch:
+        patch.setattr("trading.journal.os.fdatasync", full)
+        with pytest.raises(JournalLost, match=r"journal.jsonl: No space left on device"):
+            journal.flush()
+    for _ in range(2):
+        with pytest.raises(JournalLost, match=r"journal.jsonl: No space left on device"):
+            journal.flush()
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"[1]", b"7", b'{"type":"bar"}', b'{"time":1}', b'{"time":1.5,"type":"bar"}',
+     b'{"time":1,"type":7}', b"\xff"],
+)  # fmt: skip
+def test_a_line_in_between_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    good = b'{"time":1,"type":"bar"}\n'
+    path.write_bytes(good + line + b"\n" + good)
+    read = records(path)
+    assert next(read) == {"time": 1, "type": "bar"}
+    with pytest.raises(JournalError, match=r"journal.jsonl line 2: no record of a journal"):
+        next(read)
+
+
+def test_a_last_line_without_its_end_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"time":1,"type":"bar"}\n{"time":2,"type":"bar"}')
+    assert [each["time"] for each in records(path)] == [1]

@@ -9,52 +9,15 @@ import numpy as np
 import pytest
 
 from evaluation.assessment import Findings, Track, assess
-from evaluation.gate import BadPolicy, Facts, Policy, judge, moments_of, passed
+from evaluation.gate import BadPolicy, Policy, judge, moments_of, passed
 from evaluation.report import _sentences, verdict
 from evaluation.trials import Trials
 from market.accounting import Fill, MarketSettings
 from market.features import FeaturePipeline
-from market.synthetic import OrnsteinUhlenbeck, RandomWalk
+from market.synthetic import RandomWalk
 from market.table import MarketTable
-from models.promotion import Condition
 from tests.conftest import bars_of
-
-LAW, FEE = OrnsteinUhlenbeck(), 0.002
-GOOD = Facts("data", "data", "abc", "abc", 0.1, same_bundle=True)
-ONE = Trials(1, 0.0, {"dqn": 1})
-
-
-def track(law: Any, seeds: int = 5, edge: bool = True, bars: int = 1500) -> Track:
-    """Seeds that trade as the best policy would, each with some mistakes of its own; or at random."""
-    path = law.bars(bars, 3)
-    tables: dict[Fill, MarketTable] = {}
-    fills: tuple[Fill, ...] = ("close", "next_open")
-    for fill in fills:
-        settings = MarketSettings(fill=fill, fee_rate=FEE)
-        tables[fill] = MarketTable.of(path, FeaturePipeline.fit(path), settings)
-    close = tables["close"].close[:-1]
-    choice = LAW.best_choice(close, FEE, 0.99)
-    rng = np.random.default_rng(1)
-    positions = []
-    for number in range(seeds):
-        held, now = [], 0
-        for row, slip in zip(choice, rng.random(len(choice)), strict=True):
-            if edge:
-                now = int(row[now + 1]) if slip > 0.1 * number else now
-            elif slip < 0.05:
-                now = int(rng.integers(-1, 2))
-            held.append(now)
-        positions.append(held)
-    steps = len(close)
-    made = np.array(positions, np.int8)
-    edges = [0, steps // 3, steps]
-    return Track(
-        "walk-forward", tables, "close", made, list(range(seeds)), edges, np.ones(steps + 1)
-    )
-
-
-def findings(of: Track) -> Findings:
-    return assess(of, draws=300, random_draws=20).findings
+from tests.gated import GOOD, LAW, ONE, failed, findings, own_of, track
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +27,7 @@ def good() -> Findings:
 
 @pytest.fixture(scope="module")
 def own(good: Findings) -> Findings:
-    return good.model_copy(
-        update={
-            "kind": "validation",
-            "stress": [
-                each.model_copy(update={"net_returns": each.net_returns[:1]})
-                for each in good.stress
-            ],
-        }
-    )
-
-
-def failed(conditions: list[Condition]) -> list[str]:
-    return [each.name for each in conditions if not each.passed]
+    return own_of(good)
 
 
 def test_a_real_edge_passes(good: Findings, own: Findings) -> None:
@@ -139,31 +90,6 @@ def test_each_condition_alone_says_no(good: Findings, own: Findings, name: str) 
     assert len(failed(conditions)) == 1
     assert name in failed(conditions)[0]
     assert not passed(conditions)
-
-
-@pytest.mark.parametrize("whose", ["its own weights", "net return at"])
-def test_only_the_costs_and_the_lateness_of_the_policy_decide(
-    good: Findings, own: Findings, whose: str
-) -> None:
-    """A candidate that loses once its fills are late is refused, one that loses elsewhere is not."""
-
-    def losing(found: Findings, at: set[tuple[float, int]]) -> Findings:
-        stress = [
-            each.model_copy(update={"net_returns": [-0.1 for _ in each.net_returns]})
-            if (each.multiple, each.late) in at
-            else each.model_copy(update={"net_returns": [0.1 for _ in each.net_returns]})
-            for each in found.stress
-        ]
-        return found.model_copy(update={"stress": stress})
-
-    every = {(each.multiple, each.late) for each in good.stress}
-    for late in (0, 1):
-        policy = Policy(cost_multiple=3.0, late=late)
-        for at, fails in (({(3.0, late)}, True), (every - {(3.0, late)}, False)):
-            walked = losing(good, at) if whose == "net return at" else losing(good, set())
-            alone = losing(own, at) if whose == "its own weights" else losing(own, set())
-            names = failed(judge(walked, alone, ONE, GOOD, policy))
-            assert [name.startswith(f"{whose}") for name in names] == [True] * fails
 
 
 def test_what_is_undefined_fails(good: Findings, own: Findings) -> None:

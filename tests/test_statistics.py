@@ -63,6 +63,22 @@ def test_moments_of_what_never_varies_are_undefined() -> None:
         assert np.isnan(minimum_track_record(moments))
 
 
+def test_moments_by_hand() -> None:
+    """1, 2, 6: mean 3, deviations -2, -1, 3, whose squares add up to 14 and cubes to 18."""
+    moments = Moments.of(np.array([1.0, 2.0, 6.0]))
+    assert moments.sharpe == pytest.approx(3 / 7**0.5)  # 14 over n - 1
+    assert moments.bars == 3
+    assert moments.skew == pytest.approx(6 / (14 / 3) ** 1.5)
+    assert moments.kurtosis == pytest.approx((16 + 1 + 81) / 3 / (14 / 3) ** 2)
+
+
+def test_returns_that_vary_by_rounding_alone_do_not_vary() -> None:
+    assert np.isnan(Moments.of(0.1 + np.array([0, 1e-15, 0, 1e-15])).sharpe)
+    assert np.isfinite(Moments.of(0.1 + np.array([0, 1e-12, 0, 1e-12])).sharpe)
+    assert np.isnan(Moments.of(np.array([0, 1e-25, 0, 1e-25])).sharpe)
+    assert np.isfinite(Moments.of(np.array([0, 1e-23, 0, 1e-23])).sharpe)
+
+
 def test_one_trial_has_nothing_to_deflate() -> None:
     moments = Moments(0.05, 1000, 0.0, 3.0)
     assert deflated_sharpe(moments, 1, 0.0) == probabilistic_sharpe(moments)
@@ -87,6 +103,8 @@ def test_blocks_are_longer_where_returns_hang_together() -> None:
     slow = np.convolve(shocks, np.ones(30), "valid")[:, None]
     assert block_length(slow) > 5 * block_length(shocks[:, None])
     assert block_length(np.zeros((100, 2))) == 1
+    assert block_length(slow[:9]) == 1  # too few to say
+    assert block_length(slow[:60]) == 12  # a fifth
 
 
 def test_what_never_trades_stays_where_it_is_in_every_draw() -> None:

@@ -51,8 +51,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/gate.py": ("bounds", "gate", "gate_bounds"),
     "evaluation/ledger.py": ("ledger",),
     "evaluation/statistics.py": ("statistics",),
-    "trading/book.py": ("order_limits", "drills", "trading_properties"),
-    "trading/execution.py": ("bounds", "order_limits", "drills", "trading_properties"),
+    "trading/book.py": ("book", "order_limits", "drills", "trading_properties"),
+    "trading/execution.py": ("bounds", "execution", "drills", "trading_properties"),
     "trading/journal.py": ("journal", "drills"),
     "trading/risk.py": ("bounds", "order_limits", "drills", "trading_properties"),
 }

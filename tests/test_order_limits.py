@@ -8,7 +8,7 @@ from market.accounting import MarketSettings
 from tests.desks import OFF
 from trading.book import Book
 from trading.orders import Ended, Filled, Order
-from trading.risk import refusal
+from trading.risk import breach, refusal, sendable
 from trading.venue import SimulatedVenue
 
 SECOND = 10**9
@@ -108,3 +108,141 @@ def test_the_simulated_venue_rejects_a_reducing_order_that_would_turn_the_positi
             assert (ended.status, ended.reason) == ("rejected", "it does not reduce the position")
         else:
             assert isinstance(events[0], Filled)
+
+
+def with_volatility(book: Book, volatility: float) -> Book:
+    for _ in range(book.volatility_bars):
+        book.log_squares.append(volatility**2)
+    return book
+
+
+@pytest.mark.parametrize(
+    "limits, quantity, allowed",
+    [
+        ({"max_order_quantity": 0.75}, 0.75, True),
+        ({"max_order_quantity": 0.75}, 0.7501, False),
+        ({"max_order_notional": 75.0}, 0.75, True),
+        ({"max_order_notional": 75.0}, 0.7501, False),
+        ({"max_position": 1.25}, 0.75, True),  # 0.5 are held
+        ({"max_position": 1.25}, 0.7501, False),
+        ({"max_notional": 125.0}, 0.75, True),
+        ({"max_notional": 125.0}, 0.7501, False),
+        ({"min_volatility": 0.03125, "max_volatility": 0.03125}, 0.1, True),
+        ({"min_volatility": 0.03126}, 0.1, False),
+        ({"min_volatility": 0.03124}, 0.1, True),
+        ({"max_volatility": 0.03124}, 0.1, False),
+        ({"max_volatility": 0.03126}, 0.1, True),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_adds_to_a_position_may_be_as_large_as_the_limit(
+    limits: dict[str, float], quantity: float, allowed: bool, sign: int
+) -> None:
+    book, now = with_volatility(book_of(sign * 0.5), 0.03125), START + SECOND
+    made = OFF.model_copy(update=limits)
+    said = refusal(wanted("buy" if sign > 0 else "sell", quantity, now), book, made, now)
+    assert (said is None) == allowed, said
+
+
+def test_before_volatility_is_known_nothing_is_added() -> None:
+    book, now = book_of(), START + SECOND
+    for limits in ({"min_volatility": 0.0}, {"max_volatility": 1.0}):
+        said = refusal(wanted("buy", 0.1, now), book, OFF.model_copy(update=limits), now)
+        assert said == "volatility is not known before 20 bars"
+    assert refusal(wanted("buy", 0.1, now), book, OFF, now) is None
+
+
+@pytest.mark.parametrize("age, fresh", [(0, True), (60, True), (60 + 1e-9, False), (3600, False)])
+def test_nothing_is_added_at_a_price_older_than_the_limit(age: float, fresh: bool) -> None:
+    limits = OFF.model_copy(update={"stale_seconds": 60.0})
+    now = START + round(age * SECOND)
+    said = refusal(wanted("buy", 0.1, now), book_of(), limits, now)
+    assert (said is None) == fresh
+
+
+@pytest.mark.parametrize(
+    "price, near", [(125.0, True), (75.0, True), (125.1, False), (74.9, False)]
+)
+def test_nothing_is_added_at_a_price_past_the_collar(price: float, near: bool) -> None:
+    book, limits = book_of(), OFF.model_copy(update={"price_collar": 0.25})
+    order = wanted("buy", 0.1, START)._replace(price=price)
+    assert (refusal(order, book, limits, START) is None) == near
+    book.anchored = False
+    assert refusal(order, book, limits, START) is None
+
+
+def test_what_is_no_order_is_refused() -> None:
+    book = book_of()
+    good = wanted("buy", 0.1, START)
+    assert refusal(good, book, OFF, START) is None
+    for name in ("quantity", "price"):
+        for value in (0.0, -1.0, float("nan"), float("inf")):
+            changed: Any = {name: value}
+            said = refusal(good._replace(**changed), book, OFF, START)
+            assert said is not None
+            assert said.endswith("is no order")
+    book.ended[good.id] = "filled"
+    assert refusal(good, book, OFF, START) == f"order {good.id} was sent before"
+    order(book, "works", "buy", 0.1, START)
+    assert refusal(good, book, OFF, START) == "order works has not ended"
+    book.apply({"type": "risk", "time": START, "state": "HALTED", "reason": "a drill"})
+    assert refusal(good, book, OFF, START) == "HALTED: a drill"
+
+
+@pytest.mark.parametrize(
+    "limits, equity, state",
+    [
+        ({"max_drawdown": 0.25}, 750.0, "REDUCING"),
+        ({"max_drawdown": 0.25}, 750.1, None),
+        ({"max_daily_loss": 0.25}, 750.0, "REDUCING"),
+        ({"max_daily_loss": 0.25}, 750.1, None),
+        ({}, float("nan"), "HALTED"),
+        ({}, float("inf"), "HALTED"),
+        ({}, -5000.0, None),
+    ],
+)
+def test_a_loss_is_too_large_once_it_is_at_its_limit(
+    limits: dict[str, float], equity: float, state: str | None
+) -> None:
+    book = book_of()
+    book.equity = equity
+    found = breach(book, OFF.model_copy(update=limits))
+    assert (found and found.state) == state
+
+
+def test_rejects_and_faults_count_up_to_their_limits() -> None:
+    limits = OFF.model_copy(update={"max_rejects": 3, "max_faults": 2})
+    book = book_of()
+    for rejects, state in ((2, None), (3, "HALTED"), (4, "HALTED")):
+        book.rejects = rejects
+        found = breach(book, limits)
+        assert (found and found.state) == state
+    book.rejects = 0
+    for faults, state in (([True], None), ([True, False, True], "REDUCING")):
+        book.faults.clear()
+        book.faults.extend(faults)
+        found = breach(book, limits)
+        assert (found and found.state) == state
+    book.faults.clear()
+    book.liquidated = True
+    assert breach(book, limits) == ("HALTED", "the venue closed the position and the account")
+
+
+@pytest.mark.parametrize(
+    "limits, expected",
+    [
+        ({}, 3.0),
+        ({"max_order_quantity": 2.0}, 2.0),
+        ({"max_order_notional": 250.0}, 2.5),
+        ({"max_order_quantity": 2.0, "max_order_notional": 150.0}, 1.5),
+    ],
+)
+def test_a_large_order_that_reduces_goes_in_parts(
+    limits: dict[str, float], expected: float
+) -> None:
+    made = OFF.model_copy(update=limits)
+    quantity = sendable(3.0, 100.0, made)
+    assert quantity == pytest.approx(expected, rel=1e-9)
+    book = book_of(3.0)
+    sale = wanted("sell", quantity, START + 1, reduce_only=True)
+    assert refusal(sale, book, made, START + 1) is None

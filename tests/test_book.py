@@ -1,0 +1,220 @@
+"""The book: what each record of a journal does to account, orders and state."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from trading.book import DAY, Book
+
+MINUTE = 60 * 10**9
+NOON = 19_000 * DAY + DAY // 2
+
+
+def bar(close: float, time: int, before: float | None = None) -> dict[str, Any]:
+    change = 0.0 if before is None else math.log(close / before)
+    return {"type": "bar", "time": time, "closed": time, "close": close, "log_return": change}
+
+
+def sent(name: str, side: str, size: float, time: int) -> dict[str, Any]:
+    order = {"order": name, "side": side, "size": size, "price": 100.0, "reduce_only": False}
+    return {"type": "order", "status": "sent", "time": time, **order}
+
+
+def fill(name: str, side: str, size: float, price: float, cost: float = 0.0) -> dict[str, Any]:
+    known = {"id": f"{name}-1", "order": name, "side": side, "size": size}
+    return {"type": "fill", "time": NOON, "price": price, "cost": cost, **known}
+
+
+def ended(name: str, status: str) -> dict[str, Any]:
+    return {"type": "order", "status": status, "time": NOON, "order": name}
+
+
+def funded(cash: float = 1000.0, price: float = 100.0, **more: Any) -> Book:
+    book = Book(**more)
+    book.apply(bar(price, NOON))
+    book.apply({"type": "funding", "time": NOON, "cash": cash})
+    return book
+
+
+def test_a_book_begins_with_nothing() -> None:
+    book = Book()
+    assert (book.volatility_bars, book.memory) == (20, 20)
+    assert (book.position, book.cash, book.funded, book.peak, book.day) == (0, None, None, 0, 0)
+    assert math.isnan(book.price)
+    assert math.isnan(book.equity)
+    assert (book.orders, book.rejects, book.changes, book.latched, book.bars) == (0, 0, 0, 0, 0)
+    assert (book.state, book.liquidated, book.anchored, book.working) == (
+        "ACTIVE",
+        False,
+        False,
+        None,
+    )
+    assert (book.log_squares.maxlen, book.faults.maxlen) == (20, 20)
+    assert DAY == 24 * 3600 * 10**9
+
+
+@pytest.mark.parametrize("side, sign", [("buy", 1), ("sell", -1)])
+def test_an_account_by_hand(side: str, sign: int) -> None:
+    book = funded()
+    assert (book.funded, book.equity, book.peak, book.day_equity) == (1000, 1000, 1000, 1000)
+    book.apply(sent("a", side, 2.0, NOON))
+    book.apply(fill("a", side, 2.0, 101.0, cost=0.5))
+    assert book.position == 2 * sign
+    assert book.cash == pytest.approx(1000 - 202 * sign - 0.5)
+    assert book.equity == pytest.approx(1000 - 2 * sign - 0.5)  # at the last price, 100
+    book.apply({"type": "charge", "time": NOON, "id": "c", "amount": 3.0})
+    assert book.equity == pytest.approx(997 - 2 * sign - 0.5)
+    assert book.fills == {"a-1", "c"}
+    book.apply(bar(110.0, NOON + MINUTE, before=100.0))
+    assert book.equity == pytest.approx(997 + 18 * sign - 0.5)
+    assert book.peak == pytest.approx(max(1000, book.equity))
+    assert (book.price, book.price_time, book.bars) == (110.0, NOON + MINUTE, 2)
+    book.apply({"type": "bar", "time": NOON + 2 * MINUTE, "refused": "no good", "seen": {}})
+    assert (book.price, book.bars, book.time) == (110.0, 2, NOON + 2 * MINUTE)
+
+
+def test_what_is_left_of_a_position_by_rounding_is_nothing() -> None:
+    book = funded()
+    book.apply(fill("a", "buy", 0.3, 100.0))
+    book.apply(fill("b", "sell", 0.1, 100.0))
+    book.apply(fill("c", "sell", 0.2, 100.0))
+    assert book.position == 0
+    book.apply(fill("d", "buy", 1e-8, 100.0))
+    assert book.position == 1e-8
+
+
+def test_a_day_begins_at_midnight_and_only_there() -> None:
+    """Equity moves at every bar; what the day began with does not, until the date is another."""
+    book = funded()
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    midnight = 19_001 * DAY
+    book.apply(bar(120.0, NOON + MINUTE, before=100.0))
+    book.apply(bar(130.0, midnight - 1, before=120.0))
+    assert (book.day, book.day_equity) == (19_000, 1000)
+    book.apply(bar(140.0, midnight, before=130.0))
+    assert book.day == 19_001
+    began = book.day_equity
+    assert began in (pytest.approx(1030), pytest.approx(1040))
+    for number, price in enumerate((90.0, 200.0), start=1):
+        book.apply(bar(price, midnight + number * MINUTE, before=100.0))
+        assert (book.day, book.day_equity) == (19_001, began)
+    book.apply(bar(100.0, midnight + 2 * DAY, before=200.0))
+    assert book.day == 19_003
+
+
+def test_volatility_is_the_root_mean_square_of_the_last_returns_once_there_are_enough() -> None:
+    book = funded(volatility_bars=2)
+    closes = [100.0, 110.0, 99.0, 99.0]
+    expected = [None, math.log(1.1) ** 2 + math.log(0.9) ** 2, math.log(0.9) ** 2]
+    for number, (before, close) in enumerate(pairwise(closes)):
+        book.apply(bar(close, NOON + number * MINUTE, before))
+        squares = expected[number]
+        found = book.volatility
+        assert found == (None if squares is None else pytest.approx((squares / 2) ** 0.5))
+    assert Book(volatility_bars=1).volatility is None
+
+
+def test_orders_come_and_go() -> None:
+    book = funded()
+    book.apply(sent("a", "sell", 2.0, NOON))
+    working = book.working
+    assert working is not None
+    assert (working.order.signed, working.order.price, working.order.time) == (-2.0, 100.0, NOON)
+    assert (working.filled, working.unsure, working.canceled_at) == (0.0, False, None)
+    book.apply({"type": "order", "status": "refused", "time": NOON, "order": "b"})
+    assert book.working is working
+    assert book.ended == {}
+    book.apply(ended("a", "unsure"))
+    assert working.unsure
+    book.apply(ended("a", "cancel") | {"time": NOON + 5})
+    assert working.canceled_at == NOON + 5
+    book.apply(ended("a", "not canceled"))
+    assert working.canceled_at is None
+    book.apply(fill("other", "sell", 0.5, 100.0))
+    assert working.filled == 0
+    book.apply(fill("a", "sell", 0.5, 100.0))
+    book.apply(fill("a", "sell", 0.25, 100.0) | {"id": "a-2"})
+    assert working.filled == 0.75
+    book.apply(ended("a", "canceled"))
+    assert book.working is None
+    assert (book.ended, book.orders, book.rejects) == ({"a": "canceled"}, 1, 0)
+
+
+def test_rejects_are_counted_in_a_row() -> None:
+    book = funded()
+    for number, status in enumerate(("rejected", "rejected", "expired", "rejected")):
+        book.apply(sent(f"o{number}", "buy", 1.0, NOON))
+        book.apply(ended(f"o{number}", status))
+    assert book.rejects == 3
+    book.apply(fill("x", "buy", 1.0, 100.0))
+    assert book.rejects == 0
+
+
+def test_times_of_orders_are_kept_for_a_minute() -> None:
+    book = funded()
+    for time in (0, 1, MINUTE - 1, MINUTE, MINUTE + 1):
+        book.apply(sent(f"o{time}", "buy", 1.0, NOON + time))
+    assert list(book.order_times) == [NOON + MINUTE - 1, NOON + MINUTE, NOON + MINUTE + 1]
+    assert book.orders == 5
+
+
+def test_a_fill_of_no_order_is_a_liquidation() -> None:
+    book = funded()
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    assert not book.liquidated
+    book.apply(fill("a", "sell", 1.0, 100.0) | {"order": None, "id": "liquidation"})
+    assert book.liquidated
+
+
+def test_faults_are_those_of_the_last_decisions() -> None:
+    book = Book(memory=3)
+    for odd in ({"fault": "x"}, {}, {"fault": "y"}, {}):
+        book.apply({"type": "decision", "time": NOON, **odd})
+    assert list(book.faults) == [False, True, False]
+    assert book.decisions == 4
+
+
+def test_a_person_who_sets_a_desk_free_forgives_what_led_there() -> None:
+    book = funded()
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    book.apply(bar(150.0, NOON + MINUTE, before=100.0))
+    book.apply(bar(90.0, NOON + 2 * MINUTE, before=150.0))
+    book.apply({"type": "decision", "time": NOON, "fault": "x"})
+    book.apply(sent("b", "buy", 1.0, NOON))
+    book.apply(ended("b", "rejected"))
+    assert (book.peak, book.anchored) == (1050.0, True)
+    risk = {"type": "risk", "time": NOON, "state": "REDUCING", "reason": "a loss"}
+    book.apply(risk)
+    assert (book.state, book.reason, book.changes, book.latched) == ("REDUCING", "a loss", 1, 0)
+    assert (book.rejects, len(book.faults), book.anchored) == (1, 1, True)
+    book.apply(risk | {"state": "ACTIVE", "reason": "checked", "latched": 77})
+    assert (book.state, book.reason, book.changes, book.latched) == ("ACTIVE", "checked", 2, 77)
+    assert (book.rejects, len(book.faults), book.anchored) == (0, 0, False)
+    assert (book.peak, book.day_equity) == (990.0, 990.0)
+    book.apply(bar(91.0, NOON + 3 * MINUTE, before=90.0))
+    assert book.anchored
+
+
+def test_before_it_is_funded_an_account_is_worth_nothing_known() -> None:
+    book = Book()
+    book.apply(bar(100.0, NOON))
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    book.apply({"type": "charge", "time": NOON, "id": "c", "amount": 3.0})
+    assert book.cash is None
+    assert math.isnan(book.equity)
+    assert (book.position, book.peak, book.day) == (1.0, 0.0, 0)
+    book.apply({"type": "something else", "time": NOON + 7})
+    assert book.time == NOON + 7
+
+
+def test_a_journal_is_taken_in_record_by_record() -> None:
+    told = [
+        bar(100.0, NOON),
+        {"type": "funding", "time": NOON, "cash": 500.0},
+        fill("a", "buy", 1.0, 90.0),
+    ]
+    book = Book()
+    book.replay(told)
+    assert (book.cash, book.position, book.equity) == (410.0, 1.0, 510.0)

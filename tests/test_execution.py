@@ -267,3 +267,34 @@ def test_a_fill_of_an_order_that_is_not_ours_halts(tmp_path: Path) -> None:
     said = "fill elsewhere/0 is of order elsewhere, which does not work here"
     assert drill.desk.book.reason == said
     assert drill.desk.book.position == 2  # the truth all the same
+
+
+@pytest.mark.parametrize("held", [LONG, SHORT])
+@pytest.mark.parametrize(
+    "share, reduces", [(0.75, True), (0.0, True), (-0.25, False), (-1.0, False)]
+)
+def test_a_smaller_position_on_the_other_side_is_a_turn_and_no_reduction(
+    tmp_path: Path, held: int, share: float, reduces: bool
+) -> None:
+    drill = Drill(tmp_path)
+    drill.hold(held)
+    drill.desk.execution.pursue(share * held, START + 10 * MINUTE)
+    side = "sell" if held == LONG else "buy"
+    assert drill.sent[1:] == [(side, 1 - share, reduces)]
+
+
+def test_a_venue_that_told_every_fill_is_not_asked_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drill = Drill(tmp_path, timeout=3600.0)
+    asked: list[str] = []
+    report = drill.venue.report
+
+    def seen(order_id: str) -> Any:
+        asked.append(order_id)
+        return report(order_id)
+
+    monkeypatch.setattr(drill.venue, "report", seen)
+    drill.hold(LONG)
+    assert drill.statuses == ["sent", "filled"]
+    assert asked == []

@@ -112,7 +112,8 @@ def _table(path: Path) -> pl.DataFrame:
                 open_row["discount"] = 0.0 if ended else gamma
                 open_row["next_state"] = None if ended else record["state"]
                 before = open_row["position"]
-                open_row["action"] = _executed(before, before + filled / quantity, scheme)
+                held = before + filled / quantity
+                open_row["action"] = _executed(open_row["wanted"], before, held, scheme)
             open_row = None
             ended = False
             filled = 0.0
@@ -136,14 +137,18 @@ def _table(path: Path) -> pl.DataFrame:
     return table.select(time.alias("time"), pl.exclude("closed"))
 
 
-def _executed(before: float, held: float, scheme: str) -> int | None:
+def _executed(wanted: int, before: float, held: float, scheme: str) -> int | None:
     """The action that leads from one position to another; None where no action does.
 
     Args:
+        wanted: by the policy, which it is where it leads there.
         before: held coming in, units of a position.
         held: once its orders were filled.
         scheme: what an action means.
     """
+    target = float(wanted) if scheme == "target" else min(max(before + wanted, -1.0), 1.0)
+    if abs(target - held) < NEAR:
+        return wanted
     action = held if scheme == "target" else held - before
     nearest = round(action)
     near = abs(action - nearest) < NEAR and abs(nearest) <= 1

@@ -17,6 +17,7 @@ from trading.desk import Desk, DeskSettings
 from trading.execution import ExecutionSettings
 from trading.journal import records
 from trading.orders import Ended, Filled, Order, Report
+from trading.policy import PolicySettings
 from trading.risk import Limits
 from trading.venue import SimulatedVenue
 
@@ -61,7 +62,8 @@ def feed(desk: Desk, rows: list[dict[str, Any]]) -> None:
 
 def desk_of(folder: Path, limits: Limits, wish: Wish, scheme: str = "target", **more: Any) -> Desk:
     bundle = bundle_for(WALK, scheme=scheme)
-    return desk_at(folder, bundle, limits=limits, q_values=wish, **more)
+    any_feature = PolicySettings(max_feature=1e9)
+    return desk_at(folder, bundle, limits=limits, q_values=wish, policy=any_feature, **more)
 
 
 def told(folder: Path, kind: str) -> list[dict[str, Any]]:

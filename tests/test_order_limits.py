@@ -8,7 +8,7 @@ from market.accounting import MarketSettings
 from tests.desks import OFF
 from trading.book import Book
 from trading.orders import Ended, Filled, Order
-from trading.risk import breach, refusal, sendable
+from trading.risk import breach, refusal
 from trading.venue import SimulatedVenue
 
 SECOND = 10**9
@@ -148,7 +148,7 @@ def test_before_volatility_is_known_nothing_is_added() -> None:
     book, now = book_of(), START + SECOND
     for limits in ({"min_volatility": 0.0}, {"max_volatility": 1.0}):
         said = refusal(wanted("buy", 0.1, now), book, OFF.model_copy(update=limits), now)
-        assert said == "volatility is not known before 20 bars"
+        assert said == ("volatility_bars", "volatility is not known before 20 bars")
     assert refusal(wanted("buy", 0.1, now), book, OFF, now) is None
 
 
@@ -180,13 +180,13 @@ def test_what_is_no_order_is_refused() -> None:
             changed: Any = {name: value}
             said = refusal(good._replace(**changed), book, OFF, START)
             assert said is not None
-            assert said.endswith("is no order")
+            assert said.reason.endswith("is no order")
     book.ended[good.id] = "filled"
-    assert refusal(good, book, OFF, START) == f"order {good.id} was sent before"
+    assert refusal(good, book, OFF, START) == ("order id", f"order {good.id} was sent before")
     order(book, "works", "buy", 0.1, START)
-    assert refusal(good, book, OFF, START) == "order works has not ended"
+    assert refusal(good, book, OFF, START) == ("working order", "order works has not ended")
     book.apply({"type": "risk", "time": START, "state": "HALTED", "reason": "a drill"})
-    assert refusal(good, book, OFF, START) == "HALTED: a drill"
+    assert refusal(good, book, OFF, START) == ("HALTED", "HALTED: a drill")
 
 
 @pytest.mark.parametrize(
@@ -226,23 +226,3 @@ def test_rejects_and_faults_count_up_to_their_limits() -> None:
     book.faults.clear()
     book.liquidated = True
     assert breach(book, limits) == ("HALTED", "the venue closed the position and the account")
-
-
-@pytest.mark.parametrize(
-    "limits, expected",
-    [
-        ({}, 3.0),
-        ({"max_order_quantity": 2.0}, 2.0),
-        ({"max_order_notional": 250.0}, 2.5),
-        ({"max_order_quantity": 2.0, "max_order_notional": 150.0}, 1.5),
-    ],
-)
-def test_a_large_order_that_reduces_goes_in_parts(
-    limits: dict[str, float], expected: float
-) -> None:
-    made = OFF.model_copy(update=limits)
-    quantity = sendable(3.0, 100.0, made)
-    assert quantity == pytest.approx(expected, rel=1e-9)
-    book = book_of(3.0)
-    sale = wanted("sell", quantity, START + 1, reduce_only=True)
-    assert refusal(sale, book, made, START + 1) is None

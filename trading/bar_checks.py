@@ -12,14 +12,13 @@ from math import inf
 from typing import Any, NamedTuple
 
 from trading.book import Book
-from trading.risk import Limits
+from trading.risk import WIDEST_COLLAR, Limits
 
 SECOND = 10**9
 DAY = 86_400.0  # s
 COLLAR_A_DAY = 0.2  # share by which a price may move in a day while volatility is not known
 COLLAR_DEVIATIONS = 12.0  # of the last returns, by which a price may move once those are known
 NARROWEST = 0.15  # half an hour of bitcoin or ether has moved by that, with nothing before it
-WIDEST = 0.5
 
 
 class OffMarket(NamedTuple):
@@ -63,7 +62,7 @@ class PriceCollar:
         else:
             bars = 1.0 if self.interval is None else max(elapsed / self.interval, 1.0)
             width = COLLAR_DEVIATIONS * volatility * bars**0.5
-        return float(min(max(width, NARROWEST), WIDEST))
+        return float(min(max(width, NARROWEST), WIDEST_COLLAR))
 
     def off_market(self, bar: Mapping[str, Any]) -> OffMarket | None:
         """What is wrong with the close of a bar; None where it can follow the last one."""

@@ -24,6 +24,7 @@ STALE_INTERVALS = 3  # bars of silence after which a price is stale, by default
 LEAST_STALE = 60.0  # s, however short the bars
 STALE_WITHOUT_INTERVAL = 7200.0  # s, for bars by trades or by volume
 LEVERAGE = 10.0  # of the money that the account was funded with: the default limit on notional
+WIDEST_COLLAR = 0.5  # share of the last price, where the collar is `auto`
 VOLATILE_AN_HOUR = 0.05  # deviation of log returns an hour above which no exposure is added
 
 Auto = Literal["auto"]
@@ -216,7 +217,9 @@ def most_notional(limit: float | str | None, book: Book, orders: int = 1) -> flo
     return limit
 
 
-def _past_limits(order: Order, book: Book, limits: Limits, now: int) -> Refusal | None:
+def _past_limits(  # a limit a line
+    order: Order, book: Book, limits: Limits, now: int
+) -> Refusal | None:
     quantity = limits.max_order_quantity
     if isinstance(quantity, float) and order.quantity > quantity + DUST:
         reason = f"{order.quantity:g} units are above max_order_quantity, {quantity:g}"
@@ -231,6 +234,10 @@ def _past_limits(order: Order, book: Book, limits: Limits, now: int) -> Refusal 
         if recent >= limits.max_orders_per_minute:
             reason = f"{recent} orders were sent in the last 60 s"
             return Refusal("max_orders_per_minute", reason)
+    width = WIDEST_COLLAR if limits.price_collar == "auto" else limits.price_collar
+    if width is not None and book.anchored and not abs(order.price / book.price - 1) <= width:
+        reason = f"{order.price:g} is more than {width:.0%} from the last price, {book.price:g}"
+        return Refusal("price_collar", reason)
     if isinstance(limits.stale_seconds, float):
         age = (now - book.price_time) / SECOND
         if not age <= limits.stale_seconds:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from training.delivery import deliver
+from training.faults import InUse
 from training.journals import journals, undelivered
 from training.outbox import Outbox, Unsent
 from training.store import Store, reason_of
@@ -19,6 +20,7 @@ AWAY_SECONDS = 1.0  # that it waits for a store that gives no answer
 HANGING_SECONDS = 10.0  # that it waits for a store while nothing arrives
 STOP_SECONDS = 8.0  # that a stop waits
 LEFT_SECONDS = 10.0  # that it waits for the runs of processes that are gone to be ended
+AGAIN_SECONDS = 0.2  # between two looks at those while it waits
 
 
 class Leftover(NamedTuple):
@@ -26,8 +28,9 @@ class Leftover(NamedTuple):
 
     folder: Path
     mlruns: Path
-    pause: float = 0.0  # seconds before it is tried again; none: it was not tried yet
+    pause: float = 0.0  # seconds before it is tried again
     due: float = 0.0  # when that is, on the monotonic clock
+    awaited: bool = True  # whether the end of a training waits for it, for some seconds
 
 
 class Shipper:
@@ -43,6 +46,7 @@ class Shipper:
         self.trouble: str | None = None
         self._lanes: list[tuple[Store, Outbox]] = []
         self._leftovers: list[Leftover] = []
+        self._leftover_fault = "no time was left"
         self._changed = threading.Condition()
         self._hurry = self._draining = self._closing = False
         self._begun = self._ended = 0  # attempts
@@ -112,7 +116,7 @@ class Shipper:
             self._hurry = self._draining = True
             next_round = self._begun + 1
             self._changed.notify_all()
-            while left or self._untried(began):
+            while left or self._awaits_leftovers(began):
                 now = time.monotonic()
                 present = self.unsent
                 if present != left:
@@ -128,16 +132,26 @@ class Shipper:
             self._draining = False
         return not self.unsent
 
-    def _untried(self, since: float) -> bool:
-        """Whether there are dead runs that were not looked at, and some seconds for it."""
-        fresh = any(not each.pause for each in self._leftovers)
-        return fresh and time.monotonic() - since < LEFT_SECONDS
+    @property
+    def why_unended(self) -> str:
+        """Why, as far as that is known."""
+        return self._leftover_fault
+
+    @property
+    def unended(self) -> list[str]:
+        """Runs of processes that are gone which could not be ended yet, by their ids."""
+        return [each.folder.name for each in self._leftovers if each.awaited]
+
+    def _awaits_leftovers(self, since: float) -> bool:
+        """Whether there are dead runs that are still to be ended, and some seconds for it."""
+        return bool(self.unended) and time.monotonic() - since < LEFT_SECONDS
 
     def _work(self) -> None:
         pause = EVERY_SECONDS
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._hurry or self._closing, pause)
+                soon = AGAIN_SECONDS if self._draining and self.unended else pause
+                self._changed.wait_for(lambda: self._hurry or self._closing, soon)
                 if self._closing:
                     return
                 self._hurry = False
@@ -169,26 +183,36 @@ class Shipper:
         return trouble
 
     def _try(self, each: Leftover) -> None:
-        """Sends a leftover, or puts it off."""
+        """Sends a leftover, or puts it off.
+
+        One that stands back for the runs of this process is due again at once, one that failed after
+        a pause; the end of a training waits for both. It does not wait for a run whose process lives,
+        nor for a network that a training without TensorFlow cannot register.
+        """
         done = False
+        awaited = True
+        pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
         try:
             box = Outbox(each.folder, make=False)
             try:
-                beside = needs_keras(box) and "keras" not in sys.modules
-                if not beside:  # else it would load TensorFlow beside a training that does without
+                awaited = not needs_keras(box) or "keras" in sys.modules
+                if awaited:
                     done = send_what_was_left(box, each.mlruns, None, self._own_wait)
+                    pause = 0.0  # not done: it stood back
             finally:
                 box.close()
         except FileNotFoundError:
             done = True
-        except Exception:
-            done = False  # its process lives, or it does not arrive now
+        except InUse:
+            awaited = False
+        except Exception as error:
+            self._leftover_fault = reason_of(error, str(each.mlruns))
         with self._changed:
             self._leftovers.remove(each)
             if not done:
-                pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
-                due = time.monotonic() + pause
-                self._leftovers.append(Leftover(each.folder, each.mlruns, pause, due))
+                wait = min(pause, AGAIN_SECONDS) if self._draining else pause
+                due = time.monotonic() + wait
+                self._leftovers.append(each._replace(pause=pause, due=due, awaited=awaited))
             self._changed.notify_all()
 
     def _own_wait(self) -> bool:

@@ -110,6 +110,15 @@ def _sent(
     stopped, where = stop.count, settings.mlruns
     arrived = shipper.drain(patience, lambda: stop.count > stopped)
     then()
+    if shipper.unended:
+        runs = ", ".join(run[:8] for run in shipper.unended)
+        console.print(
+            f"not ended in MLflow yet, their processes being gone ({shipper.why_unended}): {runs}; the "
+            "next start tries again",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if arrived:
         return
     left = shipper.unsent

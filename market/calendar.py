@@ -63,9 +63,9 @@ class Calendar(NamedTuple):
         interval = float(distances[counts.argmax()])
         span = float(seconds[-1] - seconds[0])
         steps, weeks = len(seconds) - 1, span // WEEK
-        if counts.max() < steps / 2 or interval >= WEEK:
-            return cls("irregular", interval, _counted(seconds), seen=span)
         phase = _phase(seconds, interval)
+        if counts.max() < steps / 2 or interval >= WEEK:
+            return cls("irregular", interval, _counted(seconds), phase, seen=span)
         if not weeks:
             return cls(*_of_days(seconds, interval), phase, _open(seconds, interval, phase), span)
         # Hours of the week, or days of it, that ever have a bar.

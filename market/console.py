@@ -174,7 +174,9 @@ def _print_report(report: Report, console: Console) -> None:
         examples = "\n".join([*([finding.note] if finding.note else []), *finding.examples])
         found.add_row(
             escape(finding.name),
-            f"[bold red]{finding.count:,}[/]" if finding.count else "0",
+            f"[bold red]{finding.count:,}[/]"
+            if finding.count and finding.fault
+            else f"{finding.count:,}",
             escape(examples) if finding.count else "",
         )
     console.print()

@@ -23,12 +23,14 @@ class Finding:
         count: how many.
         note: the rule or the sum of it.
         examples: the first few, or the largest.
+        fault: whether it speaks against the data; a night does not.
     """
 
     name: str
     count: int = 0
     note: str = ""
     examples: list[str] = field(default_factory=list)
+    fault: bool = True
 
 
 @dataclass

@@ -44,10 +44,10 @@ class JaxMarket:
     """`market.simulator.Simulator` as rejax takes an environment: the same terms, by the same code."""
 
     def __init__(self, table: MarketTable, scale: float) -> None:
-        self.settings = table.settings
+        self.settings, self.episode_bars = table.settings, table.episode_bars
         self.features = jnp.asarray(table.features, jnp.float32)
         self.terms = jnp.stack([jnp.asarray(c * scale, jnp.float32) for c in table.terms], axis=1)
-        self.starts = len(table) - table.settings.episode_bars
+        self.starts = len(table) - table.episode_bars
         self.size = table.state_size
         self.default_params = None
 
@@ -56,7 +56,7 @@ class JaxMarket:
         bar = jax.random.randint(key, (), 0, self.starts)
         price = Terms(*self.terms[bar]).price
         cushion = price * (1 - self.settings.equity_floor)
-        stream = Stream(bar, bar + self.settings.episode_bars, jnp.int32(0), cushion)
+        stream = Stream(bar, bar + self.episode_bars, jnp.int32(0), cushion)
         return self._state(stream), stream
 
     def step(self, key: jax.Array, stream: Stream, action: jax.Array, _: Any) -> Any:

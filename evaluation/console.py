@@ -240,6 +240,8 @@ def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Conditio
             console.print(escape(said), style="yellow", highlight=False)
             console.print(_equity_sized(found))
         console.print()
+    for note in evaluation.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(conditions_table(conditions))
     said = "[green bold]Yes.[/]" if passed(conditions) else "[red bold]No.[/]"
     if evaluation.walk_forward is None:

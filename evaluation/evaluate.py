@@ -30,6 +30,7 @@ from evaluation.material import (
     chosen_bars,
     known_bars,
     material_of,
+    notes_of,
     own_track,
     require_unseen,
     walked_track,
@@ -85,6 +86,7 @@ class Evaluation(BaseModel):
     snooping: Snooping | None
     trials: Trials
     openings: list[Opening]
+    notes: list[str] = []  # on what is wanting in the data
 
 
 class Evaluated(NamedTuple):
@@ -162,6 +164,7 @@ def evaluate(
             snooping=snooping,
             trials=trials_on(client, material.bars.content_hash, own.findings.bars_a_year),
             openings=openings(client, bars if kind == "bars" else material.bars),
+            notes=notes_of(material, bars),
         )
         _record(client, run, evaluation)
     except BaseException as error:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from evaluation.assessment import Kind, Track
 from evaluation.backtest import follow, greedy_choice
+from evaluation.choosing import unchosen_note
 from evaluation.ledger import closes_of, holds
 from evaluation.walk_forward import Job, Outcome, WalkForwardSettings, Window, joined
 from market.accounting import Fill, MarketSettings
-from market.bars import Bars, SplitSettings
+from market.bars import Bars, SplitSettings, carried_note
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
@@ -84,6 +85,18 @@ def material_of(client: MlflowClient, request: Request) -> Material:
             f"{bars.content_hash[:12]}, not {origin.data_hash[:12]}; bring those back"
         )
     return Material(version, bundle, origin.settings, market, features, bars)
+
+
+def notes_of(material: Material, bars: Bars) -> list[str]:
+    """Sentences on what is wanting in a version's data and in the bars that it is judged on."""
+    what = f"{material.version.name} v{material.version.version}"
+    validation = material.bars.split(**material.settings["split"]).validation
+    notes = [
+        unchosen_note(what, validation, material.features, material.market),
+        carried_note(bars.name, bars.carried)
+        or carried_note(material.bars.name, material.bars.carried),
+    ]
+    return [note for note in notes if note]
 
 
 def known_bars(material: Material) -> Bars:

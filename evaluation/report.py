@@ -107,7 +107,10 @@ def page(evaluated: Evaluated, conditions: Sequence[Condition]) -> str:
         bars=evaluated.own.findings.bars.split("/")[0],
         answer=_answer(evaluation, conditions),
         words=verdict(conditions, evaluation.walk_forward),
-        warnings=[warning for each in found for warning in _warnings(each.findings)],
+        warnings=[
+            *(warning for each in found for warning in _warnings(each.findings)),
+            *evaluation.notes,
+        ],
         conditions=conditions,
         tracks=[_track(each) for each in found],
         q_values=Markup(charts.q_values(evaluated.bundle)),  # noqa: S704 - ours, labels escaped

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from evaluation.choosing import FEWEST
 from market.bars import BarsError
 from models.sealed import Damaged, seal, unseal
 
 CHOICE = "choice.safetensors"
-FEWEST = 30  # bars that a window must at least be judged on
 
 
 class WalkForwardSettings(BaseModel):

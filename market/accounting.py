@@ -46,6 +46,7 @@ from market.terms import AnyTerms, EquityTerms, NotionalTerms, Sizing, Terms, si
 
 Scheme = Literal["target", "order"]
 Fill = Literal["close", "next_open"]
+EPISODE_BARS = 1000  # of an episode, where nothing else is asked for and there are so many
 Array = Any  # a NumPy array or a TensorFlow tensor: the operators below are those that both have
 
 
@@ -82,7 +83,12 @@ class MarketSettings(BaseModel):
     turnover_penalty: float = Field(
         0.0, ge=0, description="turnover penalty = turnover_penalty * price * units traded"
     )
-    episode_bars: int = Field(1000, ge=1, description="bars after which an episode is truncated")
+    episode_bars: int | None = Field(
+        None,
+        ge=1,
+        description=f"bars after which an episode is truncated; none: {EPISODE_BARS}, or as many as "
+        "there are where they are fewer",
+    )
     equity_floor: float = Field(
         0.0,
         ge=0,
@@ -96,8 +102,14 @@ class MarketSettings(BaseModel):
     )
 
     def fingerprint(self) -> str:
-        """These settings as JSON; a setting that is younger than the text says nothing at its default."""
-        return self.model_dump_json(exclude={"sizing"} if self.sizing == "unit" else None)
+        """JSON that is equal for equal markets, also for those stored before a setting or a default was.
+
+        A setting that is younger than the text says nothing at its default, and an episode's length
+        that is left open is the one that was the default before.
+        """
+        said = self.episode_bars or EPISODE_BARS
+        settings = self.model_copy(update={"episode_bars": said})
+        return settings.model_dump_json(exclude={"sizing"} if self.sizing == "unit" else None)
 
 
 def fill_prices(

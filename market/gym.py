@@ -92,11 +92,11 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         """
         super().reset(seed=seed)
         settings = self.table.settings
-        starts = len(self.table) - settings.episode_bars
+        starts = len(self.table) - self.table.episode_bars
         self.bar = int((options or {}).get("bar", self.np_random.integers(starts)))
         _require_starts(np.array(self.bar), starts)
         self.start = self.bar
-        self.end = min(self.bar + settings.episode_bars, len(self.table) - 1)
+        self.end = min(self.bar + self.table.episode_bars, len(self.table) - 1)
         self.position = 0
         self.funded = float(self.table.terms.price[self.bar])
         self.equity = self.funded
@@ -188,7 +188,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         self._kind = type(table.terms)
         self._terms = np.stack(table.terms, axis=1)
         self._begun = False
-        self._starts = len(table) - table.settings.episode_bars
+        self._starts = len(table) - table.episode_bars
         self._everywhere = np.ones(num_envs, np.bool_)
 
     def reset(
@@ -266,7 +266,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
     def _begin(self, places: Any, bars: NDArray[np.int64]) -> None:
         settings = self.table.settings
         self._bar[places] = bars
-        self._end[places] = np.minimum(bars + settings.episode_bars, len(self.table) - 1)
+        self._end[places] = np.minimum(bars + self.table.episode_bars, len(self.table) - 1)
         self._position[places] = 0
         self._equity[places] = self.table.terms.price[bars]
         self._floor[places] = floor_of(settings) * self.table.terms.price[bars]

@@ -127,6 +127,10 @@ def _table(path: Path) -> pl.DataFrame:
                 open_row["explored"] = record.get("explored", False)
     if not rows:
         raise EventsError(f"{path}: a journal in which no good bar was seen")
+    return _frame(rows)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     for row in rows:
         row.pop("equity", None)
     seen = {name for row in rows for name in row}

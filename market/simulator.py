@@ -58,9 +58,9 @@ class Simulator:
         self, table: MarketTable, streams: int, seeds: Sequence[int], reward_scale: float
     ) -> None:
         table.require_episode()
-        self.settings = table.settings
+        self.settings, self.episode_bars = table.settings, table.episode_bars
         self.feature_count = table.features.shape[1]
-        self.starts = len(table) - table.settings.episode_bars
+        self.starts = len(table) - table.episode_bars
         known = scaled(table.terms, reward_scale)
         self._kind = type(known)
         terms = np.stack(known, axis=1)
@@ -75,7 +75,7 @@ class Simulator:
         price = terms[start, known._fields.index("price")]
         initial = {
             "bar": start,
-            "end": start + np.int32(table.settings.episode_bars),
+            "end": start + np.int32(table.episode_bars),
             "position": np.zeros_like(start),
             "cushion": cushion_of(price, table.settings).astype(np.float32),
         }
@@ -119,7 +119,7 @@ class Simulator:
         price = self._terms(tf.gather(self.rows, start)).price
         fresh = (
             start,
-            start + self.settings.episode_bars,
+            start + self.episode_bars,
             tf.zeros_like(held),
             cushion_of(price, self.settings),
         )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.accounting import (
+    EPISODE_BARS,
     MarketSettings,
     bar_terms,
     cost,
@@ -140,6 +141,11 @@ class MarketTable:
         return len(self.features)
 
     @property
+    def episode_bars(self) -> int:
+        """Bars after which an episode is truncated: as set, else as many as there are, to a limit."""
+        return self.settings.episode_bars or min(EPISODE_BARS, len(self) - 1)
+
+    @property
     def state_size(self) -> int:
         """Length of a state: the features, the position coming in, a bias of one."""
         return int(self.features.shape[1]) + 2
@@ -175,7 +181,7 @@ class MarketTable:
         """
         if len(self) > MAX_BARS:
             raise BarsError(f"{self.name}: {len(self):,} bars; training takes at most {MAX_BARS:,}")
-        needed = self.settings.episode_bars + 1
+        needed = self.episode_bars + 1
         if len(self) < needed:
             raise BarsError(
                 f"{self.name}: {len(self)} usable bars, but an episode needs {needed}; bring more bars "

@@ -18,6 +18,8 @@ NO_PART = (
     "log_every",
     "reward_scale",
 )
+# Where a default is left open now, what runs of before say of the same.
+SAID_BEFORE = {("market.episode_bars", "none"): "1000"}
 
 # Settings that came later, at the value that all trainings before had: there they say nothing.
 ADDED = {"market.sizing": "unit"}
@@ -41,7 +43,7 @@ def configuration_hash(flat: Mapping[str, str]) -> str:
     one of after are trials of the same configuration.
     """
     counts = {
-        name: value
+        name: SAID_BEFORE.get((name, value), value)
         for name, value in flat.items()
         if name not in NO_PART and not name.startswith("checkpoints.") and ADDED.get(name) != value
     }

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from evaluation.choosing import FEWEST, bars_to_choose_on, too_few_note
 from market.accounting import Fill
-from market.bars import Bars, BarsError, Split, SplitSettings
+from market.bars import Bars, BarsError, Split, SplitSettings, carried_note
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
@@ -34,6 +35,23 @@ class TrainingData:
     train: MarketTable
     validation: dict[Fill, MarketTable]
     reward_scale: float
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the validation bars are enough to choose a checkpoint on."""
+        return self._choosing >= FEWEST
+
+    @property
+    def _choosing(self) -> int:
+        tables = self.validation.values()
+        return min(bars_to_choose_on(self.split.validation, table) for table in tables)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what is wanting in these data."""
+        few = "" if self.chooses else too_few_note(self.split.validation.name, self._choosing)
+        carried = carried_note(self.bars.name, self.bars.carried)
+        return [note for note in (few, carried) if note]
 
     @classmethod
     def of(cls, settings: TrainSettings) -> "TrainingData":

@@ -36,7 +36,7 @@ class Kept(NamedTuple):
 class Versions(NamedTuple):
     """Those that count at a run's end; they can be one and the same."""
 
-    best: Kept  # on validation
+    best: Kept | None  # on validation; None where its bars are too few to choose on
     last: Kept
     tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
@@ -79,7 +79,7 @@ class Keeper:
         """Records a validation, with a version where it is the best so far or the last."""
         measures = measures_of(self.data, validation)
         metrics = {f"eval/validation/{name}": value for name, value in measures.items()}
-        best = better(validation, self.best and self.best.validation)
+        best = self._is_best(validation)
         if not best and not last:
             self.tracker.log(metrics, step)
             return
@@ -91,23 +91,29 @@ class Keeper:
             self.last = kept
 
     def since_best(self, step: int, validation: Backtest) -> int:
-        """Iterations since the best validation; none where this one is better."""
-        if self.best is None or better(validation, self.best.validation):
+        """Iterations since the best validation; none where this one is better, or nothing is chosen."""
+        if self.best is None or self._is_best(validation):
             return 0
         return step - self.best.step
 
     def keep_at_stop(self, step: int, validation: Backtest) -> None:
         """Registers what a run that is stopped has learned. Its curves stay those of a whole run."""
         self.last = self._keep(step, validation)
-        if better(validation, self.best and self.best.validation):
+        if self._is_best(validation):
             self.best = self.last
 
+    def _is_best(self, validation: Backtest) -> bool:
+        """Whether a validation is better than those before; on too few bars none ever is."""
+        return self.data.chooses and better(validation, self.best and self.best.validation)
+
     def finish(self, name: str) -> Versions:
-        """Makes the best version the candidate; draws and describes what was learned."""
-        if self.best is None or self.last is None:
+        """Makes the best version the candidate, if there is one; draws and describes what was learned."""
+        if self.last is None:
             raise RuntimeError("a run ends with a validation that is told to be the last")
-        best, step = self.best, self.best.step
-        self.tracker.propose(best.key)
+        if self.best is not None:
+            self.tracker.propose(self.best.key)
+        best = self.best or self.last
+        step = best.step
         title = f"Validation on {self.data.bars.name}, net of costs"
         called = f"{name} after {step:,} iterations"
         curves = {called: best.validation, "buy and hold": self._hold}
@@ -120,15 +126,25 @@ class Keeper:
         }
         for figure_name, figure in figures.items():
             self.tracker.log_figure(figure_name, figure, step)
-        rows = {
-            f"best, after {step:,}": measures_of(self.data, best.validation),
+        rows = {}
+        if self.best is not None:
+            rows[f"best, after {step:,}"] = measures_of(self.data, self.best.validation)
+        rows |= {
             f"last, after {self.last.step:,}": measures_of(self.data, self.last.validation),
             "flat": measures_of(self.data, flat(self.market)),
             "buy and hold": measures_of(self.data, self._hold),
         }
         self.tracker.log_table("evaluation/validation", *labels.table(rows))
-        self.tracker.describe(labels.with_results(self.about, rows))
-        return Versions(best, self.last, self.tracker)
+        self.tracker.describe(labels.with_results(self.about, rows, self._caveat))
+        return Versions(self.best, self.last, self.tracker)
+
+    @property
+    def _caveat(self) -> str:
+        if self.data.chooses:
+            return "Chosen on these very bars: expect less of it on others."
+        return (
+            "Not chosen: these bars are too few to choose on, and what it did on them says nothing."
+        )
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """What was kept so far, as JSON and as arrays; `restore` takes it back."""
@@ -145,7 +161,7 @@ class Keeper:
         """Takes back what `state` gave; registers anew what this run's journal does not have."""
         for which in ("best", "last"):
             kept = None
-            if which in known:
+            if which in known and (which == "last" or self.data.chooses):
                 own = f"{which}/"
                 weights = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
                 positions = weights.pop("positions")
@@ -168,8 +184,7 @@ class Keeper:
             {**self.tags, "net_return": repr(net_return)},
             f"After {bundle.manifest.origin.step:,} iterations: {net_return:+.1%} on the validation "
             f"split of {self.data.bars.name}, net of costs, where buy and hold made {hold:+.1%} and "
-            "holding nothing 0%. Chosen on these very bars: expect less of it on others.\n\n"
-            + self.about,
+            f"holding nothing 0%. {self._caveat}\n\n{self.about}",
         )
         return Kept(bundle, key, validation)
 

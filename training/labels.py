@@ -67,6 +67,7 @@ def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> 
         "sizing": settings.market.sizing,
         "fee_rate": f"{settings.market.fee_rate:g}",
         "cvar": f"{settings.network.cvar:g}",
+        "episode_bars": str(data.train.episode_bars),
         "seed": str(seed),
         "group": group,
     }
@@ -176,12 +177,11 @@ def description(about: str, resume: str) -> str:
     return f"{about}\n\nGo on with it, should it stop:\n\n    {resume}"
 
 
-def with_results(about: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+def with_results(about: str, rows: Mapping[str, Mapping[str, float]], caveat: str) -> str:
     """What a run that ended was, and what it did beside the baselines."""
     columns, cells = table(rows)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in cells]
-    caveat = "Chosen on these very bars, the best flatters itself: expect less of it on others."
     head = "Validation, net of costs, by when orders are filled:"
     return "\n".join([head, "", *lines, "", caveat, "", about])
 

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +134,11 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
         NoCheckpoint: what differs, there and here.
     """
     here, there = identity(data), start.checkpoint.manifest
-    was, now = ADDED | flatten(there["settings"]), flatten(settings.tree())
+    was = ADDED | flatten(there["settings"])
+    now = flatten(settings.tree())
+    said = there["settings"]["market"]["episode_bars"]
+    was["market.episode_bars"] = str(_episode_bars(said, data))
+    now["market.episode_bars"] = str(data.train.episode_bars)
     for name in ("market.scheme", "market.episode_bars", "market.sizing"):
         if was[name] != now[name]:
             raise NoCheckpoint(
@@ -147,6 +152,12 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
                 f"{here[name]} with --bars {settings.bars}; replay and streams mean nothing on other "
                 "bars, splits or features"
             )
+
+
+def _episode_bars(said: int | None, data: TrainingData) -> int:
+    """What a checkpoint's setting comes to on these bars."""
+    market = data.train.settings.model_copy(update={"episode_bars": said})
+    return replace(data.train, settings=market).episode_bars
 
 
 def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -> None:
@@ -167,7 +178,10 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
     # As it stands there: another object of settings would take in the environment.
     was = ADDED | flatten(checkpoint.manifest["settings"])
     now = flatten(settings.tree())
-    differ = [name for name in was if name != "bars" and was[name] != now.get(name)]
+    # What an episode's length comes to is compared once the bars are known.
+    open_now = "none" in (was["market.episode_bars"], now["market.episode_bars"])
+    known_later = ("bars", "market.episode_bars") if open_now else ("bars",)
+    differ = [name for name in was if name not in known_later and was[name] != now.get(name)]
     if differ:
         shown = ", ".join(
             f"{name} is {was[name]} there and {now.get(name)} here" for name in differ

@@ -232,7 +232,8 @@ class Session:
             )
             for keeper, validation in zip(self._keepers, point.validations, strict=True):
                 keeper.judge(step, validation, self.ended)
-            score = float(np.mean([each.measures["net_return"] for each in point.validations]))
+            if self.data.chooses:  # else no checkpoint is kept for what it did
+                score = float(np.mean([each.measures["net_return"] for each in point.validations]))
         if self.ended or self.checkpoints.due(step, score):
             self.save(score)
 

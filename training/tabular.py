@@ -143,7 +143,7 @@ class _Market:
         # A step that wipes out an account ruins it, however much it had grown.
         self.least = worst_growth(table.settings) * scale
         self.cell = cell.tolist()
-        self.episode_bars = table.settings.episode_bars
+        self.episode_bars = table.episode_bars
         self.starts = len(table) - self.episode_bars
 
 

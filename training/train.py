@@ -55,6 +55,8 @@ def train(
     with Stop() as stop, Shipper() as shipper:
         try:
             for settings, data in runs:
+                for note in data.notes:
+                    console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
                 store = Store(settings.mlruns, _server(settings, start, console))
                 store.require_experiment(settings.experiment)
                 lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
@@ -177,7 +179,8 @@ def _candidate(ended: Sequence[Versions]) -> str:
     if last is None:
         return ""
     name, number = last
-    new = number in {versions.tracker.version_of(versions.best.key) for versions in ended}
+    best = [(versions.tracker, versions.best) for versions in ended]
+    new = number in {tracker.version_of(kept.key) for tracker, kept in best if kept is not None}
     stays = "is" if new else "stays"
     why = "" if new else ", which did at least as well on these bars"
     return f"{name}@candidate {stays} v{number}{why}"
@@ -193,6 +196,8 @@ def _rows(
     rows, lasts = {}, []
     for seed, versions in enumerate(ended, start=settings.seed):
         for which, each in (("best", versions.best), ("last", versions.last)):
+            if each is None:
+                continue
             number = versions.tracker.version_of(each.key)
             called = f"at {each.step:,}" if number is None else f"v{number}"
             name = f"{settings.called} s{seed}, {which} {called}"

@@ -30,7 +30,8 @@ def train_window(job: Job) -> Outcome:
     """Trains on a window's bars, chooses the checkpoint on their end, and acts on the judged bars.
 
     Features are fitted, and the checkpoint is chosen, on the stretch trained on alone: its last part
-    takes the place of validation, in the proportion of the settings' split.
+    takes the place of validation, in the proportion of the settings' split. Where that has too few bars
+    to choose on, the last checkpoint counts.
 
     Raises:
         BarsError: the bars are not those of the job, or too few for an episode.
@@ -55,7 +56,9 @@ def train_window(job: Job) -> Outcome:
     best: Backtest | None = None
     outcome: Outcome | None = None
     for point in learn(agents, data.validation[settings.market.fill], settings):
-        if point.validations is not None and better(point.validations[0], best):
+        if point.validations is None:
+            continue
+        if better(point.validations[0], best) or not data.chooses:
             best = point.validations[0]
             choice = greedy_choice(agents.q_values(0), judged)
             outcome = Outcome(choice, point.step, best.measures["net_return"])

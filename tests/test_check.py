@@ -362,3 +362,14 @@ def test_many_carried_bars_are_said_to_be_many(tmp_path: Path) -> None:
     )
     assert carried.count == 260
     assert carried.note.startswith("these bars: nothing was traded in 33% of these bars")
+
+
+@pytest.mark.parametrize("lost", ["2024-03-12T13:50", "2024-03-08T20:40", "2024-11-05T20:40"])
+def test_a_hole_in_the_hour_that_a_shift_of_the_clock_gave_or_takes(
+    tmp_path: Path, lost: str
+) -> None:
+    times = session_times("2024-01-02", 240, 5, holidays=HOLIDAYS)
+    report = checked(tmp_path, times[times != np.datetime64(lost)])
+    assert [example[-20:] for example in finding(report, "gaps").examples] == [
+        f"{np.datetime64(lost) - np.timedelta64(5, 'm')}:00Z"
+    ]

@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean study-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -107,6 +107,9 @@ study-simulation: $(READY) ## measure what latency, spread and depth take
 
 study-gate: $(READY) ## measure how often the gate passes noise, and a real edge (long)
 	@$(PYTHON) -m benchmarks.gate $(ARGS)
+
+study-statistics: $(READY) ## measure false rates of Sharpe ratios and coverage of intervals, by law of returns
+	@$(PYTHON) -m benchmarks.coverage $(ARGS)
 
 study-kills: $(READY) ## kill trainings at random moments, resume them, compare bit for bit (long)
 	@$(PYTHON) -m benchmarks.kills $(ARGS)

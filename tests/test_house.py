@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import (
     checkpoints,
+    coverage,
     environments,
     evaluation,
     events,
@@ -65,6 +66,7 @@ LIGHT = [
     *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),
     *("market.check", "market.console", "market.convert", "market.source"),
     *("market.table", "evaluation.backtest", "evaluation.baselines", "evaluation.statistics"),
+    "evaluation.dependence",
     *(
         "evaluation.assessment",
         "evaluation.walk_forward",
@@ -191,7 +193,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
         *((each, PERFORMANCE) for each in (throughput, growth, whole, policy)),
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
         *((each, CHECKPOINTS) for each in (checkpoints, kills)),
-        *((each, EVALUATION) for each in (evaluation, gate)),
+        *((each, EVALUATION) for each in (coverage, evaluation, gate)),
         (tracking, TRACKING),
         (trading, TRADING),
         (simulation, SIMULATION),

@@ -58,7 +58,7 @@ def drawn(root: Path, file: str, count: int, seed: int) -> list[Mutant]:
                 return list(found.values())
             if turn < len(of_place[place]):
                 operator, occurrence = of_place[place][turn]
-                code = mutate_code(source, get_operator(operator)(), occurrence)
+                code = _mutated(source, operator, occurrence)
                 if code is not None and code not in found and _compiles(code):
                     line = place[0][0]
                     scope = max((s for s in scopes if s[0] <= line <= s[1]), default=(0, 0, ""))[2]
@@ -108,6 +108,15 @@ def _scopes(tree: ast.AST, within: str = "") -> Iterator[tuple[int, int, str]]:
             assert node.end_lineno is not None
             yield first, node.end_lineno, name
         yield from _scopes(node, name)
+
+
+def _mutated(source: str, operator: str, occurrence: int) -> str | None:
+    """The code with a fault; None where Cosmic Ray cannot make it after all."""
+    try:
+        made: str | None = mutate_code(source, get_operator(operator)(), occurrence)
+    except AttributeError:  # of an exception that is named by its module, say
+        return None
+    return made
 
 
 def _compiles(code: str) -> bool:

@@ -212,10 +212,12 @@ def study(files: list[str], count: int, seed: int, workers: int) -> dict[str, An
             rows[file] = {"drawn": len(mutants), "caught": 0, "timeout": 0, "equivalent": 0}
             rows[file] |= {"survived": [], "seconds": 0.0, "tests_seconds": round(seconds[file], 1)}
             jobs += [pool.submit(judged, mutant, seconds[file]) for mutant in mutants]
+        left = {file: row["drawn"] for file, row in rows.items()}
         for done in as_completed(jobs):
             mutant, outcome, took = done.result()
             row = rows[mutant.file]
             row["seconds"] = round(row["seconds"] + took, 1)
+            left[mutant.file] -= 1
             if outcome == "survived" and mutant.key in known:
                 row["equivalent"] += 1
             elif outcome == "survived":
@@ -232,6 +234,9 @@ def study(files: list[str], count: int, seed: int, workers: int) -> dict[str, An
                 print(f"  - {mutant.before}\n  + {mutant.after}", flush=True)
             else:
                 row[outcome] += 1
+            if not left[mutant.file]:
+                noticed = row["caught"] + row["timeout"]
+                print(f"{mutant.file}: {noticed} of {row['drawn']} noticed", flush=True)
     for row in rows.values():
         row["survived"].sort(key=lambda each: (each["line"], each["after"]))
     return rows

@@ -2,7 +2,7 @@
 
 import json
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import polars as pl
@@ -248,6 +248,9 @@ def test_schema_says_all_that_was_fitted_and_hashes_it(walk: Bars) -> None:
         ("price_change", None),
     ]
     assert FeaturePipeline.from_schema(schema) == one
+    for stated in ("0" * 64, "f" * 64):
+        with pytest.raises(ValueError, match="does not have the hash that it states"):
+            FeaturePipeline.from_schema(schema | {"hash": stated})
     schema["features"][0]["scale"] *= 2
     with pytest.raises(ValueError, match="does not have the hash that it states"):
         FeaturePipeline.from_schema(schema)
@@ -297,6 +300,21 @@ def test_a_deviation_of_nothing_but_rounding_is_no_scale() -> None:
     barely = bars_with([1.0, *[1.0 + 1e-10] * 9])
     fitted = FeaturePipeline.fit(barely, FeatureSettings(names=("log_price",)))
     assert fitted.scales[0] == pytest.approx(3e-11, rel=1e-3)  # 1e-10 * sqrt(0.1 * 0.9)
+
+
+def test_a_time_is_utc_unless_it_says_otherwise() -> None:
+    bar = {"open": 5.0, "high": 6.0, "low": 4.0, "close": 5.0, "volume": 1.0}
+    pipeline = FeaturePipeline(("day_sine",), (0.0,), (1.0,))
+    six = datetime(2024, 1, 1, 6)
+    east = timezone(timedelta(hours=2))
+    for time in (
+        six,
+        six.replace(tzinfo=UTC),
+        datetime(2024, 1, 1, 8, tzinfo=east),
+        1_704_088_800_000_000,
+    ):
+        (sine,) = pipeline.stream().update(bar | {"time": time}) or ()
+        assert sine == pytest.approx(1.0), time
 
 
 def test_a_schema_stored_by_another_version_keeps_its_hash() -> None:

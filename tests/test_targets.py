@@ -110,6 +110,22 @@ def test_soft_policy_does_not_overflow() -> None:
     np.testing.assert_array_equal(policy.scaled_log, [[0, -1e6, -2e6]])
 
 
+@pytest.mark.parametrize("length, reward, discount", [
+    (1, 1, 0.5), (2, 2, 0.25), (3, 3, 0.125), (4, 4, 0.0625), (5, 5, 0.03125),
+])  # fmt: skip
+def test_a_window_of_five_ends_with_the_episode_wherever_that_is(
+    length: int, reward: float, discount: float
+) -> None:
+    """Rewards 1, 2, 4, 8, 16 at a discount of a half: each step adds one."""
+    goes_on = [np.array([float(k + 1 != length)]) for k in range(5)]
+    rewards = [np.array([2.0**k]) for k in range(5)]
+    found = n_step_return(rewards, [np.array([0.5])] * 5, goes_on)
+    assert (found.reward, found.discount, found.steps) == ([reward], [discount], [length])
+    ends = [np.array([0.5 * (k + 1 != length)]) for k in range(5)]
+    found = n_step_return(rewards, ends, goes_on)
+    assert (found.reward, found.discount, found.steps) == ([reward], [0], [length])
+
+
 def test_n_step_returns_by_hand() -> None:
     """Windows of three with gamma 0.5: whole; truncated after two; terminated after one."""
     found = n_step_return(

@@ -213,30 +213,27 @@ def study(files: list[str], count: int, seed: int, workers: int) -> dict[str, An
             rows[file] |= {"survived": [], "seconds": 0.0, "tests_seconds": round(seconds[file], 1)}
             jobs += [pool.submit(judged, mutant, seconds[file]) for mutant in mutants]
         left = {file: row["drawn"] for file, row in rows.items()}
-        for done in as_completed(jobs):
-            mutant, outcome, took = done.result()
-            row = rows[mutant.file]
-            row["seconds"] = round(row["seconds"] + took, 1)
-            left[mutant.file] -= 1
-            if outcome == "survived" and mutant.key in known:
-                row["equivalent"] += 1
-            elif outcome == "survived":
-                row["survived"].append(
-                    {
-                        "scope": mutant.scope,
-                        "line": mutant.line,
-                        "operator": mutant.operator,
-                        "before": mutant.before,
-                        "after": mutant.after,
-                    }
-                )
-                print(f"survived: {mutant.file}:{mutant.line} in {mutant.scope or 'the module'}")
-                print(f"  - {mutant.before}\n  + {mutant.after}", flush=True)
-            else:
-                row[outcome] += 1
-            if not left[mutant.file]:
-                noticed = row["caught"] + row["timeout"]
-                print(f"{mutant.file}: {noticed} of {row['drawn']} noticed", flush=True)
+        try:
+            for done in as_completed(jobs):
+                mutant, outcome, took = done.result()
+                row = rows[mutant.file]
+                row["seconds"] = round(row["seconds"] + took, 1)
+                left[mutant.file] -= 1
+                if outcome == "survived" and mutant.key in known:
+                    row["equivalent"] += 1
+                elif outcome == "survived":
+                    parts = mutant._asdict().items()
+                    told = {name: each for name, each in parts if name not in ("file", "code")}
+                    row["survived"].append(told)
+                    where = f"{mutant.file}:{mutant.line} in {mutant.scope or 'the module'}"
+                    print(f"survived: {where}\n  - {mutant.before}\n  + {mutant.after}", flush=True)
+                else:
+                    row[outcome] += 1
+                if not left[mutant.file]:
+                    noticed = row["caught"] + row["timeout"]
+                    print(f"{mutant.file}: {noticed} of {row['drawn']} noticed", flush=True)
+        finally:  # of a study that is broken off, what has not begun
+            pool.shutdown(wait=False, cancel_futures=True)
     for row in rows.values():
         row["survived"].sort(key=lambda each: (each["line"], each["after"]))
     return rows

@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean study-statistics
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean study-statistics study-sizing
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -104,6 +104,9 @@ bench-trading: $(READY) ## measure a desk: decisions, whole bars, start-up
 
 study-simulation: $(READY) ## measure what latency, spread and depth take
 	@$(PYTHON) -m benchmarks.simulation $(ARGS)
+
+study-sizing: $(READY) ## measure what a constant position trades and makes under every sizing
+	@$(PYTHON) -m benchmarks.sizing $(ARGS)
 
 study-gate: $(READY) ## measure how often the gate passes noise, and a real edge (long)
 	@$(PYTHON) -m benchmarks.gate $(ARGS)

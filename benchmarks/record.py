@@ -15,6 +15,7 @@ TRADING = HERE.parent / "docs/trading.md"
 SIMULATION = HERE.parent / "docs/simulation.md"
 CHECKPOINTS = HERE.parent / "docs/checkpoints.md"
 PERFORMANCE = HERE.parent / "docs/performance.md"
+SIZING = HERE.parent / "docs/sizing.md"
 TRACKING = HERE.parent / "docs/tracking.md"
 TESTS = HERE.parent / "docs/tests.md"
 

@@ -27,6 +27,7 @@ from benchmarks import (
     policy,
     real_bars,
     simulation,
+    sizing,
     throughput,
     tracking,
     trading,
@@ -39,6 +40,7 @@ from benchmarks.record import (
     EVALUATION,
     PERFORMANCE,
     SIMULATION,
+    SIZING,
     TRACKING,
     TRADING,
     mark,
@@ -65,6 +67,7 @@ ROOMS = {
 LIGHT = [
     *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),
     *("market.check", "market.console", "market.convert", "market.source"),
+    *("market.terms", "market.equity", "market.rebalance", "market.actions", "evaluation.resizing"),
     *("market.table", "evaluation.backtest", "evaluation.baselines", "evaluation.statistics"),
     "evaluation.dependence",
     *(
@@ -197,6 +200,7 @@ def test_version_and_lock_agree_with_the_project() -> None:
         (tracking, TRACKING),
         (trading, TRADING),
         (simulation, SIMULATION),
+        (sizing, SIZING),
     ],
 )
 def test_documents_show_the_committed_figures(benchmark: ModuleType, document: Path) -> None:

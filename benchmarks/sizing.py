@@ -1,0 +1,159 @@
+"""What a position that never changes trades, pays and makes under every sizing.
+
+python -m benchmarks.sizing          # prints the tables
+python -m benchmarks.sizing --save   # and writes docs/sizing.md
+"""
+
+import argparse
+import os
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record
+from evaluation.backtest import Backtest, backtest
+from evaluation.calendar import Calendar
+from market.accounting import MarketSettings
+from market.bars import Bars
+from market.features import FeaturePipeline, FeatureSettings
+from market.source import bars_from
+from market.table import MarketTable
+from market.terms import Sizing
+
+SAMPLES = ("btcusd_30m", "ethusd_30m", "eurusd_1h")
+SIZINGS: tuple[Sizing, ...] = ("unit", "notional", "equity")
+SIDES = {"long": 1, "short": -1}
+FEE_RATE = 0.001
+BANDS = (None, 0.01, 0.05, 0.1)
+STOCK_DAYS, STOCK_YEARS = 5000, 20
+
+
+def tabulated(bars: Bars, fee_rate: float = FEE_RATE) -> MarketTable:
+    """Bars traded in one unit."""
+    features = FeaturePipeline.fit(bars, FeatureSettings())
+    return MarketTable.of(bars, features, MarketSettings(fee_rate=fee_rate, half_spread=0.0))
+
+
+def held(table: MarketTable, side: int, band: float | None = None) -> Backtest:
+    """A position that is taken at the first bar and wanted ever after."""
+    return backtest(table, np.full(len(table) - 1, side, np.int8), band)
+
+
+def figures(run: Backtest) -> dict[str, Any]:
+    """A year's turnover and costs in full sizes, and what came of the account."""
+    steps = len(run.positions) if run.ruined_at is None else run.ruined_at + 1
+    years = steps / Calendar.of(run.table.time).bars_a_year
+    again = run.traded[1:steps]  # the purchase itself left out
+    paid = run.table.terms.entry_cost[1:steps] * again / run.table.terms.price[1:steps]
+    return {
+        "turnover": float(again.sum()) / years,
+        "cost": float(paid.sum()) / years,
+        "net": run.measures["net_return"],
+        "drawdown": run.measures["max_drawdown"],
+        "ruined": run.ruined,
+    }
+
+
+def of_samples() -> list[dict[str, Any]]:
+    """Every sample, side and sizing."""
+    return [
+        {"bars": name, "side": side, "sizing": sizing}
+        | figures(held(table.sized(sizing), position))
+        for name in SAMPLES
+        for table in [tabulated(bars_from(name))]
+        for side, position in SIDES.items()
+        for sizing in SIZINGS
+    ]
+
+
+def of_bands() -> list[dict[str, Any]]:
+    """A long position of constant notional and a short of the whole account, left alone within bands."""
+    table = tabulated(bars_from(SAMPLES[0]))
+    kinds: tuple[tuple[Sizing, str], ...] = (("notional", "long"), ("equity", "short"))
+    return [
+        {"band": band, "side": side, "sizing": sizing}
+        | figures(held(table.sized(sizing), SIDES[side], band))
+        for sizing, side in kinds
+        for band in BANDS
+    ]
+
+
+def grown_stock() -> MarketTable:
+    """A made stock: from 1.8 to 40 in twenty years of days, of which the last tenth makes 38%."""
+    import polars as pl
+
+    rows = np.arange(STOCK_DAYS)
+    knots = [0, STOCK_DAYS * 9 // 10, STOCK_DAYS - 1]
+    noise = np.cumsum(np.random.default_rng(10).normal(0, 0.01, STOCK_DAYS))
+    bridge = noise - np.interp(rows, knots, noise[knots])
+    price = np.exp(np.interp(rows, knots, np.log([1.8, 40 / 1.38, 40])) + bridge)
+    day = np.timedelta64(86_400 * 365 * STOCK_YEARS // STOCK_DAYS, "s")
+    time = np.datetime64("2005-01-01", "us") + rows * day
+    columns = dict.fromkeys(("open", "high", "low", "close"), price)
+    bars = Bars.of("made stock", pl.DataFrame({"time": time, **columns, "volume": price * 0 + 1}))
+    return tabulated(bars, fee_rate=0.0005)
+
+
+def of_stock() -> list[dict[str, Any]]:
+    """Long in the last tenth alone, and all the time long or short."""
+    table = grown_stock()
+    last = np.zeros(len(table) - 1, np.int8)
+    last[STOCK_DAYS * 9 // 10 - 1 :] = 1  # the first bar is the features'
+    wanted = {"long in the last tenth": last} | {
+        f"{side} all the time": np.full(len(last), position, np.int8)
+        for side, position in SIDES.items()
+    }
+    return [
+        {"policy": name, "sizing": sizing} | figures(backtest(table.sized(sizing), positions))
+        for name, positions in wanted.items()
+        for sizing in SIZINGS
+    ]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures in Markdown."""
+    shown = "{turnover:,.1f} | {cost:.1%} | {net:+.1%} | {drawdown:.1%}{end}"
+    heads = "rebalanced a year, full sizes | costs of that a year | net return | drawdown |"
+    lines = [f"| bars | held | sizing | {heads}", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {each['bars']} | {each['side']} | {each['sizing']} | {_filled(shown, each)} |"
+        for each in result["samples"]
+    ]
+    lines += ["", f"| held | sizing | band | {heads}", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {each['side']} | {each['sizing']} | "
+        f"{'none' if each['band'] is None else format(each['band'], '.0%')} | "
+        f"{_filled(shown, each)} |"
+        for each in result["bands"]
+    ]
+    lines += ["", "| policy | sizing | net return | drawdown |", "|---|---|---|---|"]
+    lines += [
+        f"| {each['policy']} | {each['sizing']} | "
+        f"{_filled('{net:+.1%} | {drawdown:.1%}{end}', each)} |"
+        for each in result["stock"]
+    ]
+    lines.append(f"\nFee 0.1% (the stock's 0.05%), fills at the close, {result['time'][:10]}.")
+    return "\n".join(lines)
+
+
+def _filled(form: str, each: dict[str, Any]) -> str:
+    return form.format(**each, end=", ruined" if each["ruined"] else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compares positions under every sizing.")
+    parser.add_argument("--save", action="store_true", help="write the JSON and the tables")
+    options = parser.parse_args()
+    result = {
+        **record.machine(os.getloadavg()[0]),
+        "samples": of_samples(),
+        "bands": of_bands(),
+        "stock": of_stock(),
+    }
+    print(table(result))
+    if options.save:
+        record.save("sizing", result, table(result), record.SIZING)
+
+
+if __name__ == "__main__":
+    main()

@@ -203,7 +203,10 @@ def cost(terms: AnyTerms, previous: Array, position: Array, xp: ModuleType = np)
     if isinstance(terms, EquityTerms):
         fill = filled(terms, previous, position, xp)
         return terms.price * (fill.paid + fill.left * terms.borrow * short(position))
-    return terms.entry_cost * traded(terms, previous, position) + terms.borrow * short(position)
+    if isinstance(terms, NotionalTerms):
+        previous = previous * terms.drift
+    held_short = (abs(position) - position) / 2
+    return terms.entry_cost * abs(position - previous) + terms.borrow * held_short
 
 
 def liquidation_cost(
@@ -262,6 +265,16 @@ def advanced(terms: AnyTerms, equity: Array, reward: Array, xp: ModuleType = np)
     if isinstance(terms, EquityTerms):
         return equity * xp.exp(xp.minimum(reward, 700.0))
     return equity + reward
+
+
+def booked(terms: AnyTerms, equity: Array, net: Array, floor: Array) -> tuple[Array, Array, Array]:
+    """What a step leaves: the reward before penalties, equity, and whether the account is ruined."""
+    if isinstance(terms, EquityTerms):
+        reward = growth(terms, net)
+        after = advanced(terms, equity, reward)
+        return reward, after, (after <= floor) | wiped_out(terms, net)
+    after = equity + net
+    return net, after, after <= floor
 
 
 def floor_of(settings: MarketSettings) -> float:

@@ -27,16 +27,14 @@ from numpy.typing import NDArray
 
 from market.accounting import (
     MarketSettings,
-    advanced,
+    booked,
     cost,
     earned,
     floor_of,
-    growth,
     liquidation_cost,
     money,
     next_position,
     risk_penalty,
-    wiped_out,
 )
 from market.actions import EpisodeOver, action_index, action_indices
 from market.bars import Bars
@@ -121,15 +119,13 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         )
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = growth(terms, net)
         penalty = risk_penalty(terms, previous, position, settings)
-        equity = advanced(terms, self.equity, reward)
-        terminated = bool(equity <= self.floor or wiped_out(terms, net))
+        reward, equity, ruined = booked(terms, self.equity, net, self.floor)
+        terminated = bool(ruined)
         if terminated:
             closing = liquidation_cost(terms, position, previous)
             paid = paid + closing
-            reward = growth(terms, net - closing)
-            equity = advanced(terms, self.equity, reward)
+            reward, equity, _ = booked(terms, self.equity, net - closing, self.floor)
         paid = money(terms, self.equity, paid)
         self.equity = equity
         self.position = position
@@ -233,15 +229,12 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
         position = next_position(previous, indices - 1, settings.scheme)
         paid = cost(terms, previous, position)
         net = earned(terms, previous, position) - paid
-        reward = growth(terms, net)
         penalty = risk_penalty(terms, previous, position, settings)
-        equity = advanced(terms, self._equity, reward)
-        terminated = (equity <= self._floor) | wiped_out(terms, net)
+        reward, equity, terminated = booked(terms, self._equity, net, self._floor)
         if terminated.any():
             closing = liquidation_cost(terms, position, previous) * terminated
             paid = paid + closing
-            reward = growth(terms, net - closing)
-            equity = advanced(terms, self._equity, reward)
+            reward, equity, _ = booked(terms, self._equity, net - closing, self._floor)
         paid = money(terms, self._equity, paid)
         reward = (reward - penalty) * self.reward_scale
         self._equity, self._position = equity, position

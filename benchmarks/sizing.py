@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks import record
 from evaluation.backtest import Backtest, backtest
-from evaluation.calendar import Calendar
 from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings

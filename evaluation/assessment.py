@@ -122,6 +122,7 @@ class Findings(_Model):
     charged: (
         float | None
     )  # trading costs of a unit, as a share of the first price, or of the money traded; typical seed
+    quoted: float = 0.0  # share of the bars whose costs include a spread of their own, as quoted
     capacity: float | None  # units; None where bars have no volume or nothing is traded
     seed_mean: float  # interquartile mean of net returns over seeds
     seed_interval: tuple[float, float]  # 95%, stratified by window
@@ -230,6 +231,7 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
         random_percentile=float((random < net).mean()) if trades else None,
         random_middle=float(np.median(random)) if trades else None,
         charged=_charged(runs[typical]),
+        quoted=float(table.quoted.mean()),
         capacity=_capacity(runs[typical], track.volume),
         seed_mean=interquartile_mean([run.measures["net_return"] for run in runs]),
         seed_interval=interquartile_mean_interval(np.array(windows)),

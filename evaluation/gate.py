@@ -24,6 +24,11 @@ CHARGED: dict[Sizing, str] = {
 }
 
 
+QUOTED = (
+    0.99  # share of the bars with a quoted spread above zero, from which on quotes are believed
+)
+
+
 class BadPolicy(ValueError):
     """A policy file that cannot be used. The message names the file, the condition and the fault."""
 
@@ -194,9 +199,12 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
         ),
         Condition(
             CHARGED[found.sizing],
-            charged >= policy.cost,
-            "undefined" if math.isnan(charged) else f"{charged:.3%}",
-            f">= {policy.cost:.3%}",
+            charged >= policy.cost or (charged > 0 and found.quoted >= QUOTED),
+            "undefined"
+            if math.isnan(charged)
+            else f"{charged:.3%}"
+            + (f", quoted in {found.quoted:.1%} of bars" if found.quoted else ""),
+            f">= {policy.cost:.3%}, or quoted in {QUOTED:.0%} of bars",
         ),
         Condition(
             "largest drawdown of the worst seed",

@@ -50,6 +50,8 @@ class MarketTable:
             the settings' sizing has it.
         fill_price: of each step, shape (bars - 1,), float64.
         calendar: of the whole data set that the bars are of; ratios are annualised by it.
+        quoted: bars whose costs include a spread of their own, above zero, as quoted at the close; shape
+            (bars,).
     """
 
     name: str
@@ -60,6 +62,7 @@ class MarketTable:
     terms: AnyTerms
     fill_price: NDArray[np.float64]
     calendar: Calendar
+    quoted: NDArray[np.bool_]
 
     @classmethod
     def of(cls, bars: Bars, features: FeaturePipeline, settings: MarketSettings) -> "MarketTable":
@@ -91,6 +94,7 @@ class MarketTable:
             terms=bar_terms(open, close, settings, None if half is None else half[start:]),
             fill_price=fill_prices(open, close, settings.fill),
             calendar=bars.calendar,
+            quoted=np.zeros(len(close), np.bool_) if half is None else half[start:] > 0,
         )
 
     def last(self, bars: int) -> "MarketTable":
@@ -112,6 +116,7 @@ class MarketTable:
             features=self.features[start:],
             terms=type(self.terms)(*(term[start:] for term in self.terms)),
             fill_price=self.fill_price[start:],
+            quoted=self.quoted[start:],
         )
 
     def at_costs(self, multiple: float) -> "MarketTable":

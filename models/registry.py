@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlflow.pyfunc
 import numpy as np
@@ -36,7 +36,8 @@ NOT_THERE = (ErrorCode.Name(INVALID_PARAMETER_VALUE), ErrorCode.Name(RESOURCE_DO
 DESCRIPTION = (
     "{what} `{called}`, trained by `qdesk train` to choose positions from Q-values. Each version says "
     "what it was trained on, how it did beside buy and hold, and the command that repeats it.\n\n"
-    "- `candidate`: the version that did best on the validation bars that were used last\n"
+    "- `candidate`: of all versions judged on the bars, costs and fills of the last training, the "
+    "one that did best there; none that was ruined\n"
     "- `champion`: the version that may trade, moved by `qdesk models promote` and `rollback` alone; "
     "each move is recorded as a tag `promotion/<time>`\n\n"
     "Look closer: `qdesk models show {name}`, `qdesk evaluate {name} --walk-forward`"
@@ -136,25 +137,69 @@ def find_version(client: MlflowClient, run_id: str, bundle: Bundle) -> ModelVers
     return None
 
 
-def propose(client: MlflowClient, version: ModelVersion) -> ModelVersion:
-    """Makes a version the candidate, unless the present one did at least as well on the same bars.
+class Proposal(NamedTuple):
+    """The candidate after a version was proposed."""
 
-    Versions are comparable where their tags `judged_on` are equal; the tag `net_return` decides.
+    candidate: ModelVersion | None  # None where there is none
+    before: str | None  # number of the candidate before
+    reason: str
 
-    Returns:
-        The candidate after this.
+
+def propose(client: MlflowClient, version: ModelVersion) -> Proposal:
+    """Makes the best version that was judged as a new one was the candidate.
+
+    Versions are comparable where their tags `judged_on` are equal: the same validation bars, costs and
+    fills. Among those the largest `net_return` decides, the older version where it is equal. A training
+    under other costs in between changes nothing. A version that was ruined is never the candidate.
+
+    Args:
+        client: of the registry.
+        version: the new one, with the tags `judged_on` and `net_return`.
     """
+    present = _candidate(client, version.name)
+    before = None if present is None else str(present.version)
+    judged_on = version.tags["judged_on"]
+    comparable = [
+        each
+        for each in client.search_model_versions(f"name = '{version.name}'")
+        if each.tags.get("judged_on") == judged_on and not was_ruined(each)
+    ]
+    if not comparable:
+        reason = f"v{version.version} was ruined on its validation bars"
+        return Proposal(present, before, reason)
+    best = max(comparable, key=lambda each: (float(each.tags["net_return"]), -int(each.version)))
+    number = str(best.version)
+    gained = f"{float(best.tags['net_return']):+.1%}"
+    if present is not None and number == before:
+        return Proposal(
+            best, before, f"none did better than {gained} on these bars, costs and fills"
+        )
+    of = f"best of {len(comparable)}" if len(comparable) > 1 else "the only one"
+    reason = f"{of} on these bars, costs and fills, {gained}"
+    if present is not None and present.tags.get("judged_on") != judged_on:
+        reason += f"; v{before} was judged on others"
+    elif present is not None:
+        was = "was ruined" if was_ruined(present) else f"{float(present.tags['net_return']):+.1%}"
+        reason += f"; v{before} {was}" if was == "was ruined" else f"; v{before} made {was}"
+    client.set_registered_model_alias(version.name, CANDIDATE, number)
+    return Proposal(best, before, reason)
+
+
+def was_ruined(version: ModelVersion) -> bool:
+    """Whether an account that followed a version lost everything on its validation bars.
+
+    Versions registered before that was a tag are known by a loss of all there was.
+    """
+    return version.tags.get("ruined") == "yes" or float(version.tags["net_return"]) <= -1
+
+
+def _candidate(client: MlflowClient, name: str) -> ModelVersion | None:
     try:
-        present = client.get_model_version_by_alias(version.name, CANDIDATE)
+        return client.get_model_version_by_alias(name, CANDIDATE)
     except MlflowException as error:
         if error.error_code not in NOT_THERE:
             raise
-    else:
-        comparable = present.tags.get("judged_on") == version.tags["judged_on"]
-        if comparable and float(present.tags["net_return"]) >= float(version.tags["net_return"]):
-            return present
-    client.set_registered_model_alias(version.name, CANDIDATE, version.version)
-    return version
+        return None
 
 
 def _create_registered_model(client: MlflowClient, name: str, bundle: Bundle) -> None:

@@ -2,12 +2,19 @@
 
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 from evaluation.assessment import Findings
 from evaluation.gate import Facts, Policy, judge, moments_of, passed
 from evaluation.statistics import deflated_sharpe, expected_best_sharpe
 from evaluation.trials import Trials
+from market.accounting import MarketSettings
+from market.bars import Bars
+from market.features import FeaturePipeline, FeatureSettings
+from market.synthetic import RandomWalk
+from market.table import MarketTable
 from tests.gated import GOOD, LAW, ONE, failed, findings, own_of, track
 
 
@@ -74,7 +81,10 @@ def test_each_condition_says_what_was_found_and_what_is_required(
         "walk-forward of this version, out of sample": ("5 seeds, 2 windows", "evaluated"),
         "Sharpe ratio less that of flat, lower 95.0% bound": ("+1.23", "> 0"),
         f"net return {late}": ("+50.0%", "> 0%"),
-        "costs charged for a unit traded, share of the first price": ("0.200%", ">= 0.010%"),
+        "costs charged for a unit traded, share of the first price": (
+            "0.200%",
+            ">= 0.010%, or quoted in 99% of bars",
+        ),
         "largest drawdown of the worst seed": ("12.5%", "<= 35%"),
         "trades of each seed": ("77", ">= 30"),
         "seeds": ("5", ">= 5"),
@@ -174,3 +184,41 @@ def test_nothing_gained_is_not_enough(good: Findings, own: Findings) -> None:
         (condition,) = failed(judge(walked, alone, ONE, GOOD))
         assert condition.startswith(name)
     assert passed(judge(good, own, ONE, GOOD._replace(golden_error=1.0)))
+
+
+@pytest.mark.parametrize(
+    "charged, quoted, passes",
+    [
+        (0.00008, 1.0, True),  # EUR/USD with its recorded spread
+        (0.00008, 0.99, True),
+        (0.00008, 0.9899, False),
+        (0.00008, 0.0, False),
+        (0.0001, 0.0, True),
+        (0.0, 1.0, False),
+        (None, 1.0, False),
+    ],
+)
+def test_quoted_costs_count_where_nearly_every_bar_has_a_spread(
+    good: Findings, own: Findings, charged: float | None, quoted: float, passes: bool
+) -> None:
+    found = good.model_copy(update={"charged": charged, "quoted": quoted})
+    (condition,) = [each for each in judge(found, own, ONE, GOOD) if "costs charged" in each.name]
+    assert condition.passed == passes
+    assert "or quoted in 99% of bars" in condition.required
+    if quoted and charged is not None:
+        assert f"quoted in {quoted:.1%} of bars" in condition.found
+
+
+@pytest.mark.parametrize("zeros, share", [(0, 1.0), (1, 1 - 1 / 200), (150, 0.25)])
+def test_the_share_of_bars_with_a_quoted_spread_is_found_on_the_judged_bars(
+    zeros: int, share: float
+) -> None:
+    walk = RandomWalk().bars(400, seed=1).table
+    half = pl.Series(np.where(np.arange(400) < 200 + zeros, 0.0, 0.01))
+    quoted = walk.with_columns(bid=pl.col("close") - half, ask=pl.col("close") + half)
+    bars = Bars.of("quoted", quoted)
+    features = FeaturePipeline.fit(bars, FeatureSettings())
+    table = MarketTable.of(bars, features, MarketSettings()).last(200)
+    assert table.quoted.mean() == pytest.approx(share)
+    fixed = MarketTable.of(bars, features, MarketSettings(half_spread=0.01)).last(200)
+    assert fixed.quoted.mean() == 0

@@ -217,8 +217,10 @@ def test_a_candidate_set_by_hand_gives_way(store: Store) -> None:
     ]
     by_hand, first, equal = versions
     store.client.set_registered_model_alias(by_hand.name, "candidate", by_hand.version)
-    assert propose(store.client, first).version == first.version
-    assert propose(store.client, equal).version == first.version
+    made = propose(store.client, first)
+    assert (made.before, made.candidate and made.candidate.version) == ("1", first.version)
+    again = propose(store.client, equal)
+    assert (again.before, again.candidate and again.candidate.version) == ("2", first.version)
     candidate = store.client.get_model_version_by_alias(first.name, "candidate")
     assert candidate.version == first.version
 

@@ -158,8 +158,8 @@ class DeskStrategy(Strategy):
         after_bar: Callable[[Book], None],
     ) -> None:
         """Takes what a constructor of the engine's cannot be given."""
-        self.desk, self.venue, self.rows, self.bar_type = desk, venue, iter(rows), bar_type
-        self.after_bar = after_bar
+        self.desk, self.venue, self.bar_type = desk, venue, bar_type
+        self.rows, self.after_bar = iter(rows), after_bar
         self.failed: BaseException | None = None
         venue.send, venue.withdraw = self._send, self._withdraw
 
@@ -271,7 +271,7 @@ def run(
             logging=QUIET, bypass_logging=True, run_analysis=False, portfolio=unused
         )
     )
-    fee = Decimal(str(venue.market.fee_rate))
+    fee, latency = Decimal(str(venue.market.fee_rate)), round(settings.latency * 1e9)
     engine.add_venue(
         instrument.id.venue,
         OmsType.NETTING,
@@ -279,9 +279,7 @@ def run(
         [Money(cash * scale, currency)],
         default_leverage=Decimal(str(settings.leverage)),
         fee_model=MakerTakerFeeModel(fee, fee),
-        latency_model=StaticLatencyModel(round(settings.latency * 1e9))
-        if settings.latency
-        else None,
+        latency_model=StaticLatencyModel(latency) if latency else None,
         book_type=BookType.L2_MBP if deep else BookType.L1_MBP,
         bar_execution=False,
     )
@@ -290,8 +288,8 @@ def run(
     strategy = DeskStrategy()
     strategy.begin(desk, venue, rows, bar_type, after_bar)
     engine.add_strategy(strategy)
+    began = perf_counter()
     try:
-        began = perf_counter()
         engine.run()
         seconds = perf_counter() - began
     finally:

@@ -209,8 +209,10 @@ class _Delivery:
         if known is None:
             return {}
         version = self.client.get_model_version(known["name"], known["version"])
-        candidate = propose(self.client, version)
-        return {"candidate": {"name": candidate.name, "version": str(candidate.version)}}
+        made = propose(self.client, version)
+        number = None if made.candidate is None else str(made.candidate.version)
+        known = {"version": number, "before": made.before, "reason": made.reason}
+        return {"candidate": {"name": version.name, **known}}
 
     def _resumed(self, entry: Entry) -> None:
         tags = self.client.get_run(self.run_id).data.tags

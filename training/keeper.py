@@ -181,7 +181,11 @@ class Keeper:
         hold = self._hold.measures["net_return"]
         key = self.tracker.register(
             bundle,
-            {**self.tags, "net_return": repr(net_return)},
+            {
+                **self.tags,
+                "net_return": repr(net_return),
+                "ruined": "yes" if validation.ruined else "no",
+            },
             f"After {bundle.manifest.origin.step:,} iterations: {net_return:+.1%} on the validation "
             f"split of {self.data.bars.name}, net of costs, where buy and hold made {hold:+.1%} and "
             f"holding nothing 0%. {self._caveat}\n\n{self.about}",

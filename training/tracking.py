@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from matplotlib.figure import Figure
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -57,6 +57,15 @@ def open_journal(folder: Path, run: str) -> Outbox:
         except OSError as error:
             raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
     raise AssertionError("the last attempt returns or raises")
+
+
+class Candidate(NamedTuple):
+    """The alias `candidate` after a training."""
+
+    name: str  # of the registered model
+    version: str | None  # None where there is no candidate
+    before: str | None  # the one before; of journals of before that was kept None
+    reason: str
 
 
 class Tracker:
@@ -215,7 +224,7 @@ class Tracker:
         return key
 
     def propose(self, key: str) -> None:
-        """Has a version become the candidate, unless the present one did at least as well."""
+        """Has a version compared with all that were judged alike, so that the best is the candidate."""
         self._box.put("candidate", {"key": key})
 
     def version_of(self, key: str) -> str | None:
@@ -224,10 +233,14 @@ class Tracker:
         return None if known is None else str(known["version"])
 
     @property
-    def candidate(self) -> tuple[str, str] | None:
-        """Name and number of the candidate after `propose`, or None before MLflow has said so."""
+    def candidate(self) -> Candidate | None:
+        """What became of the candidate after `propose`, or None before MLflow has said so."""
         known = self._box.learned.get("candidate")
-        return None if known is None else (str(known["name"]), str(known["version"]))
+        if known is None:
+            return None
+        return Candidate(
+            known["name"], known["version"], known.get("before"), known.get("reason", "")
+        )
 
     @property
     def board_fault(self) -> OSError | None:

@@ -176,14 +176,16 @@ def _compare(
 def _candidate(ended: Sequence[Versions]) -> str:
     """What became of the alias `candidate`; nothing before MLflow has said so."""
     last = ended[-1].tracker.candidate
-    if last is None:
+    first = ended[0].tracker.candidate
+    if last is None or first is None:
         return ""
-    name, number = last
-    best = [(versions.tracker, versions.best) for versions in ended]
-    new = number in {tracker.version_of(kept.key) for tracker, kept in best if kept is not None}
-    stays = "is" if new else "stays"
-    why = "" if new else ", which did at least as well on these bars"
-    return f"{name}@candidate {stays} v{number}{why}"
+    if last.version is None:
+        return f"{last.name} has no candidate: {last.reason}"
+    if last.version == first.before:
+        return f"{last.name}@candidate stays v{last.version}: {last.reason}"
+    was = "" if first.before is None else f"; it was v{first.before}"
+    why = f": {last.reason}" if last.reason else ""
+    return f"{last.name}@candidate is v{last.version}{was}{why}"
 
 
 def _rows(

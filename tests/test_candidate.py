@@ -12,8 +12,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from models.networks import linear_q_network
 from models.registry import propose, register
-from tests.test_bundle import bundle_of
 from tests.registered import uri_of
+from tests.test_bundle import bundle_of
 from tests.trained import Trained
 from training.store import Store
 

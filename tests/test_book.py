@@ -130,7 +130,8 @@ def test_orders_come_and_go() -> None:
     assert working.canceled_at == NOON + 5
     book.apply(ended("a", "not canceled"))
     assert working.canceled_at is None
-    book.apply(fill("other", "sell", 0.5, 100.0))
+    for other in ("A", "b"):  # before and after it by name
+        book.apply(fill(other, "sell", 0.5, 100.0))
     assert working.filled == 0
     book.apply(fill("a", "sell", 0.5, 100.0))
     book.apply(fill("a", "sell", 0.25, 100.0) | {"id": "a-2"})

@@ -14,7 +14,7 @@ SECOND = {"time": 2, "type": "decision", "position": -1}
 
 
 def test_nothing_is_written_before_it_is_flushed_and_then_once(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "journal.jsonl"
+    path = tmp_path / "deep" / "deeper" / "journal.jsonl"
     journal = Journal(path)
     assert (journal.path, journal.torn, journal.durable) == (path, None, False)
     journal.append(FIRST)

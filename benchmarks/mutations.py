@@ -42,7 +42,7 @@ UPLOADED = (
 )
 TESTS: dict[str, tuple[str, ...]] = {
     "market/accounting.py": ("bounds", "accounting", "backtest", "measures"),
-    "market/features.py": ("features",),
+    "market/features.py": ("features", "feature_bars"),
     "models/n_step.py": ("targets", "replay"),
     "models/sealed.py": ("sealed", "checkpoint"),
     "models/targets.py": ("targets", "learner"),

@@ -13,7 +13,7 @@ from tests.test_trading_properties import HostileVenue
 from trading.desk import DeskSettings
 from trading.execution import ExecutionSettings
 from trading.journal import records
-from trading.orders import Filled
+from trading.orders import Filled, Liquidated
 from trading.risk import Limits
 
 MINUTE = 60 * 10**9
@@ -298,3 +298,35 @@ def test_a_venue_that_told_every_fill_is_not_asked_for_them(
     drill.hold(LONG)
     assert drill.statuses == ["sent", "filled"]
     assert asked == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_fills_that_were_never_told_are_asked_for(tmp_path: Path, whole: bool) -> None:
+    drill = Drill(tmp_path, timeout=3600.0)
+    drill.bar(LONG)
+    drill.venue.execute(0.5)
+    if whole:
+        drill.venue.execute(1.0)
+    drill.venue.untold = []
+    drill.bar(LONG)
+    assert drill.desk.book.position == (1.0 if whole else 0.5)
+    assert drill.statuses == (["sent", "filled"] if whole else ["sent"])
+    assert drill.desk.book.state == "ACTIVE"
+
+
+@pytest.mark.parametrize("held, side", [(LONG, "sell"), (SHORT, "buy")])
+def test_a_liquidation_is_booked_once_and_on_the_side_that_closes(
+    tmp_path: Path, held: int, side: str
+) -> None:
+    drill = Drill(tmp_path)
+    drill.hold(held)
+    closed = Liquidated("liquidation-1", -float(held), 90.0, 0.5)
+    drill.venue.untold = [closed, closed]
+    drill.desk.hear()
+    *_, booked = drill.told("fill")
+    known = (booked["id"], booked["order"], booked["side"], booked["size"])
+    assert known == ("liquidation-1", None, side, 1.0)
+    assert (booked["price"], booked["cost"]) == (90.0, 0.5)
+    assert drill.desk.book.position == 0
+    assert drill.desk.book.cash == pytest.approx(1000 - 10 * held - 0.01 - 0.5)
+    assert drill.desk.book.reason == "the venue closed the position and the account"

@@ -9,6 +9,7 @@ trading feeds training.
 
 import json
 from collections.abc import Iterator
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ TRANSITION = {
     "position": pl.Float64(),  # held coming in, units of a position
     "action": pl.Int8(),  # executed; null where what came to be held follows from none
     "wanted": pl.Int8(),  # by the policy
-    "reward": pl.Float64(),  # price units of one position
+    "reward": pl.Float64(),  # price units of one position, shares of its notional, or log growth
     "discount": pl.Float64(),
     "explored": pl.Boolean(),
     "state": pl.List(pl.Float32()),
@@ -80,12 +81,14 @@ def convert_journal(path: Path, out: Path) -> pl.DataFrame:
     return table
 
 
-def _table(path: Path) -> pl.DataFrame:
+def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the kinds of records
     rows: list[dict[str, Any]] = []
     open_row: dict[str, Any] | None = None  # decided at, its next decision not yet seen
     gamma = None
     quantity = 1.0
     scheme = "target"
+    sizing = "unit"
+    full = 1.0  # notional of a position of 1
     filled = 0.0  # by orders since the last decision, units, below zero where sold
     ended = False  # by the venue, which closed the account
     bars = 0  # since the last decision
@@ -96,23 +99,28 @@ def _table(path: Path) -> pl.DataFrame:
             gamma = record.get("gamma")
             quantity = record["quantity"]
             scheme = record.get("scheme", scheme)
+            sizing = record.get("costs", {}).get("sizing", "unit")
+            full = record.get("notional") or full
             open_row = None  # what lies between two sessions belongs to neither
         elif kind == "bar" and "refused" not in record and record["closed"] > latest:
             latest = record["closed"]
             bars += 1
             names = ("closed", *NUMBERS, *QUOTES)
             rows.append({name: record[name] for name in names if name in record})
+        elif kind == "funding" and full == 1.0:
+            full = record["cash"]
         elif kind == "fill" and record.get("order") is None:
             ended = True
         elif kind == "fill":
             filled += record["size"] if record["side"] == "buy" else -record["size"]
         elif kind == "decision":
             if open_row is not None and bars == 1:  # a step is from one bar to the next
-                open_row["reward"] = (record["equity"] - open_row["equity"]) / quantity
+                per = full if sizing == "notional" else quantity
+                open_row["reward"] = _reward(open_row["equity"], record["equity"], sizing, per)
                 open_row["discount"] = 0.0 if ended else gamma
                 open_row["next_state"] = None if ended else record["state"]
                 before = open_row["position"]
-                held = before + filled / quantity
+                held = record.get("exposure", before + filled / quantity)
                 open_row["action"] = _executed(open_row["wanted"], before, held, scheme)
             open_row = None
             ended = False
@@ -123,7 +131,7 @@ def _table(path: Path) -> pl.DataFrame:
                 open_row["wanted"] = record["action"]
                 open_row["state"] = record["state"]
                 open_row["equity"] = record["equity"]
-                open_row["position"] = record["position"] / quantity
+                open_row["position"] = record.get("exposure", record["position"] / quantity)
                 open_row["explored"] = record.get("explored", False)
     if not rows:
         raise EventsError(f"{path}: a journal in which no good bar was seen")
@@ -139,6 +147,13 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     table = pl.DataFrame(rows, schema=schema | TRANSITION)
     time = (pl.col("closed") // 1000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME)
     return table.select(time.alias("time"), pl.exclude("closed"))
+
+
+def _reward(before: float, after: float, sizing: str, per: float) -> float | None:
+    """What equity changed by, in the unit that the sizing counts rewards in; None of a ruined account."""
+    if sizing != "equity":
+        return (after - before) / per
+    return log(after / before) if after > 0 and before > 0 else None
 
 
 def _executed(wanted: int, before: float, held: float, scheme: str) -> int | None:

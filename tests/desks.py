@@ -14,7 +14,7 @@ from market.features import FeaturePipeline, FeatureSettings
 from models.bundle import Bundle
 from models.manifest import Golden, Manifest, Network, Origin
 from trading.book import Book
-from trading.desk import Desk, DeskSettings
+from trading.desk import Desk
 from trading.execution import ExecutionSettings
 from trading.journal import Journal, records
 from trading.latch import Latch
@@ -22,6 +22,7 @@ from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import PolicySettings, SafePolicy
 from trading.risk import Limits
+from trading.sizing import DeskSettings
 from trading.venue import SimulatedVenue
 
 OFF = Limits(
@@ -128,6 +129,7 @@ def desk_at(
         clock,
         interval,
         say,
+        market,
     )
     desk.start(book.time)
     return desk

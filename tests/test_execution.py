@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from market.synthetic import RandomWalk
 from tests.desks import OFF, bundle_for, desk_at
 from tests.test_trading_properties import HostileVenue
-from trading.desk import DeskSettings
 from trading.execution import ExecutionSettings
 from trading.journal import records
 from trading.orders import Filled, Liquidated
 from trading.risk import Limits
+from trading.sizing import DeskSettings
 
 MINUTE = 60 * 10**9
 START = 1_600_000_000 * 10**9

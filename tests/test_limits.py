@@ -13,12 +13,13 @@ from market.synthetic import RandomWalk
 from tests.desks import OFF, bundle_for, desk_at
 from trading.bar_checks import PriceCollar
 from trading.book import Book
-from trading.desk import Desk, DeskSettings
+from trading.desk import Desk
 from trading.execution import ExecutionSettings
 from trading.journal import records
 from trading.orders import Ended, Filled, Order, Report
 from trading.policy import PolicySettings
 from trading.risk import Limits
+from trading.sizing import DeskSettings
 from trading.venue import SimulatedVenue
 
 SECOND = 10**9

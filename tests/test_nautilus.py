@@ -13,15 +13,17 @@ import pytest
 from evaluation.backtest import backtest, follow, greedy_choice
 from market.accounting import Fill, MarketSettings, Scheme
 from market.bars import Bars
+from market.terms import Sizing
 from tests.conftest import bars_of
 from tests.desks import OFF, bundle_for, desk_at, rows_of
 from tests.test_parity import BARS, MARKETS, bars_named, lively
-from trading.desk import Desk, DeskSettings
+from trading.desk import Desk
 from trading.journal import records
 from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
 from trading.policy import PolicySettings
 from trading.quotes import Quote, digits_of, quotes_of
+from trading.sizing import DeskSettings
 
 FREE = PolicySettings(max_feature=1e9)
 
@@ -64,6 +66,27 @@ def test_the_engine_agrees_with_the_backtest(
     np.testing.assert_allclose(worth, judged.equity, rtol=1e-9, atol=allowed)
     if widths == 0:
         np.testing.assert_allclose(worth, judged.equity, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("sizing", ["notional", "equity"])
+def test_the_engine_agrees_under_every_sizing(tmp_path: Path, fill: Fill, sizing: Sizing) -> None:
+    """Without latency to its six decimals of a unit.
+
+    Ordered in units at the close and filled at the next open, a position is off by the move between them.
+    """
+    bars = bars_named("synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=300")
+    market = MarketSettings(fee_rate=0.001, fill=fill, sizing=sizing)
+    bundle, table = lively(bars, market)
+    judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
+    desk = desk_at(tmp_path, bundle, market, venue=NautilusVenue(market), policy=FREE)
+    settings = NautilusSettings(latency=0.0 if fill == "close" else 0.25)
+    told = run_engine(tmp_path, bars, desk, market, settings)
+    decisions = [each for each in told if each["type"] == "decision"]
+    np.testing.assert_array_equal([d["exposure"] for d in decisions][1:], judged.positions)
+    worth = np.array([each["equity"] for each in decisions])
+    assert len([each for each in told if each["type"] == "fill"]) > 50
+    np.testing.assert_allclose(worth / worth[0], judged.equity, rtol=2e-5)
 
 
 def test_depth_is_walked_and_the_rest_canceled(tmp_path: Path) -> None:

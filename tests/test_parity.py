@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -16,14 +17,17 @@ from market.accounting import Fill, MarketSettings, Scheme
 from market.bars import Bars
 from market.features import FeaturePipeline
 from market.gym import MarketEnv
+from market.journal_bars import convert_journal
 from market.simulator import Simulator
 from market.source import bars_from
 from market.table import MarketTable
+from market.terms import Sizing
 from models.bundle import Bundle
 from tests.conftest import bars_of
 from tests.desks import bundle_for, desk_at, rows_of, run
 from trading.journal import records
 from trading.policy import PolicySettings
+from trading.sizing import DeskSettings
 
 BARS = 250
 NAMES = ("price_change", "log_price")
@@ -168,3 +172,80 @@ def test_a_restart_changes_nothing_but_the_order_under_way(tmp_path: Path, fill:
     assert desk.book.equity == pytest.approx(whole.book.equity)
     assert desk.book.state == "HALTED"
     assert desk.book.bars == whole.book.bars == len(rows)
+
+
+@pytest.mark.parametrize("name", MARKETS)
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("scheme", ["target", "order"])
+@pytest.mark.parametrize("sizing", ["notional", "equity"])
+def test_a_desk_holds_what_the_backtest_holds_under_every_sizing(
+    tmp_path: Path, name: str, fill: Fill, scheme: Scheme, sizing: Sizing
+) -> None:
+    """Orders are sized at the price of their fill: equity agrees to rounding, both fills.
+
+    But for bars that close at the very price of the fill before: there a desk sees nothing to send, while
+    the backtest sets the size anew at the next open.
+    """
+    bars = bars_named(name)
+    costs = MARKETS[name] | {"fill": fill, "scheme": scheme, "sizing": sizing}
+    settings = MarketSettings.model_validate(costs)
+    bundle, table = lively(bars, settings)
+    judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
+    assert not judged.ruined
+    desk = desk_at(tmp_path, bundle, settings, policy=PolicySettings(max_feature=1e9))
+    known = {"scheme": scheme, "costs": settings.model_dump(mode="json"), "quantity": 1.0}
+    desk.ledger.record("session", 0, gamma=0.9, **known)
+    run(desk, rows_of(bars))
+    told = list(records(tmp_path / "journal.jsonl"))
+    decisions = [each for each in told if each["type"] == "decision"]
+    assert [each["fault"] for each in decisions if "fault" in each] == []
+    held = np.array([each["exposure"] for each in decisions])[1:]
+    np.testing.assert_array_equal(held, judged.positions)
+    worth = np.array([each["equity"] for each in decisions])
+    unseen = fill == "next_open" and (np.diff(table.close) == 0).any()
+    unseen |= fill == "next_open" and np.isin(table.close[1:-1], table.fill_price[:-1]).any()
+    close_to = 2e-6 if unseen else 1e-11
+    np.testing.assert_allclose(worth / worth[0], judged.equity, rtol=close_to)
+    orders = [each for each in told if each.get("status") == "sent"]
+    assert len(orders) > (np.diff(judged.positions) != 0).sum()  # the drift of the price is traded
+    seen = convert_journal(tmp_path / "journal.jsonl", tmp_path / "seen.parquet")
+    whole = seen.filter(pl.col("reward").is_not_null())
+    net = judged.net if sizing == "notional" else np.diff(np.log(judged.equity))
+    np.testing.assert_allclose(whole["reward"].to_numpy(), net, atol=close_to)
+    np.testing.assert_array_equal(np.array([s[-2] for s in whole["next_state"]]), judged.positions)
+
+
+@pytest.mark.parametrize("sizing", ["notional", "equity"])
+def test_a_desk_with_a_band_holds_what_the_backtest_with_it_holds(
+    tmp_path: Path, sizing: Sizing
+) -> None:
+    bars = bars_named("btcusd_30m")
+    settings = MarketSettings(sizing=sizing, fee_rate=0.001)
+    bundle, table = lively(bars, settings)
+    positions = follow(greedy_choice(bundle.q_values, table))
+    judged = backtest(table, positions, band=0.02)
+    wide = DeskSettings(band=0.02)
+    loose = PolicySettings(max_feature=1e9)
+    desk = desk_at(tmp_path, bundle, settings, policy=loose, settings=wide)
+    run(desk, rows_of(bars))
+    told = list(records(tmp_path / "journal.jsonl"))
+    worth = np.array([each["equity"] for each in told if each["type"] == "decision"])
+    np.testing.assert_allclose(worth / worth[0], judged.equity, rtol=1e-11)
+    every = backtest(table, positions)
+    assert judged.costs.sum() < every.costs.sum()
+
+
+@pytest.mark.parametrize("sizing", ["notional", "equity"])
+def test_a_sized_desk_goes_on_after_a_restart(tmp_path: Path, sizing: Sizing) -> None:
+    bars = bars_named("btcusd_30m")
+    settings = MarketSettings(sizing=sizing, fee_rate=0.001)
+    bundle, _ = lively(bars, settings)
+    loose = PolicySettings(max_feature=1e9)
+    whole = desk_at(tmp_path / "whole", bundle, settings, policy=loose)
+    run(whole, rows_of(bars))
+    for first in range(0, len(bars), 60):
+        desk = desk_at(tmp_path / "parts", bundle, settings, policy=loose)
+        run(desk, rows_of(bars)[first : first + 60])
+        desk.ledger.journal.close()
+    assert desk.book.equity == pytest.approx(whole.book.equity, rel=1e-12)
+    assert desk.book.exposure == whole.book.exposure

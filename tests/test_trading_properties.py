@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from market.synthetic import RandomWalk
 from tests.desks import bundle_for, desk_at
 from trading.book import DUST, Book
-from trading.desk import DeskSettings
 from trading.journal import records
 from trading.latch import Latch
 from trading.orders import Ended, Event, Filled, Order, Report, Unreachable
 from trading.risk import Limits
+from trading.sizing import DeskSettings
 
 MINUTE = 60 * 10**9
 CAP = 1.0

@@ -44,6 +44,7 @@ class Book:
         volatility_bars: squares of log returns that are kept.
         memory: decisions whose faults are kept.
         position: units held, below zero where short.
+        exposure: position in full sizes as of the last fill, where those depend on the price.
         cash: quote currency; none until the account is funded, and `funded` what it was then.
         price: last good close, and `price_time` when that was.
         marked: when the account was last valued, ns: the close of a bar, believed or not.
@@ -72,6 +73,7 @@ class Book:
     volatility_bars: int = 20
     memory: int = 20
     position: float = 0.0
+    exposure: float = 0.0
     cash: float | None = None
     funded: float | None = None
     price: float = float("nan")
@@ -216,6 +218,8 @@ class Book:
                     record["reduce_only"],
                     record["price"],
                     record["time"],
+                    record.get("position"),
+                    record.get("full", 1.0),
                 )
             )
         elif status == "refused":
@@ -227,7 +231,10 @@ class Book:
         elif status == "not canceled" and self.working is not None:
             self.working.canceled_at = None
         else:
+            ended = self.working
             self.working = None
+            if status == "filled" and ended is not None:
+                self.exposure = ended.order.position or 0.0
             self.ended[name] = status
             self.rejects = self.rejects + 1 if status == "rejected" else self.rejects
 
@@ -246,6 +253,7 @@ class Book:
             self.working.filled += size
         if record.get("order") is None:
             self.liquidated = True
+            self.exposure = 0.0
 
     def _charge(self, record: Record) -> None:
         self.fills.add(record["id"])

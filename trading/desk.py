@@ -12,9 +12,7 @@ from math import log
 from time import monotonic, time_ns
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from market.accounting import Scheme, next_position
+from market.accounting import MarketSettings, Scheme, next_position
 from market.bars import BarsError
 from market.features import FeatureStream
 from trading.bar_checks import PriceCollar, silence, utc
@@ -25,6 +23,7 @@ from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import Decision, SafePolicy
 from trading.risk import SEVERITY, Limits, breach
+from trading.sizing import DeskSettings, Sizing, Wanted
 
 # time (of the close, ns), open, high, low, close, volume, and what was quoted; `last_event` (ns) where
 # it is before the bar; `superseded` where later bars have closed already, live
@@ -33,19 +32,6 @@ TRADED = ("open", "high", "low", "close", "volume")
 QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")
 SECOND = 10**9
 LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
-
-
-class DeskSettings(BaseModel):
-    """What a desk trades."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    quantity: float = Field(1.0, gt=0, description="of a position of 1, units of the instrument")
-    cash: float | None = Field(
-        None,
-        gt=0,
-        description="the account begins with, quote currency; none: what the quantity costs at first",
-    )
 
 
 class Desk:
@@ -65,6 +51,7 @@ class Desk:
         clock: Callable[[], int] | None = None,
         interval: float | None = None,
         say: Callable[[str], None] = lambda _: None,
+        market: MarketSettings | None = None,
     ) -> None:
         """Takes everything that it needs, and does nothing before `start`.
 
@@ -81,18 +68,21 @@ class Desk:
             clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
             interval: length of a bar, s; None where bars have none.
             say: told in a sentence what a person should know.
+            market: sizing and costs; none: one unit, without any.
         """
         self.policy, self.features, self.scheme, self.venue = policy, features, scheme, venue
         self.ledger, self.book, self.latch = ledger, ledger.book, latch
         self.settings = settings or DeskSettings()
         self.interval = interval
-        self.limits = limits.resolved(self.settings.quantity, interval)
+        self.sizing = Sizing(market or MarketSettings(), self.settings, self.book)
+        self.limits = limits.resolved(self.sizing.units, interval)
         self._collar = PriceCollar(self.book, self.limits, interval)
         self.execution = ExecutionService(venue, ledger, self.limits, self.downgrade, execution)
         self._say = say
         self._clock = clock
         self._now = 0
         self._look_at = 0.0
+        self._half = 0.0  # of the spread, as last quoted
 
     def start(self, now: int) -> None:
         """Takes the latch's word where it is graver, or a person's, and settles with the venue."""
@@ -121,7 +111,7 @@ class Desk:
         self.execution.settle(now)
         features, fault = self._take(bar, now)
         if fault is None and features is not None and book.cash is None:
-            cash = self.settings.cash or self.settings.quantity * book.price
+            cash = self.settings.funding(self.sizing.market, book.price)
             self.venue.fund(cash)
             self.ledger.record("funding", now, cash=cash)
         self._check(now)
@@ -130,19 +120,22 @@ class Desk:
             self.ledger.flush()
             return None
         if fault is None:
-            decision = self.policy.decide(features, book.position / self.settings.quantity)
+            decision = self.policy.decide(features, self.sizing.held)
         else:
             decision = Decision(0, None, None, fault)
-        target = self._target(decision)
-        self._record(decision, target, now)
+        position = self._position(decision)
+        wanted = self.sizing.wanted(position, self._half_spread(bar))
+        if book.off_market == 1:  # one bad print sells nothing
+            wanted = Wanted(book.position, None, 1.0)
+        self._record(decision, wanted.units, now)
         if decision.fault is not None:
             self._check(now)
         if book.state == "REDUCING":
-            target = 0.0
+            wanted = Wanted(0.0, None, 1.0)
         if book.state == "HALTED":
             self.execution.withdraw(now)
-        elif book.working is not None or target != book.position:
-            self.execution.pursue(target, now)
+        elif book.working is not None or wanted.units != book.position:
+            self.execution.pursue(wanted.units, now, wanted.position, wanted.full)
             self._check(now)
         self.ledger.flush()
         return decision
@@ -306,18 +299,23 @@ class Desk:
             self._say(f"{what}: nothing is decided until the market is back")
         return silent is None
 
-    def _target(self, decision: Decision) -> float:
-        """Units to hold."""
-        quantity = self.settings.quantity
-        held = self.book.position
-        if self.book.off_market == 1:  # one bad print sells nothing
-            return held
-        if self.scheme == "order" and decision.action == 0:
-            return held
+    def _position(self, decision: Decision) -> float:
+        """The position to hold, in full sizes."""
+        held = self.sizing.held
         if self.scheme == "target":
-            return decision.action * quantity
-        position = round(held / quantity)
-        return float(next_position(position, decision.action, self.scheme)) * quantity
+            return float(decision.action)
+        if decision.action == 0:
+            return held
+        return float(next_position(round(held), decision.action, self.scheme))
+
+    def _half_spread(self, bar: Bar) -> float:
+        """Half the spread that a trade pays now, as set or as last quoted."""
+        market = self.sizing.market
+        if market.half_spread is not None:
+            return market.half_spread
+        if bar.get("bid") is not None and bar.get("ask") is not None:
+            self._half = (bar["ask"] - bar["bid"]) / 2
+        return self._half
 
     def _record(self, decision: Decision, target: float, now: int) -> None:
         book = self.book
@@ -326,6 +324,8 @@ class Desk:
             odd["fault"], odd["id"] = decision.fault, f"decision-{book.decisions}"
         if decision.explored:
             odd["explored"] = True
+        if self.sizing.resizes:
+            odd["exposure"] = self.sizing.held
         if decision.outside:
             odd["outside"] = decision.outside
             for name in set(decision.outside) - set(book.outside):

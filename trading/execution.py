@@ -56,6 +56,7 @@ class ExecutionService:
         self._downgrade = downgrade
         self.settings = settings or ExecutionSettings()
         self._timeout = int(self.settings.order_timeout * 10**9)
+        self._sized: tuple[float | None, float] = None, 1.0
         self._remaining: float | None = None  # target, while parts of an order are still to come
 
     def receive(self, now: int) -> None:
@@ -91,16 +92,21 @@ class ExecutionService:
         except Unreachable:
             self.reachable = False
 
-    def pursue(self, target: float, now: int) -> None:
+    def pursue(
+        self, target: float, now: int, position: float | None = None, full: float = 1.0
+    ) -> None:
         """Sends what brings the position to a target, if the limits allow it.
 
         Args:
             target: units, below zero for short.
             now: ns since 1970.
+            position: as of an order; None where the target is meant in units.
+            full: likewise.
         """
         if self.book.working is not None:
             self._tend(target, now)
         self._remaining = target
+        self._sized = position, full
         self.continue_parts(now)
 
     def continue_parts(self, now: int) -> None:
@@ -121,10 +127,14 @@ class ExecutionService:
         if abs(delta) <= DUST:
             return None
         order = self._order(delta, now)
+        position, full = self._sized
+        if position is not None:  # it is sized anew where it fills, perhaps upwards
+            order = order._replace(reduce_only=False, position=position, full=full)
         refused = self._refusal(order, now)
         if refused is not None and book.position * target < 0:  # no further than flat, then
             self._refuse(order, refused, now)
             target = 0.0
+            self._sized = None, 1.0
             order = self._order(-book.position, now)
             refused = self._refusal(order, now)
         if refused is not None:
@@ -208,6 +218,7 @@ class ExecutionService:
             size=order.quantity,
             price=order.price,
             reduce_only=order.reduce_only,
+            **({} if order.position is None else {"position": order.position, "full": order.full}),
         )
         self.ledger.flush()
         try:

@@ -6,8 +6,8 @@ at the close, as `fill = "close"` says, and one with latency at what is quoted w
 the next open. Prices are rounded to the digits that the data have; below one, the engine sees prices and
 money multiplied by a power of ten.
 
-This is NautilusTrader 2.0 (a release candidate, pinned). Its Python callbacks swallow exceptions; what
-happens in them is kept here and raised when the engine returns.
+NautilusTrader 2.0 (a release candidate, pinned) swallows exceptions of its Python callbacks; they are
+kept here and raised when the engine returns.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,24 +21,15 @@ from nautilus_trader.execution import MakerTakerFeeModel, StaticLatencyModel
 from nautilus_trader.model import (
     AccountType,
     BarType,
-    BookOrder,
     BookType,
     ClientOrderId,
-    Currency,
-    CurrencyPair,
-    CurrencyType,
-    InstrumentId,
     Money,
     OmsType,
-    OrderBookDepth,
     OrderSide,
     Price,
     Quantity,
-    QuoteTick,
-    Symbol,
 )
 from nautilus_trader.model import Bar as EngineBar
-from nautilus_trader.model import Venue as VenueName
 from nautilus_trader.portfolio import PortfolioConfig
 from nautilus_trader.trading import Strategy
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,10 +37,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from market.accounting import MarketSettings
 from trading.book import Book
 from trading.desk import TRADED, Bar, Desk
+from trading.nautilus_data import SIZE_DIGITS, depth_of, instrument_of, tick_of
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
 from trading.quotes import Quote, digits_of, scale_of, scaled
 
-SIZE_DIGITS = 6  # of a quantity
 QUIET = LoggerConfig(bypass_logging=True)
 
 
@@ -87,12 +78,15 @@ class NautilusVenue:
         self._before = bar
 
     def submit(self, order: Order) -> None:
-        """Hands an order to the engine."""
+        """Hands an order to the engine, in units: it does not size orders at their fill."""
         if order.id in self._reports or self.send is None:
             return
         self._reports[order.id] = Report([], None)
         self._sizes[order.id] = order.quantity
-        self.send(order)
+        if round(order.quantity, SIZE_DIGITS) > 0:
+            self.send(order)
+        else:
+            self.ended(order.id, "filled", "less than the smallest quantity")
 
     def cancel(self, order_id: str) -> None:
         """Asks the engine to cancel."""
@@ -255,16 +249,16 @@ def run(
     scale = venue.scale = scale_of(rows, quotes)
     quotes = scaled(quotes, scale)
     digits = digits_of(rows, quotes, scale)
-    instrument, currency = _instrument(digits, settings)
+    instrument, currency = instrument_of(digits, settings.margin)
     bar_type = BarType.from_str(f"{instrument.id}-1-MINUTE-LAST-EXTERNAL")
     deep = any(len(quote.bids) > 1 or len(quote.asks) > 1 for quote in quotes)
-    make = _depth if deep else _tick
+    make = depth_of if deep else tick_of
     data: list[Any] = [make(instrument.id, quote, digits) for quote in quotes]
     none = Quantity(0, SIZE_DIGITS)
     for row in rows:
         open, high, low, close = (Price(row[name] * scale, digits) for name in TRADED[:4])
         data.append(EngineBar(bar_type, open, high, low, close, none, row["time"], row["time"]))
-    # The account is ours to reckon; the engine's own curves cost a fifth of the time.
+    # The engine's own curves would cost a fifth of the time.
     unused = PortfolioConfig(bar_updates=False, equity_curve=False)
     engine = BacktestEngine(
         BacktestEngineConfig(
@@ -298,52 +292,3 @@ def run(
     if strategy.failed is not None:
         raise strategy.failed
     return seconds
-
-
-def _instrument(digits: int, settings: NautilusSettings) -> tuple[CurrencyPair, Currency]:
-    """One instrument in a currency of many decimals, so that fees are not rounded away."""
-    unit, quote = (Currency(code, 8, 0, code, CurrencyType.CRYPTO) for code in ("UNIT", "QUOTE"))
-    Currency.register(unit, overwrite=True)
-    Currency.register(quote, overwrite=True)
-    name = InstrumentId(Symbol("TRADED"), VenueName("NAUTILUS"))
-    margin = Decimal(str(settings.margin))
-    pair = CurrencyPair(
-        name,
-        Symbol("TRADED"),
-        unit,
-        quote,
-        digits,
-        SIZE_DIGITS,
-        Price(10**-digits, digits),
-        Quantity(10**-SIZE_DIGITS, SIZE_DIGITS),
-        0,
-        0,
-        margin_init=margin,
-        margin_maint=margin,
-    )
-    return pair, quote
-
-
-def _tick(name: InstrumentId, quote: Quote, digits: int) -> QuoteTick:
-    (bid, bid_size), (ask, ask_size) = quote.bids[0], quote.asks[0]
-    return QuoteTick(
-        name,
-        Price(bid, digits),
-        Price(ask, digits),
-        Quantity(bid_size, SIZE_DIGITS),
-        Quantity(ask_size, SIZE_DIGITS),
-        quote.time,
-        quote.time,
-    )
-
-
-def _depth(name: InstrumentId, quote: Quote, digits: int) -> OrderBookDepth:
-    bids, asks = (
-        [
-            BookOrder(side, Price(price, digits), Quantity(size, SIZE_DIGITS), 0)
-            for price, size in levels
-        ]
-        for side, levels in ((OrderSide.BUY, quote.bids), (OrderSide.SELL, quote.asks))
-    )
-    bid_counts, ask_counts = ([1] * len(levels) for levels in (bids, asks))
-    return OrderBookDepth(name, bids, asks, bid_counts, ask_counts, 0, 0, quote.time, quote.time)

@@ -19,6 +19,10 @@ class Order(NamedTuple):
         reduce_only: it may bring a position nearer to zero, never through it.
         price: the last one known, which limits are reckoned at.
         time: when it was decided.
+        position: wanted, in full sizes, where those depend on the price of the fill (`market.sizing`
+            notional or equity). A venue that knows the account sizes the order there; `quantity` is what
+            it comes to at `price`, for venues that take units.
+        full: the full size: an amount of money, or a share of the account.
     """
 
     id: str
@@ -27,6 +31,8 @@ class Order(NamedTuple):
     reduce_only: bool
     price: float
     time: int
+    position: float | None = None
+    full: float = 1.0
 
     @property
     def signed(self) -> float:

@@ -184,7 +184,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
     market = market_of(settings, model.bundle)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     folder = settings.desk or settings.mlruns / "backtests" / f"{folder_of(settings).name}-{stamp}"
-    cash = settings.trade.cash or settings.trade.quantity * float(rows[0]["close"])
+    cash = settings.trade.funding(market, float(rows[0]["close"]))
     settings = settings.model_copy(
         update={"trade": settings.trade.model_copy(update={"cash": cash})}
     )

@@ -15,7 +15,8 @@ from trading.book import DUST, Book
 from trading.feed import Row
 from trading.risk import Limits, most_notional
 from trading.settings import BadCommand, TradingSettings
-from trading.startup import Model
+from trading.sizing import Sizing
+from trading.startup import Model, market_of
 
 PRICE_SCALE = 10.0  # times the range of training within which a price is of the same scale
 Prices = NDArray[np.float64]
@@ -70,37 +71,35 @@ class Blocked(NamedTuple):
 
 
 def blocked(
-    closes: Prices, quantity: float, limits: Limits, book: Book, venue_max_quantity: float | None
+    closes: Prices, sizes: Prices, limits: Limits, book: Book, venue_max_quantity: float | None
 ) -> Blocked | None:
-    """What keeps a desk from ever opening a position of 1; None where nothing does.
+    """What keeps a desk from opening a position of 1; None where nothing does.
 
     Args:
         closes: prices that it is asked of.
-        quantity: of a position of 1, units.
+        sizes: units of a position of 1 at each.
         limits: resolved.
         book: whose funding limits on notional may follow.
         venue_max_quantity: largest order that the venue takes.
     """
-    whole = np.ones(len(closes), np.bool_)
-    sizes = {
+    units = {
         "limits.max_position": limits.max_position,
         "limits.max_order_quantity": limits.max_order_quantity,
         "execution.venue_max_quantity": venue_max_quantity,
     }
-    for name, most in sizes.items():
-        if isinstance(most, float) and quantity > most + DUST:
-            reason = f"a position is {quantity:g} units, and {name} allows {most:g}"
-            return Blocked(name, reason, whole)
     notionals = {
         "limits.max_order_notional": most_notional(limits.max_order_notional, book, orders=2),
         "limits.max_notional": most_notional(limits.max_notional, book),
     }
+    for name, most in units.items():
+        if isinstance(most, float) and (past := sizes > most + DUST).any():
+            reason = f"a position is {sizes.max():,.10g} units, and {name} allows {most:,.10g}"
+            return Blocked(name, reason, past)
     for name, most in notionals.items():
-        if most is None:
-            continue
-        past = quantity * closes > most
-        if past.any():
-            dearest = f"a position of {quantity:g} costs up to {quantity * closes.max():,.10g}"
+        if most is not None and (past := sizes * closes > most).any():
+            dearest = (
+                f"a position of {sizes.max():,.10g} costs up to {(sizes * closes).max():,.10g}"
+            )
             return Blocked(name, f"{dearest}, and {name} allows {most:,.10g}", past)
     return None
 
@@ -176,11 +175,13 @@ class Preflight:
         self._say(f"{sentence}; accepted")
 
     def _require_affordable(self, closes: Prices) -> None:
-        trade = self.settings.trade
-        limits = self.settings.limits.resolved(trade.quantity, self.facts.interval)
-        funded = trade.cash or trade.quantity * float(closes[0])
+        market = market_of(self.settings, self.model.bundle)
+        first = float(closes[0])
+        account = Book(funded=self.settings.trade.funding(market, first))
+        sizing = Sizing(market, self.settings.trade, account)
+        limits = self.settings.limits.resolved(sizing.units, self.facts.interval)
         largest = self.settings.execution.venue_max_quantity
-        found = blocked(closes, trade.quantity, limits, Book(funded=funded), largest)
+        found = blocked(closes, sizing.sizes(closes), limits, account, largest)
         if found is None:
             return
         if found.prices.all():

@@ -9,7 +9,7 @@ only reduces one passes them all: a limit must never keep a position open.
 """
 
 from datetime import UTC, datetime
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +23,7 @@ HOUR = 3600.0  # s
 STALE_INTERVALS = 3  # bars of silence after which a price is stale, by default
 LEAST_STALE = 60.0  # s, however short the bars
 STALE_WITHOUT_INTERVAL = 7200.0  # s, for bars by trades or by volume
+ORDERS_A_MINUTE = 30
 LEVERAGE = 10.0  # of the money that the account was funded with: the default limit on notional
 WIDEST_COLLAR = 0.5  # share of the last price, where the collar is `auto`
 VOLATILE_AN_HOUR = 0.05  # deviation of log returns an hour above which no exposure is added
@@ -46,14 +47,19 @@ class Limits(BaseModel):
         "auto", description="of such an order, quote currency; auto: 20 times the account's funding"
     )
     max_position: Positive | Auto | None = Field(
-        "auto", description="held long or short, units; auto: the quantity traded"
+        "auto",
+        description="held long or short, units; auto: the quantity traded, none where positions are "
+        "resized",
     )
     max_notional: Positive | Auto | None = Field(
         "auto",
         description="of the position, long or short, quote currency; auto: 10 times the account's "
         "funding",
     )
-    max_orders_per_minute: int | None = Field(30, ge=1, description="orders in any 60 s")
+    max_orders_per_minute: Annotated[int, Field(ge=1)] | Auto | None = Field(
+        "auto",
+        description="orders in any 60 s; auto: 30, and one a bar more where positions are resized",
+    )
     price_collar: Positive | Auto | None = Field(
         "auto",
         description="a price farther from the last one, as a share of it, is not believed; auto: 12 "
@@ -101,22 +107,25 @@ class Limits(BaseModel):
         description="by which venue and desk may disagree on the position, units; else halt",
     )
 
-    def resolved(self, quantity: float, interval: float | None) -> "Limits":
+    def resolved(self, quantity: float | None, interval: float | None) -> "Limits":
         """These limits where what is `auto` is a number, but for the notional and the collar.
 
         Those two follow the account and its last prices; see `most_notional` and `PriceCollar`.
 
         Args:
-            quantity: of a position of 1, units.
+            quantity: of a position of 1, units; None where it depends on the price, so that only
+                notionals are limited by default, and an order a bar is usual.
             interval: length of a bar, s; None where bars have none.
         """
         hours = max((interval or HOUR) / HOUR, 1.0)
         stale = STALE_WITHOUT_INTERVAL
         if interval is not None:
             stale = max(STALE_INTERVALS * interval, LEAST_STALE)
+        often = 0.0 if quantity is not None or interval is None else 60 / interval
         numbers = {
-            "max_order_quantity": 2 * quantity,
+            "max_order_quantity": None if quantity is None else 2 * quantity,
             "max_position": quantity,
+            "max_orders_per_minute": ORDERS_A_MINUTE + ceil(often),
             "max_volatility": VOLATILE_AN_HOUR * hours**0.5,
             "stale_seconds": stale,
         }
@@ -229,7 +238,7 @@ def _past_limits(  # a limit a line
     if most is not None and notional > most:
         reason = f"a notional of {notional:g} is above max_order_notional, {most:g}"
         return Refusal("max_order_notional", reason)
-    if limits.max_orders_per_minute is not None:
+    if isinstance(limits.max_orders_per_minute, int):
         recent = sum(time > now - 60 * SECOND for time in book.order_times)
         if recent >= limits.max_orders_per_minute:
             reason = f"{recent} orders were sent in the last 60 s"

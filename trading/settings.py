@@ -24,10 +24,10 @@ from pydantic_settings import (
 
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
-from trading.desk import DeskSettings
 from trading.execution import ExecutionSettings
 from trading.policy import PolicySettings
 from trading.risk import Limits
+from trading.sizing import DeskSettings
 
 
 class BadCommand(ValueError):

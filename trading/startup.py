@@ -103,11 +103,31 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
 
 
 def market_of(settings: TradingSettings, bundle: Bundle) -> MarketSettings:
-    """Fills and costs: those of the training, but for what the settings say."""
+    """Sizing, fills and costs: those of the training, but for what the settings say.
+
+    Raises:
+        BadCommand: a setting means nothing under the sizing of the training.
+    """
     trained = MarketSettings.model_validate(dict(bundle.manifest.origin.settings.get("market", {})))
     market = settings.costs.over(trained)
+    _require_sizing(settings, market)
     fees = settings.fees if isinstance(settings, BacktestSettings) else None
     return market if fees is None else market.model_copy(update={"fee_rate": fees})
+
+
+def _require_sizing(settings: TradingSettings, market: MarketSettings) -> None:
+    trade = settings.trade
+    trained = f"this model was trained with market.sizing {market.sizing}"
+    if trade.notional is not None and market.sizing != "notional":
+        raise BadCommand(
+            f"--trade.notional is {trade.notional:g}, but {trained}; set --trade.quantity"
+        )
+    if trade.quantity != 1 and market.sizing == "notional":
+        raise BadCommand(
+            f"--trade.quantity is {trade.quantity:g}, but {trained}; set --trade.notional"
+        )
+    if trade.band is not None and market.sizing == "unit":
+        raise BadCommand(f"--trade.band is {trade.band:g}, but {trained}: a unit does not drift")
 
 
 def open_desk(
@@ -172,6 +192,7 @@ def open_desk(
             clock,
             interval,
             say,
+            market_of(settings, bundle),
         )
         now = clock() if clock is not None else book.time
         ledger.record(
@@ -188,6 +209,7 @@ def open_desk(
             features=origin.features,
             gamma=origin.settings.get("learner", {}).get("gamma"),
             quantity=settings.trade.quantity,
+            notional=settings.trade.notional,
             settings=settings.model_dump(mode="json"),
             limits=desk.limits.model_dump(mode="json"),
             costs=market_of(settings, bundle).model_dump(mode="json"),

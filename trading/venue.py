@@ -8,9 +8,10 @@ whose equity is at or below its floor.
 from collections.abc import Mapping
 from typing import Any
 
-from market.accounting import MarketSettings, unit_cost
+from market.accounting import MarketSettings, floor_of, unit_cost
+from market.rebalance import rebalance
 from trading.book import DUST, Book
-from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report
+from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report, Side
 
 
 class SimulatedVenue:
@@ -26,7 +27,7 @@ class SimulatedVenue:
         book = book or Book()
         self.settings = settings
         self._position, self._cash = book.position, book.cash
-        self._floor = settings.equity_floor * (book.funded or 0.0)
+        self._floor = floor_of(settings) * (book.funded or 0.0)
         self._close, self._bars = 0.0, 0
         self._half: float | None = settings.half_spread
         self._events: list[Event] = []
@@ -38,7 +39,7 @@ class SimulatedVenue:
     def fund(self, cash: float) -> None:
         """Pays in what the account begins with, quote currency."""
         self._cash = cash
-        self._floor = self.settings.equity_floor * cash
+        self._floor = floor_of(self.settings) * cash
 
     def on_bar(self, bar: Mapping[str, Any]) -> None:
         """Takes the next bar in: open and close, and bid and ask where they are known."""
@@ -115,12 +116,28 @@ class SimulatedVenue:
         return half
 
     def _execute(self, order: Order, price: float) -> None:
-        paid = order.quantity * unit_cost(price, self._half or 0.0, self.settings)
-        self._hold(order.signed, price, paid)
-        fill = Filled(order.id, f"{order.id}-1", order.side, order.quantity, price, paid)
-        self._reports[order.id].fills.append(fill)
-        self._events.append(fill)
-        self._end(Ended(order.id, "filled", order.quantity))
+        each = unit_cost(price, self._half or 0.0, self.settings)
+        signed = order.signed if order.position is None else self._sized(order, price, each)
+        quantity = abs(signed)
+        if quantity > 0:
+            paid = quantity * each
+            self._hold(signed, price, paid)
+            side: Side = "buy" if signed > 0 else "sell"
+            fill = Filled(order.id, f"{order.id}-1", side, quantity, price, paid)
+            self._reports[order.id].fills.append(fill)
+            self._events.append(fill)
+        self._end(Ended(order.id, "filled", quantity))
+
+    def _sized(self, order: Order, price: float, unit_cost: float) -> float:
+        """Units that an order buys, or below zero sells, where it is sized at the price of its fill."""
+        assert order.position is not None
+        equity = (self._cash or 0.0) + self._position * price
+        if not equity > 0:  # nothing is left to take a share of
+            return -self._position
+        sizing = self.settings.sizing
+        return rebalance(
+            sizing, order.position, self._position, equity, price, unit_cost, order.full
+        ).order
 
     def _end(self, ended: Ended) -> None:
         self._reports[ended.order] = Report(self._reports[ended.order].fills, ended)

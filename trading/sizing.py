@@ -1,0 +1,125 @@
+"""From a position to units: how many a desk holds under the sizing that its model was trained with."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from market.accounting import MarketSettings, unit_cost
+from market.rebalance import rebalance
+from trading.book import Book
+
+
+class DeskSettings(BaseModel):
+    """What a desk trades."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    quantity: float = Field(
+        1.0,
+        gt=0,
+        description="of a position of 1: units of the instrument, or under sizing equity a share of the "
+        "account",
+    )
+    notional: float | None = Field(
+        None,
+        gt=0,
+        description="of a position of 1 under sizing notional, quote currency; none: what the account "
+        "begins with",
+    )
+    cash: float | None = Field(
+        None,
+        gt=0,
+        description="the account begins with, quote currency; none: the notional, or what the quantity "
+        "costs at first",
+    )
+    band: float | None = Field(
+        None,
+        ge=0,
+        description="share of its size by which a position that stays may drift with the price before it "
+        "is set anew; none: set anew at every bar, as in training",
+    )
+
+    def funding(self, market: MarketSettings, price: float) -> float:
+        """What the account begins with where the first price is known, quote currency."""
+        if self.cash is not None:
+            return self.cash
+        if market.sizing == "notional":
+            return self.notional or price
+        return price if market.sizing == "equity" else self.quantity * price
+
+
+class Wanted(NamedTuple):
+    """A position to be taken."""
+
+    units: float  # at the last price, below zero where short
+    position: float | None  # in full sizes, where an order is sized at its fill; else None
+    full: float  # the full size then
+
+
+class Sizing:
+    """Translates between positions of a policy and units of an account."""
+
+    def __init__(self, market: MarketSettings, settings: DeskSettings, book: Book) -> None:
+        """Looks at a book without changing it.
+
+        Args:
+            market: sizing and costs of the training, or those set in their place.
+            settings: of the desk.
+            book: its account.
+        """
+        self.market = market
+        self.settings = settings
+        self.book = book
+        self.resizes = market.sizing != "unit"
+
+    @property
+    def units(self) -> float | None:
+        """Units of a position of 1; None where they depend on the price."""
+        return None if self.resizes else self.settings.quantity
+
+    def sizes(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Units of a position of 1 at prices, shape (prices,), the account being as it began."""
+        if not self.resizes:
+            return np.full(len(prices), self.settings.quantity)
+        funded = self.book.funded or 0.0
+        money = self.settings.quantity * funded
+        if self.market.sizing == "notional":
+            money = self.settings.notional or funded
+        return np.asarray(money / prices)
+
+    @property
+    def held(self) -> float:
+        """The position held, in full sizes, as the policy's state has it."""
+        return self.book.exposure if self.resizes else self.book.position / self.settings.quantity
+
+    def wanted(self, position: float, half_spread: float) -> Wanted:
+        """What holding a position comes to now.
+
+        Args:
+            position: from -1 to 1.
+            half_spread: of the market at the last price.
+        """
+        book = self.book
+        if not self.resizes:
+            return Wanted(position * self.settings.quantity, None, 1.0)
+        if not position or book.cash is None or not book.equity > 0:
+            return Wanted(0.0, None, 1.0)
+        price = book.last_price
+        full = self.settings.quantity
+        if self.market.sizing == "notional":
+            full = self.settings.notional or book.funded or price
+        each = unit_cost(price, half_spread, self.market)
+        sizing = self.market.sizing
+        made = rebalance(sizing, position, book.position, book.equity, price, each, full)
+        if self._stays(position, made.units):
+            return Wanted(book.position, None, 1.0)
+        return Wanted(made.units, position, full)
+
+    def _stays(self, position: float, units: float) -> bool:
+        """Whether a position that stays is within the band of its size."""
+        band = self.settings.band
+        if band is None or position != self.book.exposure:
+            return False
+        return abs(self.book.position - units) <= band * abs(units)

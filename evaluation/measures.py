@@ -99,6 +99,7 @@ def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     turning = money(terms, run.equity[:-1], terms.entry_cost * run.traded)
     kept = money(terms, run.equity[:-1], carried(terms, before_fill))
     old = live * (kept * (held != previous) - share * turning)
+    old = np.where(closes & ~opens, run.net, old)  # what a ruin leaves uncounted included
     new = run.net - old
     profits = np.bincount(before, old, count + 1) + np.bincount(
         np.where(held != 0, number, 0), new, count + 1

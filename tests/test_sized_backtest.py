@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.sizing import grown_stock
@@ -66,6 +66,7 @@ def test_a_backtest_is_an_account_of_cash_and_units(
 
 @pytest.mark.parametrize("sizing", SIZED)
 @settings(max_examples=60)
+@example(seed=24569, fill="close", stay=0.0, borrow=0.0, sigma=0.3)  # ruined as it closes
 @given(
     seed=st.integers(0, 2**31),
     fill=st.sampled_from(["close", "next_open"]),

@@ -281,6 +281,29 @@ def test_an_episode_of_any_sizing_is_an_account_of_cash_and_units(
     assert (ruined > 0) == (floor > 0)
 
 
+def test_every_form_ends_an_account_that_a_step_wipes_out() -> None:
+    """It had grown 5,000 times, so that even 1/1024 of it is far above the floor."""
+    close = np.array([1.0, 1.0, 5000.0, 1.0, 1.0, 1.0])
+    bars = bars_of(close, close)
+    pipeline = FeaturePipeline(("log_price",), (0.0,), (1.0,))
+    table = MarketTable.of(bars, pipeline, MarketSettings(sizing="equity", episode_bars=4))
+    env, vector = MarketEnv(table), MarketVectorEnv(table, 1)
+    env.reset(options={"bar": 1})
+    vector.reset(options={"bar": [1]})
+    simulator = Simulator(table, 1, seeds=[1], reward_scale=3.0)
+    start = {"bar": 1, "end": 5, "position": 0}
+    for name, value in start.items():
+        simulator.variables[f"stream/{name}"].assign([[value]])
+    for expected in (False, True):
+        _, reward, terminated, _, _ = env.step(np.int64(2))
+        assert terminated == expected
+        assert vector.step(np.array([2]))[2][0] == expected
+        code, scaled = simulator.step(tf.constant([[2]]), tf.zeros((1, 1), tf.uint32))
+        assert simulator.recall(code).ruined.numpy()[0, 0] == expected
+        assert scaled.numpy()[0, 0] == pytest.approx(3 * reward, rel=1e-5)
+    assert reward == pytest.approx(-np.log(1024))
+
+
 def test_starts_leave_room_for_a_whole_episode() -> None:
     table = table_of(RandomWalk().bars(60, seed=1), MarketSettings(episode_bars=50))
     simulator = Simulator(table, 64, seeds=[1], reward_scale=1.0)

@@ -15,8 +15,10 @@ from market.accounting import (
     Fill,
     MarketSettings,
     bar_terms,
+    booked,
     carried,
     cost,
+    cushion_of,
     drifted,
     earned,
     growth,
@@ -26,7 +28,7 @@ from market.accounting import (
     traded,
 )
 from market.equity import LEAST, rebalanced
-from market.terms import EquityTerms, NotionalTerms, Sizing, scaled
+from market.terms import EquityTerms, NotionalTerms, Sizing, scaled, times_cost
 from tests.accounts import keep
 
 SIZINGS: tuple[Sizing, ...] = ("unit", "notional", "equity")
@@ -308,6 +310,66 @@ def test_penalties_are_in_the_unit_of_the_reward() -> None:
             risk_penalty(bar_terms(p, p, settings), -1, 1, settings) for p in (close, 2 * close)
         )
         np.testing.assert_allclose(twice, once * (2 if sizing == "unit" else 1), rtol=1e-12)
+
+
+def penalty_of(sizing: Sizing, previous: int, position: int, **of: float) -> float:
+    """In the second step of closes 100, 110, 99 at a fee of 1%."""
+    settings = MarketSettings(sizing=sizing, fee_rate=0.01, **of)
+    close = np.array([100.0, 110.0, 99.0])
+    terms = bar_terms(close, close, settings)
+    return float(np.broadcast_to(risk_penalty(terms, previous, position, settings), 2)[1])
+
+
+def test_penalties_by_their_formulas_under_every_sizing() -> None:
+    # A long of N is kept: a tenth is sold at 1%, then a tenth of N is lost.
+    assert penalty_of("notional", 1, 1, turnover_penalty=0.02) == pytest.approx(0.02 * 0.1)
+    assert penalty_of("notional", 1, 1, inventory_penalty=0.02) == pytest.approx(0.02)
+    assert penalty_of("notional", 1, 1, risk_aversion=0.5) == pytest.approx(0.25 * 0.1**2)
+    assert penalty_of("notional", 1, 1, drawdown_penalty=2) == pytest.approx(2 * 0.101)
+    # A long of the account is kept for nothing, and a tenth of it is lost: the logarithm falls by more.
+    assert penalty_of("equity", 1, 1, turnover_penalty=0.02) == pytest.approx(0, abs=1e-15)
+    assert penalty_of("equity", 1, 1, risk_aversion=0.5) == pytest.approx(0.25 * 0.1**2)
+    assert penalty_of("equity", 1, 1, drawdown_penalty=2) == pytest.approx(-2 * math.log(0.9))
+    # A short of it is bought back from 11/9 to 1 of what is left, as in the step by hand above.
+    bought = (1.1 - 0.889 / 0.99) / 0.9
+    assert penalty_of("equity", -1, -1, turnover_penalty=0.02) == pytest.approx(0.02 * bought)
+
+
+@pytest.mark.parametrize("sizing", SIZINGS)
+def test_times_the_costs_is_settings_of_so_much(sizing: Sizing) -> None:
+    """Of all costs, what a short has paid to borrow since the fill before included."""
+    rng = np.random.default_rng(5)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.05, 31)))
+    open = close * rng.uniform(0.95, 1.05, 31)
+    once, thrice = (
+        bar_terms(
+            open,
+            close,
+            MarketSettings(
+                sizing=sizing,
+                fill="next_open",
+                fee_rate=n * 0.001,
+                half_spread=n * 0.1,
+                borrow_rate=n * 0.002,
+            ),
+        )
+        for n in (1, 3)
+    )
+    for column, other in zip(times_cost(once, 3), thrice, strict=True):
+        np.testing.assert_allclose(column, other, rtol=1e-12)
+
+
+def test_a_step_that_wipes_out_an_account_ruins_it_however_much_it_had_grown() -> None:
+    settings = MarketSettings(sizing="equity")
+    close = np.array([1.0, 5000.0, 1.0])
+    terms = bar_terms(close, close, settings)
+    net = earned(terms, 1, 1) - cost(terms, 1, 1)
+    far = cushion_of(1.0, settings) + math.log(5000)
+    np.testing.assert_array_equal(ruins(terms, far, net), [False, True])
+    reward, equity, ruined = booked(terms, np.array([1.0, 5000.0]), net, LEAST)
+    np.testing.assert_array_equal(ruined, [False, True])
+    np.testing.assert_allclose(reward, [math.log(5000), math.log(LEAST)])
+    np.testing.assert_allclose(equity, [5000, 5000 * LEAST])
 
 
 def test_unit_is_the_default_and_its_terms_are_as_ever() -> None:

@@ -15,6 +15,7 @@ from market.table import MarketTable
 from market.terms import Sizing
 from models.exploration import EpsilonSettings
 from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
+from tests.conftest import bars_of
 from training.settings import TabularSettings
 from training.tabular import TabularAgents
 
@@ -170,6 +171,27 @@ def test_the_walk_is_that_of_the_environment(
             if terminated or truncated:
                 env.reset(options={"bar": bars[stream]})
     assert min(ends.values()) > 0
+
+
+def test_a_step_that_wipes_out_an_account_ruins_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However far above the floor it was."""
+    rng = np.random.default_rng(1)
+    close = np.exp(np.cumsum(rng.normal(0, 0.01, 300)))
+    close[150:] *= 5.0  # what ruins every short
+    bars = bars_of(close, close)
+    agents = agents_of(bars, sizing="equity")
+    (one,) = agents._walks
+    wiped = one.market.net[149 - 5][0][0]  # the first five rows are the features'
+    assert wiped == one.market.least
+    one._at = [(144, 194, 0, 1e9), (144, 194, 2, 1e9), (100, 150, 0, 1e9)]
+    one.exploration = EpsilonSettings(start=0.0, min=0.0)
+    monkeypatch.setattr(one.learner, "greedy", lambda state: 0)
+    agents.run(1)
+    assert one._at[0][3] < 1e6  # begun anew
+    assert one._at[1][3] < 1e6
+    assert one._at[2][3] > 1e6
 
 
 def test_calls_do_not_matter_and_restore_goes_on_exactly(walk: Bars) -> None:

@@ -83,6 +83,7 @@ LIGHT = [
     *("training.growing_file", "training.journals", "training.origin", "training.relocation"),
     *("models.sealed", "models.manifest", "models.bundle", "models.last_good", "models.single"),
     *("market.journal_bars", "trading.console", "trading.nautilus", "trading.paper"),
+    *("market.calendar", "market.closures", "trading.preflight", "trading.sizing"),
 ]
 README = README_PATH.read_text()
 

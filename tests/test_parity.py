@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from evaluation.backtest import backtest, follow, greedy_choice
-from market.accounting import Fill, MarketSettings, Scheme
+from market.accounting import Fill, MarketSettings, Scheme, advanced
 from market.bars import Bars
 from market.features import FeaturePipeline
 from market.gym import MarketEnv
@@ -72,14 +72,14 @@ def of_environment(table: MarketTable, bundle: Bundle) -> tuple[list[int], list[
 def of_simulator(table: MarketTable, bundle: Bundle) -> tuple[list[int], list[float]]:
     simulator = Simulator(table, 1, [1], 1.0)
     step = tf.function(simulator.step)
-    positions, equity = [], [float(table.close[0])]
+    positions, equity = [], [float(table.terms.price[0])]
     for _ in range(len(table) - 1):
         state = simulator.observe().numpy()[0]
         action = bundle.q_values(state).argmax(axis=1).astype(np.int32)
         code, reward = step(tf.constant(action[None]), tf.zeros((1, 1), tf.uint32))
         recalled = simulator.recall(code)
         positions.append(int(recalled.held.numpy()[0, 0]))
-        equity.append(equity[-1] + float(reward.numpy()[0, 0]))
+        equity.append(float(advanced(table.terms, equity[-1], float(reward.numpy()[0, 0]))))
     return positions, equity
 
 
@@ -126,6 +126,24 @@ def test_four_ways_agree(tmp_path: Path, name: str, fill: Fill, scheme: Scheme) 
     held, worth = of_desk(tmp_path, bars, bundle, settings)
     np.testing.assert_array_equal(held, judged.positions)
     np.testing.assert_allclose(worth, judged.equity, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", MARKETS)
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("sizing", ["notional", "equity"])
+def test_three_ways_agree_under_every_sizing(name: str, fill: Fill, sizing: Sizing) -> None:
+    """Simulator, environment and backtest."""
+    bars = bars_named(name)
+    costs = MARKETS[name] | {"fill": fill, "sizing": sizing, "episode_bars": BARS - 2}
+    bundle, table = lively(bars, MarketSettings.model_validate(costs))
+    judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
+    assert not judged.ruined
+    positions, equity = of_environment(table, bundle)
+    np.testing.assert_array_equal(positions, judged.positions)
+    np.testing.assert_allclose(equity, judged.equity, rtol=1e-12)
+    positions, equity = of_simulator(table, bundle)
+    np.testing.assert_array_equal(positions, judged.positions)
+    np.testing.assert_allclose(equity, judged.equity, rtol=1e-5)  # rewards are float32 there
 
 
 @pytest.mark.parametrize("fill", ["close", "next_open"])

@@ -268,3 +268,36 @@ def test_perfect_foresight_of_a_long_wild_stretch_stays_finite() -> None:
     assert np.log(run.equity[-1]) == pytest.approx(700)
     assert np.isfinite(run.equity).all()
     assert np.isfinite(run.measures["net_return"])
+
+
+def test_a_trade_is_given_what_it_made_of_the_account_at_its_time() -> None:
+    # Long of all from the open at 100, which is 200 at the next close: the account is 2. It opens at
+    # 210, so 2.1, and is turned short for 1%: x = (1 - 0.01) / (1 + 0.01), and stays so at 210, then
+    # falls to 105 at the close and is bought back at 105.
+    open = np.array([90.0, 90, 100, 210, 105, 105])
+    close = np.array([90.0, 95, 200, 105, 105, 105])
+    table = table_of(bars_of(open, close), sizing="equity", fill="next_open", fee_rate=0.01)
+    run = backtest(table, np.array([1, -1, 0, 0], np.int8))
+    bought = 1 / 1.01  # E+ of the first fill, from an account of 1
+    at_close = bought * 2
+    at_open = bought * 2.1
+    left = at_open * 0.99 / 1.01
+    made = left * 1.5
+    np.testing.assert_allclose(run.equity[:3], [1, at_close, made])
+    # Half of what turning cost, and the rise from close to open, are the long's.
+    turning = at_open - left
+    long = (at_close - 1) + (at_open - at_close) - turning / 2
+    short = (made - left) - turning / 2 - 0.01 * left / 2
+    np.testing.assert_allclose(trade_profits(run), [long, short])
+
+
+@pytest.mark.parametrize("sizing", SIZINGS)
+def test_a_liquidation_is_traded_in_the_step_after_it(sizing: Sizing) -> None:
+    close = np.array([90.0, 100, 150, 350, 10, 10])
+    table = table_of(bars_of(close, close), sizing=sizing, fee_rate=0.01)
+    run = backtest(table, np.array([-1, -1, 1, 1], np.int8))
+    end = run.ruined_at
+    assert end == 1
+    assert run.traded[end + 1 :].tolist() == [1.0, 0.0]
+    assert run.traded[0] == pytest.approx(1 / 1.01 if sizing == "equity" else 1.0)
+    assert run.exposures[end + 1 :].tolist() == [0, 0]

@@ -126,7 +126,7 @@ def test_every_module_says_what_it_is_for_and_stays_short() -> None:
 
 def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    pages = (CHECKPOINTS, EVALUATION, TRACKING, TEAM_SERVER, TRADING, SIMULATION)
+    pages = (CHECKPOINTS, EVALUATION, SIZING, TRACKING, TEAM_SERVER, TRADING, SIMULATION)
     documents = README + "".join(page.read_text() for page in pages)
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", documents, re.DOTALL))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))

@@ -41,7 +41,7 @@ UPLOADED = (
     "what_never_arrived_is_uploaded_by_the_next",
 )
 TESTS: dict[str, tuple[str, ...]] = {
-    "market/accounting.py": ("bounds", "accounting", "backtest", "measures"),
+    "market/accounting.py": ("bounds", "accounting", "sizing", "backtest", "measures"),
     "market/features.py": ("features", "feature_bars"),
     "models/n_step.py": ("targets", "replay"),
     "models/sealed.py": ("sealed", "checkpoint"),
@@ -50,11 +50,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "training/ring.py": ("ring", "batches"),
     "evaluation/gate.py": ("bounds", "gate", "gate_bounds"),
     "evaluation/ledger.py": ("ledger",),
-    "evaluation/statistics.py": ("statistics",),
-    "trading/book.py": ("book", "order_limits", "drills", "trading_properties"),
-    "trading/execution.py": ("bounds", "execution", "drills", "trading_properties"),
-    "trading/journal.py": ("journal", "drills"),
-    "trading/risk.py": ("bounds", "order_limits", "drills", "trading_properties"),
+    "evaluation/statistics.py": ("statistics", "dependence"),
+    "trading/book.py": ("book", "order_limits", "limits", "drills", "trading_properties"),
+    "trading/execution.py": ("bounds", "execution", "limits", "drills", "trading_properties"),
+    "trading/journal.py": ("journal", "desk_account", "drills"),
+    "trading/risk.py": ("bounds", "order_limits", "limits", "drills", "trading_properties"),
 }
 HOUSE = {path.stem for path in ROOT.glob("*.py")} | {
     path.parent.name for path in ROOT.glob("*/*.py")

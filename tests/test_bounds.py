@@ -7,8 +7,9 @@ from pydantic import BaseModel, ValidationError
 
 from evaluation.gate import Policy
 from market.accounting import MarketSettings
+from trading.book import Book
 from trading.execution import ExecutionSettings
-from trading.risk import Limits
+from trading.risk import Limits, most_notional
 
 # Model, field, the last value that is taken, the first that is not.
 BOUNDS: list[tuple[type[BaseModel], str, float, float]] = [
@@ -69,13 +70,14 @@ def test_settings_are_frozen_closed_and_finite(model: type[BaseModel]) -> None:
             model.model_validate({name: value})
 
 
-def test_a_market_costs_nothing_and_lasts_a_thousand_bars_unless_told() -> None:
+def test_a_market_costs_nothing_and_lasts_as_long_as_its_data_unless_told() -> None:
     expected: dict[str, Any] = {
         "scheme": "target",
         "fill": "close",
         "half_spread": None,
-        "episode_bars": 1000,
+        "episode_bars": None,
         "equity_floor": 0.0,
+        "sizing": "unit",
     }
     costs = ("fee_rate", "slippage", "borrow_rate", "risk_aversion")
     expected |= dict.fromkeys(costs, 0.0)
@@ -85,9 +87,21 @@ def test_a_market_costs_nothing_and_lasts_a_thousand_bars_unless_told() -> None:
 
 
 def test_limits_and_policy_unless_told() -> None:
-    limits = Limits()
-    assert (limits.max_position, limits.max_orders_per_minute) == (1.0, 30)
+    limits = Limits().resolved(2.5, 60.0)
+    assert (limits.max_position, limits.max_order_quantity) == (2.5, 5.0)
+    assert (limits.max_orders_per_minute, limits.stale_seconds) == (30, 180.0)
     assert (limits.min_volatility, limits.max_volatility, limits.volatility_bars) == (0.0, 0.05, 20)
+    assert (limits.clock_skew, limits.collar_bars) == (5.0, 3)
+    daily = Limits().resolved(2.5, 86_400.0)
+    assert daily.max_volatility == pytest.approx(0.05 * 24**0.5)
+    resized = Limits().resolved(None, 1.0)
+    assert (resized.max_position, resized.max_order_quantity) == (None, None)
+    assert resized.max_orders_per_minute == 90
+    account = Book(funded=70.0)
+    assert most_notional(limits.max_notional, account) == 700
+    assert most_notional(limits.max_order_notional, account, orders=2) == 1400
+    assert most_notional("auto", Book()) is None
+    assert most_notional(12.0, account, orders=2) == 12
     assert (limits.max_daily_loss, limits.max_drawdown, limits.max_rejects) == (0.1, 0.25, 3)
     assert (limits.max_faults, limits.fault_memory, limits.position_tolerance) == (3, 20, 1e-6)
     policy = Policy()

@@ -43,6 +43,8 @@ class PriceCollar:
         self.book = book
         self.limits = limits
         self.interval = interval
+        limit = limits.price_collar
+        self._surely = inf if limit is None else NARROWEST if isinstance(limit, str) else limit
 
     def width(self, elapsed: float) -> float | None:
         """By how much of the last price the next one may differ; None where by any amount.
@@ -70,8 +72,10 @@ class PriceCollar:
         close = bar.get("close")
         if not book.anchored or not isinstance(close, float) or not 0 < close < inf:
             return None
-        width = self.width((bar["time"] - book.price_time) / SECOND)
         moved: float = close / book.price - 1
+        if -self._surely <= moved <= self._surely:  # at nearly every bar
+            return None
+        width = self.width((bar["time"] - book.price_time) / SECOND)
         if width is None or abs(moved) <= width:
             return None
         reason = f"{close:g} is more than {width:.0%} from the last price, {book.price:g}"

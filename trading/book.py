@@ -154,10 +154,14 @@ class Book:
         if self.bars > 1:
             change = record["log_return"]
             self.log_squares.append(change * change)
-        if self.cash is not None:
-            self._mark(price, record["closed"])
-            self.peak = max(self.peak, self.equity)
-            self.highest = max(self.highest, self.equity)
+        if self.cash is None:
+            return
+        self._mark(price, record["closed"])
+        equity = self.equity
+        if equity > self.peak:  # noqa: PLR1730  # at every bar, where max() is dear
+            self.peak = equity
+        if equity > self.highest:  # noqa: PLR1730
+            self.highest = equity
 
     def _refused_bar(self, record: Record) -> None:
         self.unbelieved += 1
@@ -183,9 +187,10 @@ class Book:
 
     def _value(self, price: float) -> None:
         assert self.cash is not None
-        self.equity = self.cash + self.position * price
-        if self.highest > 0:
-            self.drawdown = max(self.drawdown, 1 - self.equity / self.highest)
+        equity = self.cash + self.position * price
+        self.equity = equity
+        if equity < self.highest * (1 - self.drawdown):
+            self.drawdown = 1 - equity / self.highest
 
     def _funding(self, record: Record) -> None:
         self.cash = self.funded = record["cash"]

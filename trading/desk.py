@@ -8,7 +8,7 @@ goes down a state; a journal that cannot be written ends everything before anoth
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from math import log
+from math import inf, log
 from time import monotonic, time_ns
 from typing import Any
 
@@ -76,13 +76,14 @@ class Desk:
         self.interval = interval
         self.sizing = Sizing(market or MarketSettings(), self.settings, self.book)
         self.limits = limits.resolved(self.sizing.units, interval)
+        stale = self.limits.stale_seconds
+        self._fresh = stale * SECOND if isinstance(stale, float) else inf
         self._collar = PriceCollar(self.book, self.limits, interval)
         self.execution = ExecutionService(venue, ledger, self.limits, self.downgrade, execution)
         self._say = say
         self._clock = clock
         self._now = 0
         self._look_at = 0.0
-        self._half = 0.0  # of the spread, as last quoted
 
     def start(self, now: int) -> None:
         """Takes the latch's word where it is graver, or a person's, and settles with the venue."""
@@ -123,8 +124,7 @@ class Desk:
             decision = self.policy.decide(features, self.sizing.held)
         else:
             decision = Decision(0, None, None, fault)
-        position = self._position(decision)
-        wanted = self.sizing.wanted(position, self._half_spread(bar))
+        wanted = self.sizing.wanted(self._position(decision), bar)
         if book.off_market == 1:  # one bad print sells nothing
             wanted = Wanted(book.position, None, 1.0)
         self._record(decision, wanted.units, now)
@@ -255,10 +255,19 @@ class Desk:
             self._refuse_bar(bar, str(error), now)
             return None, str(error)
         change = log(bar["close"] / before) if book.bars else 0.0
-        seen = {name: bar[name] for name in TRADED}
-        if "bid" in bar:
-            seen |= {name: bar[name] for name in QUOTED if bar.get(name) is not None}
-        self.ledger.record("bar", now, closed=bar["time"], log_return=change, **seen)
+        quoted = {} if "bid" not in bar else {n: bar[n] for n in QUOTED if bar.get(n) is not None}
+        self.ledger.record(
+            "bar",
+            now,
+            closed=bar["time"],
+            log_return=change,
+            open=bar["open"],
+            high=bar["high"],
+            low=bar["low"],
+            close=bar["close"],
+            volume=bar["volume"],
+            **quoted,
+        )
         return features, None
 
     def _require_near(self, bar: Bar, now: int) -> None:
@@ -291,6 +300,8 @@ class Desk:
         """Whether a bar is a ground for a decision: fresh, and live the newest one that is here."""
         if bar.get("superseded"):
             return False
+        if now - bar["time"] <= self._fresh and "last_event" not in bar:  # as a rule
+            return True
         silent = silence(bar, now, self.limits)
         if silent is not None and not self.book.silent:
             event = bar.get("last_event", bar["time"])
@@ -307,15 +318,6 @@ class Desk:
         if decision.action == 0:
             return held
         return float(next_position(round(held), decision.action, self.scheme))
-
-    def _half_spread(self, bar: Bar) -> float:
-        """Half the spread that a trade pays now, as set or as last quoted."""
-        market = self.sizing.market
-        if market.half_spread is not None:
-            return market.half_spread
-        if bar.get("bid") is not None and bar.get("ask") is not None:
-            self._half = (bar["ask"] - bar["bid"]) / 2
-        return self._half
 
     def _record(self, decision: Decision, target: float, now: int) -> None:
         book = self.book

@@ -1,6 +1,7 @@
 """From a position to units: how many a desk holds under the sizing that its model was trained with."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,7 @@ class Sizing:
         self.settings = settings
         self.book = book
         self.resizes = market.sizing != "unit"
+        self._half = market.half_spread or 0.0  # of the spread, as set or as last quoted
 
     @property
     def units(self) -> float | None:
@@ -94,23 +96,25 @@ class Sizing:
         """The position held, in full sizes, as the policy's state has it."""
         return self.book.exposure if self.resizes else self.book.position / self.settings.quantity
 
-    def wanted(self, position: float, half_spread: float) -> Wanted:
+    def wanted(self, position: float, bar: Mapping[str, Any]) -> Wanted:
         """What holding a position comes to now.
 
         Args:
             position: from -1 to 1.
-            half_spread: of the market at the last price.
+            bar: at hand; its quotes are what a trade pays, unless the settings say otherwise.
         """
         book = self.book
         if not self.resizes:
             return Wanted(position * self.settings.quantity, None, 1.0)
         if not position or book.cash is None or not book.equity > 0:
             return Wanted(0.0, None, 1.0)
+        if self.market.half_spread is None and bar.get("bid") is not None:
+            self._half = (bar["ask"] - bar["bid"]) / 2
         price = book.last_price
         full = self.settings.quantity
         if self.market.sizing == "notional":
             full = self.settings.notional or book.funded or price
-        each = unit_cost(price, half_spread, self.market)
+        each = unit_cost(price, self._half, self.market)
         sizing = self.market.sizing
         made = rebalance(sizing, position, book.position, book.equity, price, each, full)
         if self._stays(position, made.units):

@@ -146,7 +146,8 @@ def _models(arguments: list[str]) -> int:
     from evaluation.gate import BadPolicy
     from evaluation.material import BadEvaluation
     from models.console import models
-    from models.promotion import GateSaidNo, NoReason, NoVersion
+    from models.promotion import GateSaidNo
+    from models.promotion_records import NoReason, NoVersion
     from models.sealed import Damaged
 
     try:
@@ -163,7 +164,7 @@ def _runs(arguments: list[str]) -> int:
         return _fail("qdesk runs needs mlflow, not installed here: pip install mlflow", 3)
     from rich.console import Console
 
-    from models.promotion import NoVersion
+    from models.promotion_records import NoVersion
     from training.faults import NoRun
     from training.runs_console import WIDE, runs
 
@@ -244,7 +245,7 @@ def _evaluate(arguments: list[str]) -> int:
     from evaluation.material import BadEvaluation
     from evaluation.walk_forward import JobFailed
     from market.bars import BarsError
-    from models.promotion import NoVersion
+    from models.promotion_records import NoVersion
     from models.sealed import Damaged
     from training.origin import code_version
     from training.windows import train_window

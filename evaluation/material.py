@@ -19,7 +19,8 @@ from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
 from models.bundle import Bundle
-from models.promotion import load_bundle, resolve
+from models.promotion import load_bundle
+from models.promotion_records import resolve
 
 FILLS: tuple[Fill, ...] = ("close", "next_open")
 

@@ -88,7 +88,7 @@ def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the ki
     quantity = 1.0
     scheme = "target"
     sizing = "unit"
-    full = 1.0  # notional of a position of 1
+    full: float | None = None  # notional of a position of 1
     filled = 0.0  # by orders since the last decision, units, below zero where sold
     ended = False  # by the venue, which closed the account
     bars = 0  # since the last decision
@@ -107,7 +107,7 @@ def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the ki
             bars += 1
             names = ("closed", *NUMBERS, *QUOTES)
             rows.append({name: record[name] for name in names if name in record})
-        elif kind == "funding" and full == 1.0:
+        elif kind == "funding" and full is None:
             full = record["cash"]
         elif kind == "fill" and record.get("order") is None:
             ended = True
@@ -115,7 +115,7 @@ def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the ki
             filled += record["size"] if record["side"] == "buy" else -record["size"]
         elif kind == "decision":
             if open_row is not None and bars == 1:  # a step is from one bar to the next
-                per = full if sizing == "notional" else quantity
+                per = full or quantity if sizing == "notional" else quantity
                 open_row["reward"] = _reward(open_row["equity"], record["equity"], sizing, per)
                 open_row["discount"] = 0.0 if ended else gamma
                 open_row["next_state"] = None if ended else record["state"]

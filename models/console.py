@@ -14,19 +14,8 @@ from rich.table import Table
 
 from models.bundle import Bundle
 from models.configuration import flatten
-from models.promotion import (
-    ALIASES,
-    Condition,
-    Judge,
-    Judgement,
-    Promotion,
-    history,
-    load_bundle,
-    promote,
-    recorded,
-    resolve,
-    rollback,
-)
+from models.promotion import Condition, Judge, Judgement, load_bundle, promote, rollback
+from models.promotion_records import ALIASES, Promotion, history, recorded, resolve
 from models.registry import model_id_of
 from models.store import opened, store_arguments
 
@@ -139,6 +128,7 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
             escape(
                 f"{move.when[:19]} {move.kind} v{move.version}{before} by {move.who}: {move.why}"
                 + (f" (gate {move.gate})" if move.gate else "")
+                + ("" if move.completed else " (broken off: it counts for nothing)")
             ),
             highlight=False,
             soft_wrap=True,

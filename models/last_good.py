@@ -24,7 +24,7 @@ from models.bundle import Bundle
 from models.sealed import TEMPORARY, Damaged, replace
 
 if TYPE_CHECKING:
-    from models.promotion import Promotion, Recorded
+    from models.promotion_records import Promotion, Recorded
 
 PROBE_SECONDS = 0.5  # what a store is given to say that it is there
 REQUEST_SECONDS = 5  # what it is given for each answer after that
@@ -61,7 +61,7 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
     cache = _Cache(cache_dir / name)
     search = _Search([], [])
-    promoted = True
+    known = None
     silent = _silent(uri)
     if silent is not None:
         search.steps.append(f"MLflow at {uri} cannot be reached ({silent})")
@@ -72,11 +72,12 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
             except Exception as error:
                 search.steps.append(f"champion: {_first_line(error)}")
             else:
-                promoted = known.champion is not None
                 found = search.of_registry(name, known, uri, cache)
                 if found is not None:
                     return found
-    return search.of_cache(cache)._replace(unpromoted=not promoted)
+    found = search.of_cache(cache, known)
+    unpromoted = known is not None and known.champion is None and found.bundle is None
+    return found._replace(unpromoted=unpromoted)
 
 
 class _Search(NamedTuple):
@@ -108,9 +109,19 @@ class _Search(NamedTuple):
             return LastGood(bundle, move.version, alias, self.steps, self.notes)
         return None
 
-    def of_cache(self, cache: "_Cache") -> LastGood:
-        """The copy that was verified last on this machine, or none."""
+    def of_cache(self, cache: "_Cache", known: "Recorded | None") -> LastGood:
+        """The copy that was verified last on this machine, or none.
+
+        Args:
+            cache: of the model.
+            known: the records, where the registry answered: versions that were rolled back from do not
+                trade, nor those of which no promotion is known.
+        """
         for version, folder, sha256, promoted in cache.newest_first():
+            if known is not None and (version in known.rejected or promoted is None):
+                why = "was rolled back from" if version in known.rejected else "was never promoted"
+                self.steps.append(f"cached v{version}: {why}, as the records have it")
+                continue
             try:
                 bundle = cache.load(folder, sha256)
             except Exception as error:
@@ -133,7 +144,7 @@ def _first_line(error: Exception) -> str:
 def _recorded(name: str, uri: str) -> "Recorded":
     from mlflow import MlflowClient
 
-    from models.promotion import recorded
+    from models.promotion_records import recorded
 
     return recorded(MlflowClient(uri, uri), name)
 
@@ -141,7 +152,8 @@ def _recorded(name: str, uri: str) -> "Recorded":
 def _of_registry(name: str, move: "Promotion", uri: str, cache: "_Cache") -> Bundle:
     from mlflow import MlflowClient
 
-    from models.promotion import load_recorded, resolve
+    from models.promotion import load_recorded
+    from models.promotion_records import resolve
 
     client = MlflowClient(uri, uri)
     version = resolve(client, name, move.version)

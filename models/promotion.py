@@ -4,12 +4,8 @@ Every move stands as a tag of the registered model, `promotion/<time>`, written 
 champion without a record cannot come about.
 """
 
-import json
-import platform
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -22,20 +18,20 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from models.bundle import Bundle
-from models.registry import BUNDLE, CANDIDATE, NOT_THERE, model_id_of, user
+from models.promotion_records import (
+    CHAMPION,
+    PREVIOUS,
+    NoReason,
+    NoVersion,
+    Promotion,
+    before_of,
+    complete,
+    record,
+    recorded,
+    resolve,
+)
+from models.registry import BUNDLE, model_id_of
 from models.sealed import Damaged
-
-CHAMPION, PREVIOUS = "champion", "previous_champion"
-ALIASES = (CHAMPION, PREVIOUS, CANDIDATE)
-RECORD = "promotion/"
-
-
-class NoVersion(ValueError):
-    """There is no such model, version or alias. The message names it and what there is."""
-
-
-class NoReason(ValueError):
-    """A champion is not moved without a reason."""
 
 
 class Condition(NamedTuple):
@@ -71,79 +67,6 @@ class Judgement(NamedTuple):
 
 
 Judge = Callable[[MlflowClient, ModelVersion, Bundle], Judgement]
-
-
-class Promotion(NamedTuple):
-    """One move of the champion."""
-
-    when: str  # ISO 8601, UTC
-    who: str
-    why: str
-    kind: str  # promote or rollback
-    version: str  # champion from then on
-    before: str | None  # champion until then
-    gate: str = ""  # passed; or overridden: why, and which conditions failed; of a rollback nothing
-    bundle_sha256: str = ""  # of the champion from then on; of older records nothing
-
-
-class Recorded(NamedTuple):
-    """What the records say of a model, whatever its aliases do.
-
-    Aliases can be set by anyone who may write to the store, a button in MLflow's page included. Whom to
-    trust is for the records to say: they are written by `promote` and `rollback` alone. That guards
-    against mistakes, not against somebody who writes records too.
-    """
-
-    champion: Promotion | None  # the newest record
-    previous: Promotion | None  # the newest record of the champion before
-    elsewhere: str | None  # how the alias differs, where it was set elsewhere
-
-
-def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
-    """A version by number or alias.
-
-    Raises:
-        NoVersion: there is none such.
-    """
-    try:
-        number = which.removeprefix("v")
-        if number.isdigit():
-            return client.get_model_version(name, number)
-        return client.get_model_version_by_alias(name, which.removeprefix("@"))
-    except MlflowException as error:
-        if error.error_code not in NOT_THERE:
-            raise
-        raise NoVersion(
-            f"{name}: there is no version or alias {which}; see `qdesk models show {name}`"
-        ) from error
-
-
-def champion(client: MlflowClient, name: str, alias: str = CHAMPION) -> ModelVersion | None:
-    """The version that an alias stands for, if any."""
-    with suppress(NoVersion):
-        return resolve(client, name, alias)
-    return None
-
-
-def recorded(client: MlflowClient, name: str) -> Recorded:
-    """The champion and the one before by the records; raises `NoVersion` where there is no such model."""
-    moves = history(client, name)
-    alias = champion(client, name)
-    stands_for = "no version" if alias is None else f"v{alias.version}"
-    if not moves:
-        elsewhere = f"the alias {CHAMPION} stands for {stands_for}, but no promotion is on record"
-        nothing = alias is None
-        return Recorded(None, None, None if nothing else f"{elsewhere}: it was set elsewhere")
-    newest = moves[-1]
-    elsewhere = (
-        f"the alias {CHAMPION} stands for {stands_for}, but the newest record of a promotion names "
-        f"v{newest.version}: it was set elsewhere"
-    )
-    agrees = alias is not None and str(alias.version) == newest.version
-    rejected = newest.before if newest.kind == "rollback" else None
-    before = _before(client, name, newest.version, rejected or "")
-    previous = next((move for move in reversed(moves) if move.version == before), None)
-    return Recorded(newest, previous, None if agrees else elsewhere)
 
 
 def load_recorded(
@@ -255,14 +178,16 @@ def promote(
     if policy:
         gate += f"; by a policy of its own: {policy}"
     before = None if now is None or now.version == str(version.version) else now.version
-    made = _record(
+    made = record(
         client, name, "promote", str(version.version), before, why, who, gate, bundle.sha256
     )
     client.set_model_version_tag(name, made.version, f"gate/{made.when}", gate)
+    if before is None and known.previous is not None:  # the alias alone was wrong
+        before = known.previous.version
     if before is not None:
         client.set_registered_model_alias(name, PREVIOUS, before)
     client.set_registered_model_alias(name, CHAMPION, made.version)
-    return made
+    return complete(client, name, made)
 
 
 def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) -> Promotion:
@@ -276,69 +201,16 @@ def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) 
         NoVersion: there is none to go back to.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
-    now, back, _ = recorded(client, name)
+    now, back, *_ = recorded(client, name)
     if now is None or back is None:
         missing = "champion" if now is None else "previous champion to go back to"
         raise NoVersion(f"{name}: there is no {missing}; see `qdesk models show {name}`")
     bundle = load_recorded(client, name, back)
-    further = _before(client, name, back.version, now.version)
-    made = _record(client, name, "rollback", back.version, now.version, why, who, "", bundle.sha256)
+    further = before_of(client, name, back.version, now.version)
+    made = record(client, name, "rollback", back.version, now.version, why, who, "", bundle.sha256)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     if further is not None:
         client.set_registered_model_alias(name, PREVIOUS, further)
     else:
         client.delete_registered_model_alias(name, PREVIOUS)
-    return made
-
-
-def history(client: MlflowClient, name: str) -> list[Promotion]:
-    """All moves of the champion, oldest first.
-
-    Raises:
-        NoVersion: there is no such model.
-    """
-    try:
-        tags = client.get_registered_model(name).tags
-    except MlflowException as error:
-        if error.error_code not in NOT_THERE:
-            raise
-        raise NoVersion(f"{name}: there is no such model; see `qdesk models list`") from error
-    return [Promotion(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(RECORD)]
-
-
-def _before(client: MlflowClient, name: str, version: str, rejected: str) -> str | None:
-    """The champion before a version by the record, none that is gone or just rejected."""
-    champions: list[str] = []  # of each one, those that it had replaced lie below it
-    for move in history(client, name):
-        if move.kind == "promote":
-            champions.append(move.version)
-        else:
-            while len(champions) > 1 and champions[-1] != move.version:
-                champions.pop()
-    while champions and champions[-1] != version:
-        champions.pop()
-    for earlier in reversed(champions[:-1]):
-        with suppress(NoVersion):
-            if earlier not in (version, rejected):
-                return str(resolve(client, name, earlier).version)
-    return None
-
-
-def _record(
-    client: MlflowClient,
-    name: str,
-    kind: str,
-    version: str,
-    before: str | None,
-    why: str,
-    who: str | None,
-    gate: str,
-    bundle_sha256: str | None,
-) -> Promotion:
-    if not why.strip():
-        raise NoReason(f"{name}: the champion is not moved without a reason; say one")
-    when = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-    by = who or f"{user()}@{platform.node()}"
-    made = Promotion(when, by, why, kind, version, before, gate, bundle_sha256 or "")
-    client.set_registered_model_tag(name, f"{RECORD}{when}", json.dumps(made._asdict()))
-    return made
+    return complete(client, name, made)

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.last_good import impatient
-from models.promotion import NoVersion
+from models.promotion_records import NoVersion
 
 SERVER = "MLFLOW_TRACKING_URI"
 

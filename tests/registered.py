@@ -6,8 +6,9 @@ import mlflow
 from mlflow import MlflowClient
 
 from models.networks import linear_q_network
-from models.promotion import Condition, Judgement, Promotion, resolve
+from models.promotion import Condition, Judgement
 from models.promotion import promote as promote_judged
+from models.promotion_records import Promotion, resolve
 from models.registry import model_id_of, register
 from tests.test_bundle import bundle_of
 from training.store import Store

@@ -225,6 +225,17 @@ def test_all_desks_are_set_free_at_once(desks: Path, capsys: pytest.CaptureFixtu
     assert latched.state == "ACTIVE"
 
 
+def test_a_desk_that_cannot_be_stopped_does_not_keep_the_others_from_it(
+    desks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (desks / "desks" / "qdesk-linear" / KILL).mkdir()
+    out, err = said(capsys, "kill", "--all", "--mlruns", desks, code=1)
+    assert "qdesk-linear: NOT stopped" in out
+    assert err == ""
+    assert killed(desks) == {"qdesk-two-layer-candidate", "qdesk-two-layer-3", "qdesk-linear"}
+    assert (desks / "desks" / "qdesk-two-layer-3" / KILL).is_file()
+
+
 def test_without_any_desk_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = said(capsys, "kill", "--all", "--mlruns", tmp_path, code=2)
     assert "there are no desks in" in err

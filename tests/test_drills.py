@@ -134,7 +134,7 @@ def test_missing_bars_are_held_through_and_nothing_is_decided_on_a_stale_one(
     assert position(desk) == 1
     assert told(tmp_path, "decision")[-1]["time"] < now[0]
     (gap,) = told(tmp_path, "gap")
-    assert gap["reason"] == "no event for 3540 s after 2020-01-01 00:10:00 UTC"
+    assert gap["reason"] == "bars arrive 3540 s late, that of 2020-01-01 00:10:00 UTC among them"
 
 
 def test_a_price_ten_times_as_high_is_not_believed(

@@ -19,7 +19,7 @@ from evaluation.ledger import openings
 from evaluation.trials import trials_on
 from evaluation.walk_forward import Job, Outcome
 from market.source import bars_from
-from models.promotion import champion, history
+from models.promotion_records import champion, history
 from tests.registered import uri_of
 from tests.trained import Trained
 from training.windows import train_window

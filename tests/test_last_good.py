@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 
 from models.last_good import INDEX, load_last_good
 from models.networks import linear_q_network
-from models.promotion import resolve, rollback
+from models.promotion import rollback
+from models.promotion_records import resolve
 from models.registry import model_id_of, register
 from tests.registered import NAME, promote, spoil, uri_of
 from tests.test_bundle import bundle_of

@@ -16,7 +16,7 @@ from trading.book import Book
 from trading.desk import Desk
 from trading.execution import ExecutionSettings
 from trading.journal import records
-from trading.orders import Ended, Filled, Order, Report
+from trading.orders import Ended, Filled, Order, Report, Unreachable
 from trading.policy import PolicySettings
 from trading.risk import Limits
 from trading.sizing import DeskSettings
@@ -289,6 +289,90 @@ def test_the_collar_follows_volatility_and_the_length_of_the_bar() -> None:
     assert width(3600, 0.1, 3600) == 0.5
     assert width(3600, 0.01, 3600, price_collar=0.3) == 0.3
     assert width(3600, 0.01, 3600, price_collar=None) is None
+
+
+def test_bad_prints_with_bars_that_tell_nothing_in_between_are_not_in_a_row(tmp_path: Path) -> None:
+    limits = COLLAR.model_copy(update={"max_drawdown": 0.05})
+    desk = desk_of(tmp_path, limits, Wish(1))
+    feed(desk, bars([100.0] * 5))
+    desk.on_bar(bars([10.0], start=5)[0])
+    desk.on_bar(bars([100.0], start=6)[0] | {"close": math.nan})
+    assert desk.book.position == 0  # no price, action 0
+    desk.on_bar(bars([10.0], start=7)[0])
+    assert (desk.book.state, desk.book.off_market) == ("ACTIVE", 1)
+
+
+def test_the_third_bad_print_sells_nothing_at_its_own_price(tmp_path: Path) -> None:
+    """Three failed decisions reduce; but not at a price that nobody has confirmed."""
+    limits = COLLAR.model_copy(update={"max_faults": 3})
+    desk = desk_of(tmp_path, limits, Wish(1))
+    closes = [100.0] * 5
+    for _ in range(3):
+        closes += [1000.0, 100.0]
+    rows = bars(closes)
+    for row in rows[:-1]:
+        if not desk.collar.doubts(row):
+            desk.venue.on_bar(row)  # type: ignore[attr-defined]
+        desk.on_bar(row)
+    assert desk.book.state == "REDUCING"
+    assert desk.book.position == 1
+    feed(desk, rows[-1:])
+    assert desk.book.position == 0
+    assert told(tmp_path, "fill")[-1]["price"] == 100
+
+
+def test_unbelieved_bars_are_not_taken_twice_after_a_restart(tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, COLLAR, Wish(0))
+    rows = bars([100.0] * 5 + [60.0, 60.0])
+    feed(desk, rows)
+    assert (desk.book.unbelieved, desk.book.seen) == (2, rows[-1]["time"])
+    desk.ledger.journal.close()
+    again = desk_of(tmp_path, COLLAR, Wish(0))
+    assert again.book.seen == rows[-1]["time"]
+    assert again.book.price_time == rows[4]["time"]
+
+
+class Away(SimulatedVenue):
+    """Cannot be reached at times."""
+
+    away = False
+
+    def poll(self) -> list[Any]:
+        if self.away:
+            raise Unreachable
+        return super().poll()
+
+    def submit(self, order: Order) -> None:
+        if self.away:
+            raise Unreachable
+        super().submit(order)
+
+
+def test_what_could_not_be_sent_is_not_sent_after_another_decision(tmp_path: Path) -> None:
+    wish = Wish(1)
+    venue = Away(MarketSettings())
+    desk = desk_of(tmp_path, QUIET, wish, venue=venue)
+    feed(desk, bars([100.0]))
+    venue.away = True
+    feed(desk, bars([100.0], start=1))
+    assert desk.book.position == 0
+    venue.away = False
+    wish.wanted = 0
+    feed(desk, bars([100.0], start=2))
+    for _ in range(3):
+        desk.on_idle()
+    assert (desk.book.position, desk.book.orders) == (0, 0)
+
+
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+def test_a_stop_closes_the_position_in_as_many_parts_as_it_takes(tmp_path: Path, fill: Any) -> None:
+    market = MarketSettings(fill=fill)
+    desk = desk_of(tmp_path, QUIET, Wish(1), market=market)
+    feed(desk, bars([100.0] * 4))
+    assert desk.book.position == 1
+    desk.execution.settings = ExecutionSettings(venue_max_quantity=0.3)
+    desk.stop("the market ended", flatten=True)
+    assert desk.book.position == 0
 
 
 # --- what limits mean ------------------------------------------------------------------------

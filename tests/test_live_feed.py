@@ -314,3 +314,47 @@ def test_the_last_bar_of_a_live_feed_counts_only_once_it_has_closed(tmp_path: Pa
     assert [row["time"] for row in live.seen] == [NOW + 60 * SECOND]
     assert live.desk.book.state == "ACTIVE"
     assert not live.desk.book.working
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_silences_are_the_same_however_a_feed_is_cut(tmp_path: Path, chunk: int) -> None:
+    """Bars of a silence come with the bar that ends it; what was heard before it is still known then."""
+    times = [*range(0, 600, 10), *range(1800, 2400, 10), *range(3900, 4500, 10)]
+    lines = [json.dumps(trade(NOW + second * SECOND)).encode() + b"\n" for second in times]
+    read, write = os.pipe()
+    rejections = Rejections(print)
+    found: list[Row] = []
+    rows = arriving(read, "1m", None, rejections)
+    for start in range(0, len(lines), chunk):
+        os.write(write, b"".join(lines[start : start + chunk]))
+        for row in rows:
+            if row is None:
+                break
+            found.append(row)
+    os.close(write)
+    found += [row for row in rows if row is not None]
+    os.close(read)
+    silence = [round((row["time"] - row["last_event"]) / SECOND) for row in found]
+    starts = (0, 1800, 3900)
+    traded = {NOW // SECOND + start + 60 * n for start in starts for n in range(1, 11)}
+    for row, seconds in zip(found, silence, strict=True):
+        if row["time"] // SECOND in traded:
+            assert seconds == 10
+        else:  # carried through 20 and 25 minutes
+            ended = NOW // SECOND + (590 if row["time"] <= NOW + 1800 * SECOND else 2390)
+            assert row["last_event"] == ended * SECOND
+    assert len(found) == 30 + 20 + 25
+
+
+def test_carried_bars_at_the_end_of_a_live_feed_are_not_decided_on(tmp_path: Path) -> None:
+    live = Live(tmp_path)
+    stopped = minutes(live, 5, NOW)
+    back = stopped + 1200 * SECOND
+    live.arrive([trade(back, 103.0), trade(back + SECOND, 103.0)], back + SECOND)
+    decided = live.desk.book.decisions
+    live.now = back + 120 * SECOND
+    live.end()
+    assert live.desk.book.decisions <= decided + 1
+    late = [each["price"] for each in live.told("fill") if each["time"] > stopped]
+    assert all(price == 103 for price in late)
+    assert live.desk.book.gaps <= 1

@@ -10,18 +10,9 @@ import pytest
 from mlflow import MlflowClient
 
 import qdesk
-from models.promotion import (
-    Condition,
-    GateSaidNo,
-    Judgement,
-    NoReason,
-    NoVersion,
-    history,
-    load_bundle,
-    resolve,
-    rollback,
-)
+from models.promotion import Condition, GateSaidNo, Judgement, load_bundle, rollback
 from models.promotion import promote as promote_judged
+from models.promotion_records import NoReason, NoVersion, history, resolve
 from models.sealed import Damaged
 from tests.registered import NAME, bundle_folder, promote, register_three, spoil, uri_of
 

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from models.last_good import INDEX, load_last_good
-from models.promotion import RECORD, history, recorded, rollback
+from models.promotion import rollback
+from models.promotion_records import RECORD, history, recorded
 from tests.registered import NAME, promote, spoil, uri_of
 from tests.test_trading_commands import said
 
@@ -158,3 +160,60 @@ def test_a_damaged_champion_falls_back_along_the_records_not_the_aliases(
     spoil(client, "2")
     found = load_last_good(NAME, tmp_path, uri_of(mlruns))
     assert (found.version, found.source) == ("1", "previous_champion")
+
+
+def test_a_promotion_that_was_broken_off_counts_for_nothing(
+    client: MlflowClient, mlruns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the record and the aliases: the champion before trades on."""
+    promote(client, NAME, "1", "judged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote(client, NAME, "2", "judged")
+    assert [move.completed for move in history(client, NAME)] == [True, False]
+    found = load_last_good(NAME, tmp_path, uri_of(mlruns))
+    assert (found.version, found.source, found.steps_down) == ("1", "champion", [])
+    out, _ = said(capsys, "models", "show", NAME, "--mlruns", mlruns)
+    assert "broken off" in out
+    assert "set elsewhere" not in out
+    made = promote(client, NAME, "2", "again")
+    assert (made.before, made.completed) == ("1", True)
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_tag_that_is_no_record_is_passed_over(
+    client: MlflowClient, mlruns: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(client, NAME, "1", "judged")
+    for text in ("no JSON", "[]", "{}", "7"):
+        client.set_registered_model_tag(NAME, f"{RECORD}junk", text)
+        assert [move.version for move in history(client, NAME)] == ["1"]
+    said(capsys, "models", "list", "--mlruns", mlruns)
+    said(capsys, "models", "show", NAME, "--mlruns", mlruns)
+
+
+def test_a_promoted_copy_trades_where_the_records_are_gone(
+    client: MlflowClient, mlruns: Path, tmp_path: Path
+) -> None:
+    made = promote(client, NAME, "1", "judged")
+    load_last_good(NAME, tmp_path, uri_of(mlruns))
+    client.delete_registered_model_tag(NAME, f"{RECORD}{made.when}")
+    found = load_last_good(NAME, tmp_path, uri_of(mlruns))
+    assert (found.version, found.source, found.unpromoted) == ("1", "cache", False)
+
+
+def test_a_copy_that_was_rolled_back_from_does_not_trade(
+    client: MlflowClient, mlruns: Path, tmp_path: Path
+) -> None:
+    promote(client, NAME, "1", "judged")
+    promote(client, NAME, "2", "judged")
+    load_last_good(NAME, tmp_path, uri_of(mlruns))
+    rollback(client, NAME, "2 is bad")
+    spoil(client, "1")
+    found = load_last_good(NAME, tmp_path, uri_of(mlruns))
+    assert found.bundle is None
+    assert "cached v2: was rolled back from, as the records have it" in found.steps_down

@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 import qdesk
-from models.promotion import load_bundle, resolve
+from models.promotion import load_bundle
+from models.promotion_records import resolve
 from models.sealed import Damaged
 from tests.registered import NAME, uri_of
 from training.outbox import Outbox

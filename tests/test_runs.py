@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
-from models.promotion import NoVersion
+from models.promotion_records import NoVersion
 from training.faults import NoRun
 from training.runs import value_of
 from training.runs_console import runs

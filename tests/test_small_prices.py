@@ -82,3 +82,28 @@ def test_prices_too_far_apart_for_the_engine_are_refused() -> None:
 )
 def test_amounts_keep_their_significant_digits(value: float, text: str) -> None:
     assert amount(value) == text
+
+
+@pytest.mark.parametrize(
+    "quantity, cash, sentence",
+    [
+        ("1e-7", None, "a position is 1e-07 to 1e-07 units; NautilusTrader takes 0.01"),
+        ("1e10", None, "a position is 1e+10 to 1e+10 units"),
+        ("1", "1e30", "is more than NautilusTrader can hold"),
+    ],
+)
+def test_positions_that_the_engine_cannot_hold_are_refused(
+    tmp_path: Path,
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    quantity: str,
+    cash: str | None,
+    sentence: str,
+) -> None:
+    path = tmp_path / "bars.parquet"
+    cheap(100.0).table.write_parquet(path)
+    given = ["backtest", bundle, "--bars", path, "--engine", "nautilus", "--desk", tmp_path / "d"]
+    more = [] if cash is None else ["--trade.cash", cash]
+    _, err = said(capsys, *given, "--trade.quantity", quantity, *more, code=2)
+    assert sentence in err
+    assert "--engine simulated" in err

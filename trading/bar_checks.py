@@ -81,6 +81,10 @@ class PriceCollar:
         reason = f"{close:g} is more than {width:.0%} from the last price, {book.price:g}"
         return OffMarket(reason, self._level(close), moved)
 
+    def doubts(self, bar: Mapping[str, Any]) -> bool:
+        """Whether nothing has confirmed a bar's price yet, so that it may be the feed's fault."""
+        return self.book.off_market == 0 and self.off_market(bar) is not None
+
     def _level(self, close: float) -> int:
         width = self.width(self.interval or 0.0)
         if not self.book.off_market or width is None:
@@ -108,6 +112,21 @@ def silence(bar: Mapping[str, Any], now: int, limits: Limits) -> float | None:
     silent = (closed - event) / SECOND
     age = (now - closed) / SECOND
     return max(silent, age) if silent > limit or age > limit else None
+
+
+def silence_sentence(bar: Mapping[str, Any], silent: float, interval: float | None) -> str:
+    """What is wrong with a bar that is no ground for a decision: a silent market, or a late feed.
+
+    Args:
+        bar: as of `silence`.
+        silent: what that gave, s.
+        interval: length of a bar, s; None where bars have none.
+    """
+    closed: int = bar["time"]
+    event: int = bar.get("last_event", closed)
+    if event >= closed - (interval or 0) * SECOND:
+        return f"bars arrive {silent:.0f} s late, that of {utc(closed)} among them"
+    return f"no event for {silent:.0f} s after {utc(event)}"
 
 
 def utc(ns: int) -> str:

@@ -47,6 +47,7 @@ class Book:
         exposure: position in full sizes as of the last fill, where those depend on the price.
         cash: quote currency; none until the account is funded, and `funded` what it was then.
         price: last good close, and `price_time` when that was.
+        seen: close of the newest bar, believed or not, ns.
         marked: when the account was last valued, ns: the close of a bar, believed or not.
         time: of the last record.
         equity: cash and what the position is worth at the last price; from the second bar in a row
@@ -79,6 +80,7 @@ class Book:
     price: float = float("nan")
     price_time: int = 0
     marked: int = 0
+    seen: int = 0
     time: int = 0
     equity: float = float("nan")
     peak: float = 0.0
@@ -146,7 +148,7 @@ class Book:
             return
         price = record["close"]
         self.price = price
-        self.price_time = record["closed"]
+        self.price_time = self.seen = record["closed"]
         self.bars += 1
         self.anchored = True
         if self.off_market:
@@ -165,8 +167,10 @@ class Book:
 
     def _refused_bar(self, record: Record) -> None:
         self.unbelieved += 1
+        self.seen = max(self.seen, record.get("closed") or 0)
         price = record.get("off_market")
         if price is None:  # it tells no price
+            self.off_market = self.level = 0
             return
         self.off_market += 1
         self.level = record["level"]
@@ -238,8 +242,9 @@ class Book:
         else:
             ended = self.working
             self.working = None
-            if status == "filled" and ended is not None:
-                self.exposure = ended.order.position or 0.0
+            if ended is not None and ended.order.position is not None:
+                share = 1.0 if status == "filled" else ended.filled / ended.order.quantity
+                self.exposure += (ended.order.position - self.exposure) * share
             self.ended[name] = status
             self.rejects = self.rejects + 1 if status == "rejected" else self.rejects
 
@@ -247,6 +252,9 @@ class Book:
         size = record["size"]
         signed = size if record["side"] == "buy" else -size
         self.fills.add(record["id"])
+        working = self.working
+        if self.exposure and (working is None or working.order.position is None):
+            self.exposure *= max(1 + signed / self.position, 0.0) if self.position else 0.0
         self.position += signed
         if abs(self.position) < DUST:
             self.position = 0.0

@@ -60,8 +60,15 @@ def run_backtest(arguments: list[str], console: Console) -> int:
 def kill(arguments: list[str], console: Console) -> int:
     """Runs `qdesk kill ...`: the kill switch of desks, whether their processes live or not."""
     options = kill_parser().parse_args(arguments)
+    failed = 0
     for folder in _folders(options):
-        Latch(folder).kill(f"{options.reason} ({getpass.getuser()})")
+        try:
+            Latch(folder).kill(f"{options.reason} ({getpass.getuser()})")
+        except OSError as error:  # the others are to be stopped all the same
+            failed += 1
+            reason = error.strerror or str(error)
+            console.print(f"{folder}: NOT stopped ({reason})", highlight=False, markup=False)
+            continue
         held = last_position(folder / JOURNAL)
         console.print(
             f"{folder}: HALTED. Nothing is sent before `qdesk resume`."
@@ -70,7 +77,7 @@ def kill(arguments: list[str], console: Console) -> int:
             markup=False,
             soft_wrap=True,
         )
-    return 0
+    return 1 if failed else 0
 
 
 def resume(arguments: list[str], console: Console) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from market.accounting import MarketSettings, Scheme, next_position
 from market.bars import BarsError
 from market.features import FeatureStream
-from trading.bar_checks import PriceCollar, silence, utc
+from trading.bar_checks import PriceCollar, silence, silence_sentence, utc
 from trading.book import RiskState
 from trading.execution import ExecutionService, ExecutionSettings
 from trading.latch import Latch, Latched
@@ -31,6 +31,7 @@ Bar = Mapping[str, Any]
 TRADED = ("open", "high", "low", "close", "volume")
 QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")
 SECOND = 10**9
+SAID_GAPS = 5  # silences that are said; the summary counts them all
 LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
 
 
@@ -78,7 +79,7 @@ class Desk:
         self.limits = limits.resolved(self.sizing.units, interval)
         stale = self.limits.stale_seconds
         self._fresh = stale * SECOND if isinstance(stale, float) else inf
-        self._collar = PriceCollar(self.book, self.limits, interval)
+        self.collar = PriceCollar(self.book, self.limits, interval)
         self.execution = ExecutionService(venue, ledger, self.limits, self.downgrade, execution)
         self._say = say
         self._clock = clock
@@ -125,13 +126,13 @@ class Desk:
         else:
             decision = Decision(0, None, None, fault)
         wanted = self.sizing.wanted(self._position(decision), bar)
-        if book.off_market == 1:  # one bad print sells nothing
-            wanted = Wanted(book.position, None, 1.0)
         self._record(decision, wanted.units, now)
         if decision.fault is not None:
             self._check(now)
         if book.state == "REDUCING":
             wanted = Wanted(0.0, None, 1.0)
+        if book.off_market == 1:  # one bad print sells nothing
+            wanted = Wanted(book.position, None, 1.0)
         if book.state == "HALTED":
             self.execution.withdraw(now)
         elif book.working is not None or wanted.units != book.position:
@@ -153,7 +154,8 @@ class Desk:
 
     def note(self, reason: str) -> None:
         """Puts on record what is wrong with the feed."""
-        self.ledger.record("feed", self.book.time, id=f"feed-{time_ns()}", reason=reason)
+        now = self._clock() if self._clock else self.book.time
+        self.ledger.record("feed", now, id=f"feed-{time_ns()}", reason=reason)
         self.ledger.flush()
 
     def hear(self) -> None:
@@ -176,9 +178,9 @@ class Desk:
         self.execution.settle(now)
         self.execution.withdraw(now)
         if flatten and self.book.state != "HALTED" and self.book.position:
-            self.execution.pursue(0.0, now)
-            self.venue.close_out()
-            self.execution.receive(now)
+            self.execution.flatten(now)
+            if self.book.position:
+                self._say(f"a position of {self.book.position:+g} is still open")
         self.ledger.record(
             "stop", now, id=f"stop-{time_ns()}", reason=reason, position=self.book.position
         )
@@ -276,7 +278,7 @@ class Desk:
         Raises:
             BarsError: it is not believed, or not yet.
         """
-        off = self._collar.off_market(bar)
+        off = self.collar.off_market(bar)
         if off is None:
             return
         if off.level < self.limits.collar_bars:
@@ -290,9 +292,10 @@ class Desk:
     def _refuse_bar(self, bar: Bar, reason: str, now: int) -> None:
         """Puts a bar on record that is not believed, with its price where it has one."""
         told: dict[str, Any] = {"seen": {name: bar.get(name) for name in TRADED}}
-        off = self._collar.off_market(bar)
+        told["closed"] = bar.get("time")
+        off = self.collar.off_market(bar)
         if off is not None:
-            told |= {"off_market": bar["close"], "level": off.level, "closed": bar["time"]}
+            told |= {"off_market": bar["close"], "level": off.level}
         name = f"refused-{self.book.unbelieved}-{self.book.decisions}"
         self.ledger.record("bar", now, id=name, refused=reason, **told)
 
@@ -304,10 +307,12 @@ class Desk:
             return True
         silent = silence(bar, now, self.limits)
         if silent is not None and not self.book.silent:
+            what = silence_sentence(bar, silent, self.interval)
             event = bar.get("last_event", bar["time"])
-            what = f"no event for {silent:.0f} s after {utc(event)}"
-            self.ledger.record("gap", now, id=f"gap-{event}", since=event, reason=what)
-            self._say(f"{what}: nothing is decided until the market is back")
+            name = f"gap-{self.book.gaps}"
+            self.ledger.record("gap", now, id=name, since=event, reason=what)
+            if self.book.gaps <= SAID_GAPS:
+                self._say(f"{what}: nothing is decided until the market is back")
         return silent is None
 
     def _position(self, decision: Decision) -> float:

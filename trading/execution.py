@@ -14,6 +14,8 @@ from trading.ledger import Ledger
 from trading.orders import Charged, Ended, Filled, Liquidated, Order, Side, Unreachable, Venue
 from trading.risk import Limits, Refusal, refusal
 
+MOST_PARTS = 10_000  # of an order at a stop
+
 
 class ExecutionSettings(BaseModel):
     """How orders are sent."""
@@ -81,7 +83,11 @@ class ExecutionService:
                 self._liquidated(event, now)
 
     def settle(self, now: int) -> None:
-        """Brings desk and venue to one truth: at start-up, and before every decision."""
+        """Brings desk and venue to one truth: at start-up, and before every decision.
+
+        Parts of an order that are still to come are dropped: every bar decides anew.
+        """
+        self._remaining = None
         self.receive(now)
         working = self.book.working
         try:
@@ -103,22 +109,34 @@ class ExecutionService:
             position: as of an order; None where the target is meant in units.
             full: likewise.
         """
+        self._remaining = None
+        self._sized = position, full
         if self.book.working is not None:
             self._tend(target, now)
-        self._remaining = target
-        self._sized = position, full
-        self.continue_parts(now)
+        if self._ready:
+            self._remaining = self._send_part(target, now)
+            self.continue_parts(now)
 
     def continue_parts(self, now: int) -> None:
-        """Sends what is left of the way to a target: the next part, once the one before has ended."""
-        book = self.book
-        while self._remaining is not None:
-            if book.state == "HALTED":
-                self._remaining = None
-                return
-            if book.working is not None or not self.reachable:
-                return
+        """Sends the next part of an order, once the one before has ended."""
+        while self._remaining is not None and self._ready:
             self._remaining = self._send_part(self._remaining, now)
+
+    def flatten(self, now: int) -> None:
+        """Closes the position where the market data end: at the last price, in parts if need be."""
+        self.pursue(0.0, now)
+        for _ in range(MOST_PARTS):
+            self.venue.close_out()
+            self.receive(now)
+            if self.book.working is not None or self._remaining is None:
+                return
+            self.continue_parts(now)
+
+    @property
+    def _ready(self) -> bool:
+        """Whether an order may go out at all."""
+        book = self.book
+        return book.working is None and book.state != "HALTED" and self.reachable
 
     def _send_part(self, target: float, now: int) -> float | None:
         """Sends one order towards a target, and returns the target where more have to follow."""

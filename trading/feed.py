@@ -111,13 +111,17 @@ def arriving(
     watch = _Watch(one, order, alarm)
     for block in blocks:
         if block is not None:
-            rows = list(_through(block, order, one, rejections))
-            for row, _ in pairwise(rows):
-                row["superseded"] = True
-            yield from rows
+            yield from _newest_last(list(_through(block, order, one, rejections)))
             watch.look(block)
         yield None
-    yield from (row for row in one.end() if row["time"] <= latest())  # others were not whole yet
+    yield from _newest_last([row for row in one.end() if row["time"] <= latest()])  # whole by now
+
+
+def _newest_last(rows: list[Row]) -> list[Row]:
+    """Rows that are here at once; all but the last are superseded."""
+    for row, _ in pairwise(rows):
+        row["superseded"] = True
+    return rows
 
 
 def paced(rows: Iterator[Row | None], pace: str) -> Iterator[Row | None]:
@@ -267,7 +271,9 @@ class _Instrument:
         self.name = name
         self.seen: str | None = None
         self.count = 0
-        self._last_event = np.array([], np.int64)  # at most one, ns
+        # Last event before the bar that is open, and last of all, ns: what came before a silence is asked
+        # for once the bars of the silence are made, with the bar that ends it.
+        self._heard = np.array([], np.int64)
 
     def rows(self, name: str, events: pl.DataFrame) -> Iterator[Row]:
         if self.name is not None and name != self.name:
@@ -280,14 +286,18 @@ class _Instrument:
             return
         self.seen = name
         self.count += events.height
-        heard = np.concatenate([self._last_event, events["ns"].to_numpy()])
+        heard = np.concatenate([self._heard, events["ns"].to_numpy()])
         for bars in self.builder.add(events):
             yield from self._known(bars, heard)
-        self._last_event = heard[-1:]
+        opened = heard[-1]
+        if self.every.by == "time":
+            opened -= opened % int(self.every.amount)
+        before = max(int(np.searchsorted(heard, opened)) - 1, 0)
+        self._heard = heard[[before, -1]]
 
     def end(self) -> Iterator[Row]:
         for bars in self.builder.end():
-            yield from self._known(bars, self._last_event)
+            yield from self._known(bars, self._heard)
 
     def _known(self, bars: pl.DataFrame, heard: NDArray[np.int64]) -> Iterator[Row]:
         """Rows without what was never quoted, and with the time of the last event before each close."""
@@ -295,6 +305,7 @@ class _Instrument:
         for row in _rows(bars):
             place = int(np.searchsorted(heard, row["time"], side)) - 1
             row["last_event"] = int(heard[max(place, 0)])
+            row["instrument"] = self.seen
             yield {name: value for name, value in row.items() if value is not None}
 
 

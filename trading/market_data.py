@@ -41,7 +41,9 @@ class MarketData(NamedTuple):
         """The same with all bars read, so that their prices are known."""
         rows = [row for row in self.rows if row is not None]
         closes = np.array([row["close"] for row in rows])
-        return self._replace(rows=iter(rows), facts=self.facts._replace(closes=closes))
+        name = self.facts.instrument or (rows[0].get("instrument") if rows else None)
+        facts = self.facts._replace(closes=closes, instrument=name)
+        return self._replace(rows=iter(rows), facts=facts)
 
 
 def market_data(
@@ -75,7 +77,7 @@ def market_data(
     every = Every.parse(settings.every)
     interval = every.amount / 1e9 if every.by == "time" else None
     if settings.events == "-":
-        facts = MarketFacts(named, interval, None, None)
+        facts = MarketFacts(named, interval, None, None, every.by == "time")
         latest = _latest(settings.limits.clock_skew) if live else None
 
         def alarm(reason: str) -> None:
@@ -88,7 +90,7 @@ def market_data(
     if not path.exists():
         raise EventsError(f"{path}: no such file")
     name = named or path.name.split(".")[0]
-    facts = MarketFacts(named, interval, None, None)
+    facts = MarketFacts(named, interval, None, None, every.by == "time")
     rows = logged(path, settings.every, named, rejections)
     return MarketData(name, rows, facts, rejections, alarms)
 

@@ -15,6 +15,7 @@ from decimal import Decimal
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from nautilus_trader.backtest import BacktestEngine, BacktestEngineConfig
 from nautilus_trader.common import LoggerConfig
 from nautilus_trader.execution import MakerTakerFeeModel, StaticLatencyModel
@@ -39,8 +40,10 @@ from trading.book import Book
 from trading.desk import TRADED, Bar, Desk
 from trading.nautilus_data import SIZE_DIGITS, depth_of, instrument_of, tick_of
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
-from trading.quotes import Quote, digits_of, scale_of, scaled
+from trading.quotes import ENDLESS, Quote, digits_of, scale_of, scaled
+from trading.settings import BadCommand
 
+RESOLVED = 1e4  # smallest quantities that a position must at least be
 QUIET = LoggerConfig(bypass_logging=True)
 
 
@@ -86,7 +89,7 @@ class NautilusVenue:
         if round(order.quantity, SIZE_DIGITS) > 0:
             self.send(order)
         else:
-            self.ended(order.id, "filled", "less than the smallest quantity")
+            self.ended(order.id, "canceled", f"less than {10**-SIZE_DIGITS:f} units")
 
     def cancel(self, order_id: str) -> None:
         """Asks the engine to cancel."""
@@ -247,6 +250,7 @@ def run(
         JournalLost: and whatever else ended the desk inside the engine.
     """
     scale = venue.scale = scale_of(rows, quotes)
+    _require_sizes(desk, rows)
     quotes = scaled(quotes, scale)
     digits = digits_of(rows, quotes, scale)
     instrument, currency = instrument_of(digits, settings.margin)
@@ -266,11 +270,18 @@ def run(
         )
     )
     fee, latency = Decimal(str(venue.market.fee_rate)), round(settings.latency * 1e9)
+    try:
+        money = Money(cash * scale, currency)
+    except ValueError as error:
+        raise BadCommand(
+            f"the account's {cash:g} is more than NautilusTrader can hold at these prices ({error}); "
+            "lower --trade.quantity, or use --engine simulated"
+        ) from error
     engine.add_venue(
         instrument.id.venue,
         OmsType.NETTING,
         AccountType.MARGIN,
-        [Money(cash * scale, currency)],
+        [money],
         default_leverage=Decimal(str(settings.leverage)),
         fee_model=MakerTakerFeeModel(fee, fee),
         latency_model=StaticLatencyModel(latency) if latency else None,
@@ -292,3 +303,18 @@ def run(
     if strategy.failed is not None:
         raise strategy.failed
     return seconds
+
+
+def _require_sizes(desk: Desk, rows: Sequence[Bar]) -> None:
+    """Refuses positions that the engine's decimals, or the quotes' sizes, cannot hold.
+
+    Raises:
+        BadCommand: with what a position comes to.
+    """
+    sizes = desk.sizing.sizes(np.array([row["close"] for row in rows]))
+    least = RESOLVED * 10**-SIZE_DIGITS
+    if sizes.min() < least or sizes.max() > ENDLESS:
+        raise BadCommand(
+            f"a position is {sizes.min():g} to {sizes.max():g} units; NautilusTrader takes {least:g} to "
+            f"{ENDLESS:g} here: change --trade.quantity or --trade.notional, or use --engine simulated"
+        )

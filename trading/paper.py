@@ -19,7 +19,7 @@ from trading.journal import JournalLost
 from trading.market_data import market_data
 from trading.preflight import Preflight
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
-from trading.startup import Model, market_of, model_of, open_desk
+from trading.startup import JOURNAL, Model, market_of, model_of, open_desk
 from trading.summary import Summary
 from trading.venue import SimulatedVenue
 
@@ -86,9 +86,10 @@ def paper(
     live = settings.events == "-" and settings.pace != "max"
     pace = settings.pace or "max"
     found = market_data(settings, model, say, live)
-    preflight = Preflight(settings, model, found.facts, say)
     market = market_of(settings, model.bundle)
     folder = folder_of(settings)
+    continued = (folder / JOURNAL).exists()
+    preflight = Preflight(settings, model, found.facts, say, continued)
     desk = open_desk(
         settings,
         model,
@@ -108,7 +109,7 @@ def paper(
     settle_memory()
     with _signals() as caught:
         try:
-            fresh = _after(preflight.watched(found.rows), desk.book.price_time)
+            fresh = _after(preflight.watched(found.rows), desk.book.seen)
             rows = fresh if settings.events == "-" else paced(fresh, pace)
             _trade(desk, venue, rows, caught, summary, say, status)
             reason = caught.stop.name if caught.stop is not None else "the market ended"
@@ -147,7 +148,8 @@ def _trade(
             desk.kill(caught.killed)
             caught.killed = ""
         if row is not None:
-            venue.on_bar(row)
+            if not desk.collar.doubts(row):
+                venue.on_bar(row)
             desk.on_bar(row)
             summary.take(book)
         else:
@@ -198,12 +200,13 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
     desk = open_desk(
         settings, model, folder, found.instrument, lambda _: venue, interval=interval, say=say
     )
-    summary = Summary(desk.book, _resume_command(settings, folder))
+    summary = Summary(desk.book)
     try:
         settle_memory()
         if isinstance(venue, SimulatedVenue):
             for row in rows:
-                venue.on_bar(row)
+                if not desk.collar.doubts(row):
+                    venue.on_bar(row)
                 desk.on_bar(row)
                 summary.take(desk.book)
         else:

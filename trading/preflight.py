@@ -29,6 +29,7 @@ class MarketFacts(NamedTuple):
     interval: float | None  # of a bar, s; None also where bars have none
     calendar: str | None
     closes: Prices | None
+    by_time: bool = True  # whether bars end by the clock, not by trades or by volume
 
 
 def differences(trained: TrainedMarket, facts: MarketFacts) -> list[str]:
@@ -44,7 +45,9 @@ def differences(trained: TrainedMarket, facts: MarketFacts) -> list[str]:
     found = []
     if facts.instrument is not None and _plain(facts.instrument) != _plain(trained.instrument):
         found.append(f"instrument {facts.instrument}, trained on {trained.instrument}")
-    if facts.interval is not None and facts.interval != trained.interval:
+    if not facts.by_time and trained.interval is not None:
+        found.append(f"bars by trades or volume, trained on bars of {trained.interval:g} s")
+    elif facts.interval is not None and facts.interval != trained.interval:
         was = "none" if trained.interval is None else f"{trained.interval:g} s"
         found.append(f"bars of {facts.interval:g} s, trained on bars of {was}")
     if None not in (facts.calendar, trained.calendar) and facts.calendar != trained.calendar:
@@ -59,15 +62,15 @@ def differences(trained: TrainedMarket, facts: MarketFacts) -> list[str]:
 
 def _plain(name: str) -> str:
     without_length = re.sub(r"[_-]?\d+\s*(s|m|min|h|d)$", "", name.lower())
-    return re.sub(r"[^a-z0-9]", "", without_length)
+    return re.sub(r"[\W_]", "", without_length) or name
 
 
 class Blocked(NamedTuple):
     """Prices at which no position can be opened."""
 
-    limit: str  # the first one in the way
+    limit: str  # the one that is in the way most often
     reason: str
-    prices: NDArray[np.bool_]  # shape (prices,): where it is in the way
+    prices: NDArray[np.bool_]  # shape (prices,): where any is in the way
 
 
 def blocked(
@@ -91,17 +94,22 @@ def blocked(
         "limits.max_order_notional": most_notional(limits.max_order_notional, book, orders=2),
         "limits.max_notional": most_notional(limits.max_notional, book),
     }
+    found: list[Blocked] = []
     for name, most in units.items():
         if isinstance(most, float) and (past := sizes > most + DUST).any():
             reason = f"a position is {sizes.max():,.10g} units, and {name} allows {most:,.10g}"
-            return Blocked(name, reason, past)
+            found.append(Blocked(name, reason, past))
     for name, most in notionals.items():
         if most is not None and (past := sizes * closes > most).any():
             dearest = (
                 f"a position of {sizes.max():,.10g} costs up to {(sizes * closes).max():,.10g}"
             )
-            return Blocked(name, f"{dearest}, and {name} allows {most:,.10g}", past)
-    return None
+            found.append(Blocked(name, f"{dearest}, and {name} allows {most:,.10g}", past))
+    if not found:
+        return None
+    tightest = max(found, key=lambda each: int(each.prices.sum()))
+    anywhere = np.logical_or.reduce([each.prices for each in found])
+    return tightest._replace(prices=anywhere)
 
 
 class Preflight:
@@ -116,6 +124,7 @@ class Preflight:
         model: Model,
         facts: MarketFacts,
         say: Callable[[str], None],
+        continued: bool = False,
     ) -> None:
         """Looks at what is known so far.
 
@@ -124,6 +133,8 @@ class Preflight:
             model: that is to trade.
             facts: of the market.
             say: told in a sentence what a person should know.
+            continued: whether the desk has a journal, and perhaps a position that must be closed: then
+                limits that would refuse every order that opens one are only said.
 
         Raises:
             BadCommand: it is another market and that is not accepted, or no position can be opened.
@@ -132,6 +143,7 @@ class Preflight:
         self.model = model
         self.facts = facts
         self._say = say
+        self._continued = continued
         self._trained = model.bundle.manifest.origin.market
         if self._trained is None:
             say(
@@ -151,7 +163,7 @@ class Preflight:
             if unknown and row is not None:
                 unknown = False
                 closes = np.array([row["close"]])
-                self._look(MarketFacts(None, None, None, closes))
+                self._look(MarketFacts(row.get("instrument"), None, None, closes))
             yield row
 
     def _look(self, facts: MarketFacts) -> None:
@@ -184,7 +196,7 @@ class Preflight:
         found = blocked(closes, sizing.sizes(closes), limits, account, largest)
         if found is None:
             return
-        if found.prices.all():
+        if found.prices.all() and not self._continued:
             raise BadCommand(
                 f"{found.reason}: every order would be refused; raise that limit, or lower "
                 "--trade.quantity"

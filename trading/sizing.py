@@ -85,7 +85,7 @@ class Sizing:
         """Units of a position of 1 at prices, shape (prices,), the account being as it began."""
         if not self.resizes:
             return np.full(len(prices), self.settings.quantity)
-        funded = self.book.funded or 0.0
+        funded = self.book.funded or self.settings.funding(self.market, float(prices[0]))
         money = self.settings.quantity * funded
         if self.market.sizing == "notional":
             money = self.settings.notional or funded
@@ -94,7 +94,12 @@ class Sizing:
     @property
     def held(self) -> float:
         """The position held, in full sizes, as the policy's state has it."""
-        return self.book.exposure if self.resizes else self.book.position / self.settings.quantity
+        book = self.book
+        if not self.resizes:
+            return book.position / self.settings.quantity
+        if book.position and not book.exposure:  # of a journal that a model of units began
+            return 1.0 if book.position > 0 else -1.0
+        return book.exposure
 
     def wanted(self, position: float, bar: Mapping[str, Any]) -> Wanted:
         """What holding a position comes to now.

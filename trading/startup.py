@@ -62,7 +62,7 @@ def model_of(settings: TradingSettings) -> Model:
             bundle, version = _registered(uri, name, which)
             return Model(bundle, name, version, which, [])
     last = load_last_good(asked, settings.mlruns / "last_good", uri)
-    if last.unpromoted:
+    if last.bundle is None and last.unpromoted:
         raise NotPromoted(
             f"{asked}: {'; '.join(last.steps_down)}; `qdesk models promote {asked} VERSION --reason WHY` "
             f"makes a champion, and {asked}@candidate trades one that is none yet"
@@ -83,17 +83,21 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    from models.promotion import CHAMPION, NoVersion, load_bundle, recorded, resolve
+    from models.promotion import load_bundle, load_recorded
+    from models.promotion_records import CHAMPION, NoVersion, recorded, resolve
 
     try:
         with impatient():
             client = MlflowClient(uri, uri)
             version = resolve(client, name, which)
-            if which == CHAMPION and (elsewhere := recorded(client, name).elsewhere) is not None:
-                raise NotPromoted(
-                    f"{name}@{which}: {elsewhere}; run `qdesk models promote {name} {version.version} "
-                    f"--reason WHY`, or trade {name}/{version.version}"
-                )
+            if which.removeprefix("@") == CHAMPION:
+                known = recorded(client, name)
+                if known.champion is None or known.elsewhere is not None:
+                    raise NotPromoted(
+                        f"{name}@{CHAMPION}: {known.elsewhere}; run `qdesk models promote {name} "
+                        f"{version.version} --reason WHY`, or trade {name}/{version.version}"
+                    )
+                return load_recorded(client, name, known.champion), str(version.version)
             return load_bundle(client, version), str(version.version)
     except (NoVersion, Damaged, OSError) as error:
         raise BadCommand(str(error)) from error

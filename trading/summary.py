@@ -10,12 +10,12 @@ from trading.book import Book
 class Summary:
     """Counts and extremes of a session; `take` it the book after every bar."""
 
-    def __init__(self, book: Book, resume: str = "qdesk resume") -> None:
+    def __init__(self, book: Book, resume: str | None = None) -> None:
         """Begins where a book stands.
 
         Args:
             book: of the desk.
-            resume: the command that sets it free.
+            resume: the command that sets it free; None of a backtest, which nothing goes on from.
         """
         self.book = book
         self.resume = resume
@@ -63,6 +63,8 @@ class Summary:
             text += f" (since {utc(book.changed)})"
         if book.position:
             text += f"; a position of {book.position:+g} is open"
+        if self.resume is None or book.liquidated:
+            return text
         return f"{text}; go on with: {self.resume} --reason WHY"
 
     def rows(self) -> list[tuple[str, str, str]]:

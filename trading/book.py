@@ -243,8 +243,9 @@ class Book:
             ended = self.working
             self.working = None
             if ended is not None and ended.order.position is not None:
-                share = 1.0 if status == "filled" else ended.filled / ended.order.quantity
-                self.exposure += (ended.order.position - self.exposure) * share
+                missing = 0.0 if status == "filled" else 1 - ended.filled / ended.order.quantity
+                wanted = ended.order.position
+                self.exposure = wanted + (self.exposure - wanted) * missing
             self.ended[name] = status
             self.rejects = self.rejects + 1 if status == "rejected" else self.rejects
 

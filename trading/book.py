@@ -259,6 +259,8 @@ class Book:
         self.position += signed
         if abs(self.position) < DUST:
             self.position = 0.0
+            if working is None or working.order.position is None:
+                self.exposure = 0.0
         if self.cash is not None:
             self.cash -= signed * record["price"] + record["cost"]
             self._value(self.last_price)

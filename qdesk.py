@@ -1,7 +1,7 @@
 """The door: the `qdesk` command and its subcommands, thin.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 4 the gate said no, 130 and 143 stopped
-by a signal.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 4 the gate said no or nothing was ever
+promoted, 130 and 143 stopped by a signal.
 """
 
 import os

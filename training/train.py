@@ -174,17 +174,32 @@ def _compare(
 
 
 def _candidate(ended: Sequence[Versions]) -> str:
-    """What became of the alias `candidate`; nothing before MLflow has said so."""
-    last = ended[-1].tracker.candidate
-    first = ended[0].tracker.candidate
-    if last is None or first is None:
+    """What became of the alias `candidate`; nothing before MLflow has said so.
+
+    Each seed proposes its best for itself, in whatever order the journals arrive: what counts is the best
+    of them all.
+    """
+    said = [versions.tracker.candidate for versions in ended]
+    known = [each for each in said if each is not None]
+    if len(known) < len(said):
         return ""
+    gained = {
+        versions.tracker.version_of(versions.best.key): versions.best.validation.measures[
+            "net_return"
+        ]
+        for versions in ended
+        if versions.best is not None
+    }
+    before = next((each.before for each in known if each.before not in {None, *gained}), None)
+    ours = [each for each in known if each.version in gained]
+    last = max(ours, key=lambda each: gained[each.version]) if ours else known[-1]
     if last.version is None:
         return f"{last.name} has no candidate: {last.reason}"
-    if last.version == first.before:
+    if last.version == before:
         return f"{last.name}@candidate stays v{last.version}: {last.reason}"
-    was = "" if first.before is None else f"; it was v{first.before}"
-    why = f": {last.reason}" if last.reason else ""
+    reasons = [each.reason for each in known if each.version == last.version and each.reason]
+    why = f": {max(reasons, key=len)}" if reasons else ""
+    was = "" if before is None else f"; it was v{before}"
     return f"{last.name}@candidate is v{last.version}{was}{why}"
 
 

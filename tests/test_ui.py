@@ -4,6 +4,7 @@ Screenshots go to the folder that SCREENSHOTS names, or nowhere.
 """
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -126,7 +127,8 @@ def test_the_run_list_shows_both_runs_with_their_tags(page: Page, mlflow: str) -
     search = page.get_by_placeholder("Search columns")
     for tag in ("group", *TAGS):
         search.fill(tag)
-        found = page.locator("[class*=tree-treenode]").filter(has_text=tag)
+        exactly = re.compile(rf"^\s*{tag}\s*$")
+        found = page.locator("[class*=tree-treenode]").filter(has_text=exactly)
         expect(found.last).to_have_text(tag)  # tags come after settings
         found.last.locator("[class*=tree-checkbox]").first.click()
     page.keyboard.press("Escape")

@@ -5,7 +5,6 @@ before the desk stops trusting its policy is for the risk engine to say (`Limits
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -104,10 +103,11 @@ class SafePolicy:
         largest = float(np.abs(np.array(bundle.manifest.golden.q_values)).max())
         self._max_q = settings.max_q_value or PER_GOLDEN * max(largest, 1.0)
         self._max_feature = settings.max_feature
+        known = ranges or {}
         self._ranges = [
-            (place, name, low - BEYOND, high + BEYOND)
+            (place, name, known[name][0] - BEYOND, known[name][1] + BEYOND)
             for place, name in enumerate(self.pipeline.names)
-            for low, high in [(ranges or {}).get(name, (-inf, inf))]
+            if name in known
         ]
 
     def decide(  # noqa: PLR0911  # a check a line
@@ -140,15 +140,16 @@ class SafePolicy:
                 return Decision(
                     0, state, q_values, f"a Q-value is past {self._max_q:g}: {q_values}"
                 )
-            outside = [
-                name for place, name, low, high in self._ranges if not low <= state[place] <= high
-            ]
+            outside = self._outside(state) if self._ranges else ()
             if self._exploration is not None and self._random.random() < self._rate():
                 action = int(self._random.integers(-1, 2))
                 return Decision(action, state, q_values, None, True, outside)
-            return Decision(q_values.index(high) - 1, state, q_values, outside=outside)
+            return Decision(q_values.index(high) - 1, state, q_values, None, False, outside)
         except Exception as error:
             return Decision(0, state, None, f"{type(error).__name__}: {error}")
+
+    def _outside(self, state: list[float]) -> list[str]:
+        return [name for place, name, low, high in self._ranges if not low <= state[place] <= high]
 
     def _rate(self) -> float:
         assert self._exploration is not None

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from evaluation.gate import Policy
-from market.accounting import MarketSettings
+from market.accounting import EPISODE_BARS, MarketSettings
 from trading.book import Book
 from trading.execution import ExecutionSettings
 from trading.risk import Limits, most_notional
@@ -82,6 +82,7 @@ def test_a_market_costs_nothing_and_lasts_as_long_as_its_data_unless_told() -> N
     costs = ("fee_rate", "slippage", "borrow_rate", "risk_aversion")
     expected |= dict.fromkeys(costs, 0.0)
     expected |= {f"{name}_penalty": 0.0 for name in ("drawdown", "inventory", "turnover")}
+    assert EPISODE_BARS == 1000  # what every run before an open default was trained with
     found = MarketSettings().model_dump()
     assert {name: found[name] for name in expected} == expected
 

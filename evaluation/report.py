@@ -81,7 +81,7 @@ def misleading(found: Findings) -> str | None:
     ]
     return (
         f"The highest price of these bars is {found.price_range:.3g} times the lowest, so that an "
-        "account of one unit, funded with its first price, misleads here: what one unit is of the account "
+        "account of one unit, funded with its first price, misleads here: what a unit is of the account "
         "changes with the price. As a share of the account the same positions made "
         f"{figures[0]} where buy and hold made {figures[1]}."
     )

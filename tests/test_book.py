@@ -217,3 +217,55 @@ def test_a_journal_is_taken_in_record_by_record() -> None:
     book = Book()
     book.replay(told)
     assert (book.cash, book.position, book.equity) == (410.0, 1.0, 510.0)
+
+
+def test_the_largest_fall_of_the_whole_life_outlives_a_resume() -> None:
+    """From the highest equity since the funding; a price that is not believed raises no high."""
+    book = funded(cash=100.0)
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    for number, price in enumerate((120.0, 90.0, 108.0), start=1):
+        book.apply(bar(price, NOON + number * MINUTE, before=100.0))
+    assert book.highest == 120
+    assert book.drawdown == pytest.approx(0.25)
+    book.apply({"type": "risk", "time": NOON, "state": "ACTIVE", "reason": "checked"})
+    assert (book.highest, book.peak) == (120, 108)
+    assert book.drawdown == pytest.approx(0.25)
+    wild = {"type": "bar", "time": NOON, "refused": "far off", "off_market": 900.0, "level": 1}
+    for number in (4, 5):
+        book.apply(wild | {"closed": NOON + number * MINUTE})
+    assert (book.equity, book.highest) == (900, 120)
+    for number, price in enumerate((108.0, 130.0, 65.0), start=6):
+        book.apply(bar(price, NOON + number * MINUTE, before=100.0))
+    assert book.highest == 130
+    assert book.drawdown == pytest.approx(0.5)
+
+
+def sized(name: str, side: str, size: float, position: float) -> dict[str, Any]:
+    return sent(name, side, size, NOON) | {"position": position, "full": 100.0}
+
+
+def test_exposure_follows_orders_that_carry_a_position_and_those_that_only_reduce() -> None:
+    book = funded()
+    book.apply(sized("a", "buy", 2.0, 1.0))
+    book.apply(fill("a", "buy", 2.0, 50.0))
+    assert book.exposure == 0  # until the order has ended
+    book.apply(ended("a", "filled"))
+    assert book.exposure == 1
+    book.apply(sized("b", "sell", 4.0, -1.0))
+    book.apply(fill("b", "sell", 1.0, 50.0))
+    book.apply(ended("b", "canceled"))  # a quarter of the way
+    assert (book.position, book.exposure) == (1, 0.5)
+    book.apply(sent("c", "sell", 0.4, NOON))  # in units: a part of closing it
+    book.apply(fill("c", "sell", 0.4, 50.0))
+    assert book.exposure == pytest.approx(0.3)
+    book.apply(ended("c", "filled"))
+    assert book.exposure == pytest.approx(0.3)
+    book.apply(sent("d", "sell", 0.6, NOON))
+    book.apply(fill("d", "sell", 0.6, 50.0))
+    assert (book.position, book.exposure) == (0, 0)
+    book.apply(ended("d", "filled"))
+    book.apply(sized("e", "sell", 2.0, -1.0))
+    book.apply(fill("e", "sell", 2.0, 50.0))
+    book.apply(ended("e", "filled"))
+    book.apply(fill("gone", "buy", 2.0, 50.0) | {"order": None})
+    assert (book.exposure, book.liquidated) == (0, True)

@@ -364,6 +364,39 @@ def test_what_could_not_be_sent_is_not_sent_after_another_decision(tmp_path: Pat
     assert (desk.book.position, desk.book.orders) == (0, 0)
 
 
+class Mute(SimulatedVenue):
+    """Tells what happened, but not what it holds."""
+
+    mute = True
+
+    def position(self) -> float:
+        if self.mute:
+            raise Unreachable
+        return super().position()
+
+
+def test_nothing_is_sent_while_the_venue_does_not_say_what_it_holds(tmp_path: Path) -> None:
+    venue = Mute(MarketSettings())
+    desk = desk_of(tmp_path, QUIET, Wish(1), venue=venue)
+    feed(desk, bars([100.0] * 3))
+    assert (desk.book.orders, desk.book.refusals) == (0, {})
+    venue.mute = False
+    feed(desk, bars([100.0], start=3))
+    assert desk.book.position == 1
+
+
+def test_orders_of_a_sized_desk_carry_their_position_into_the_journal(tmp_path: Path) -> None:
+    for sizing, full in (("notional", 100.0), ("equity", 1.0), ("unit", None)):
+        folder = tmp_path / sizing
+        market = MarketSettings.model_validate({"sizing": sizing})
+        desk = desk_of(folder, QUIET, Wish(-1), market=market)
+        feed(desk, bars([100.0, 100.0, 110.0]))
+        sent = [each for each in told(folder, "order") if each["status"] == "sent"]
+        carried = {(each.get("position"), each.get("full")) for each in sent}
+        assert carried == {(None, None) if full is None else (-1.0, full)}
+        assert desk.sizing.held == -1
+
+
 @pytest.mark.parametrize("fill", ["close", "next_open"])
 def test_a_stop_closes_the_position_in_as_many_parts_as_it_takes(tmp_path: Path, fill: Any) -> None:
     market = MarketSettings(fill=fill)

@@ -14,6 +14,7 @@ import pytest
 from models.sealed import TEMPORARY, seal
 from training.checkpoint import (
     STATE,
+    UPLOAD_SECONDS,
     Checkpoint,
     Checkpoints,
     RunLock,
@@ -262,3 +263,16 @@ def test_found_by_id_beginning_latest_and_path(tmp_path: Path) -> None:
         find("x", tmp_path, None)
     with pytest.raises(NoCheckpoint, match=r"latest: .* holds no checkpoint"):
         find("latest", tmp_path / "nowhere", None)
+
+
+def test_a_lock_that_is_closed_twice_closes_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(tmp_path / RUN)
+    lock.close()
+    monkeypatch.setattr("training.checkpoint.os.close", pytest.fail)
+    lock.close()
+
+
+def test_the_end_of_a_training_waits_five_minutes_for_uploads() -> None:
+    assert UPLOAD_SECONDS == 300

@@ -137,6 +137,12 @@ def test_superior_ability() -> None:
     returns[:, 7] += 0.002
     assert superior_ability(returns, flat) < 0.01
     assert superior_ability(np.zeros((100, 3)), np.zeros(100)) == 1
+    again = superior_ability(returns[:, :7], flat, draws=1000, seed=0)
+    assert (
+        superior_ability(returns[:, :7], flat)
+        == again
+        != superior_ability(returns[:, :7], flat, seed=1)
+    )
     block = block_length(returns)
     theirs = SPA(-flat, -returns, block_size=block, reps=1000, seed=np.random.default_rng(5))
     theirs.compute()

@@ -155,8 +155,11 @@ class DeskStrategy(Strategy):
         after_bar: Callable[[Book], None],
     ) -> None:
         """Takes what a constructor of the engine's cannot be given."""
-        self.desk, self.venue, self.bar_type = desk, venue, bar_type
-        self.rows, self.after_bar = iter(rows), after_bar
+        self.desk = desk
+        self.venue = venue
+        self.bar_type = bar_type
+        self.rows = iter(rows)
+        self.after_bar = after_bar
         self.failed: BaseException | None = None
         venue.send, venue.withdraw = self._send, self._withdraw
 
@@ -269,7 +272,8 @@ def run(
             logging=QUIET, bypass_logging=True, run_analysis=False, portfolio=unused
         )
     )
-    fee, latency = Decimal(str(venue.market.fee_rate)), round(settings.latency * 1e9)
+    fee = Decimal(str(venue.market.fee_rate))
+    latency = round(settings.latency * 1e9)
     try:
         money = Money(cash * scale, currency)
     except ValueError as error:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from tests.trained import Trained
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # all processes of a session compile a program once
+    _programs = tempfile.TemporaryDirectory()
+    os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={_programs.name}"
+
 _hypothesis_home = tempfile.TemporaryDirectory()  # tests leave nothing in the repository
 set_hypothesis_home_dir(_hypothesis_home.name)
 hypothesis_settings.register_profile("qdesk", deadline=None, derandomize=True, database=None)

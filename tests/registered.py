@@ -10,6 +10,7 @@ from models.promotion import Condition, Judgement
 from models.promotion import promote as promote_judged
 from models.promotion_records import Promotion, resolve
 from models.registry import model_id_of, register
+from tests.stores import fresh
 from tests.test_bundle import bundle_of
 from training.store import Store
 
@@ -19,7 +20,7 @@ NAME = "qdesk-linear"
 def register_three(mlruns: Path, versions: int = 3) -> None:
     """A store with three versions, or more; MLflow's own setting of where it is stays as it was."""
     before = mlflow.get_tracking_uri()
-    client = Store(mlruns).client
+    client = Store(fresh(mlruns)).client
     experiment = client.create_experiment("tested", artifact_location=f"{mlruns}/artifacts")
     run_id = client.create_run(experiment, run_name="run").info.run_id
     for seed in range(1, versions + 1):

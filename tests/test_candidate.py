@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from models.networks import linear_q_network
 from models.registry import propose, register
 from tests.registered import uri_of
+from tests.stores import fresh
 from tests.test_bundle import bundle_of
 from tests.trained import Trained
 from training.store import Store
@@ -23,7 +24,7 @@ SEEDS = count(1)
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     before = mlflow.get_tracking_uri()
-    yield Store(tmp_path / "mlruns")
+    yield Store(fresh(tmp_path / "mlruns"))
     mlflow.set_tracking_uri(before)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from evaluation.trials import last_validation, trials_on
+from tests.stores import fresh
 from training.store import Store
 
 TRADED = {"net_return": 0.1, "trades": 12.0, "ruined": 0.0}
@@ -18,7 +19,7 @@ class Log:
     """Trainings on the same data, each of a configuration of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Store(folder)
+        self.store = Store(fresh(folder))
         self.experiment = self.store.experiment("qdesk")
         self.count = 0
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.kills import QDESK, client_of, fingerprint, resuming, study, training
 from market.bars import load_bars
+from tests.stores import fresh
 from tests.trained import SMALL, Trained, learn_until, refused, runs_of
 from training.checkpoint import STATE, RunLock, newest
 from training.faults import NoCheckpoint
@@ -36,7 +37,7 @@ def test_killed_at_random_moments_it_ends_as_if_left_alone(
 
 def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
     """Stopped between two logged points: no point is missing, moved, or there twice."""
-    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    alone, stopped = fresh(tmp_path / "alone"), fresh(tmp_path / "stopped")
     few = ("--log-every", "40000", "--evaluate-every", "40000", "--checkpoints.every", "40000")
     subprocess.run(training("tabular", 45_000, alone, *few), check=True, capture_output=True)
     process = subprocess.Popen(
@@ -64,7 +65,10 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
             for each in client.search_model_versions(f"run_id = '{run.info.run_id}'")
             if each.tags["step"] == str(saved.step)
         ]
-        assert client.get_model_version_by_alias(version.name, "candidate")
+        ruined = version.tags["ruined"] == "yes"
+        aliases = client.get_registered_model(version.name).aliases
+        expected = {} if ruined else {"candidate": str(version.version)}
+        assert {name: str(number) for name, number in aliases.items()} == expected
     subprocess.run(resuming(stopped), check=True, capture_output=True)
     expected, found = fingerprint(alone), fingerprint(stopped)
     assert set(expected["versions"]) == set(found["versions"]) - {

@@ -12,6 +12,7 @@ from models.promotion_records import NoVersion
 from training.faults import NoRun
 from training.runs import value_of
 from training.runs_console import runs
+from tests.stores import fresh
 from training.store import RUN, Store
 
 RETURNS = {"linear": (0.1, 0.3, -0.2, 0.4), "two_layer": (0.5, 0.7)}
@@ -21,7 +22,7 @@ RETURNS = {"linear": (0.1, 0.3, -0.2, 0.4), "two_layer": (0.5, 0.7)}
 def mlruns(tmp_path: Path) -> Path:
     """Four seeds of one configuration and two of another in one group, and a run of another group."""
     folder = tmp_path / "mlruns"
-    store = Store(folder)
+    store = Store(fresh(folder))
     experiment = store.experiment("qdesk")
     began = 1_700_000_000_000
 
@@ -100,7 +101,7 @@ def test_best_ranks_by_the_last_value_and_leaves_out_what_is_undefined(mlruns: P
 def test_what_was_undefined_at_the_last_validation_has_no_value(tmp_path: Path) -> None:
     """MLflow's latest value of it is that of an earlier validation, whatever made it undefined."""
     folder = tmp_path / "mlruns"
-    store = Store(folder)
+    store = Store(fresh(folder))
     run = store.client.create_run(store.experiment("qdesk"), run_name="one").info.run_id
     both = {"net_return": -0.1, "trades": 40.0, "ruined": 0.0, "sharpe": -0.7, "sortino": -0.9}
     first = {**both, "break_even": 1.5, "profit_factor": 0.9}

@@ -17,6 +17,7 @@ from mlflow.entities import Metric, Run
 from models.bundle import Bundle
 from models.networks import linear_q_network
 from models.registry import find_version, propose, register
+from tests.stores import fresh
 from tests.test_bundle import bundle_of
 from training.history import Point
 from training.labels import About
@@ -30,7 +31,7 @@ from training.tracking import Tracker, new_run, open_journal
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     before = mlflow.get_tracking_uri()
-    yield Store(tmp_path / "mlruns")
+    yield Store(fresh(tmp_path / "mlruns"))
     mlflow.set_tracking_uri(before)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import qdesk
 from benchmarks.kills import client_of
+from tests.stores import fresh
 from training.data import TrainingData
 from training.learn import learn
 from training.resume import Start, resumed
@@ -36,6 +37,8 @@ class Trained:
             settings, start = found
         else:
             (settings,) = load_settings(command)
+            if settings.tracking_uri is None and not self.mlruns.exists():
+                fresh(self.mlruns)
         data = TrainingData.of(settings)
         console = Console(file=self.said, width=200)
         with pytest.MonkeyPatch.context() as patch:

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
 from models.promotion_records import NoVersion
+from tests.stores import fresh
 from training.faults import NoRun
 from training.runs import value_of
 from training.runs_console import runs
-from tests.stores import fresh
 from training.store import RUN, Store
 
 RETURNS = {"linear": (0.1, 0.3, -0.2, 0.4), "two_layer": (0.5, 0.7)}

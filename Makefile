@@ -12,7 +12,7 @@ PEERS_PYTHON ?= $(PYTHON)
 UI_PORT ?= 5000
 TENSORBOARD_PORT ?= 6006
 STORE := $(or $(QDESK_MLRUNS),mlruns)
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Installs a Debian package that tests need, where that is possible; without it they are skipped.
 debian = $(2) >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \

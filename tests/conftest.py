@@ -37,6 +37,18 @@ hypothesis_settings.register_profile("qdesk", deadline=None, derandomize=True, d
 hypothesis_settings.load_profile("qdesk")
 
 
+LONGEST = (
+    "test_resume",
+    "test_shipper",
+    "test_loop",
+    "test_evaluate",
+    "test_train",
+    "test_guards",
+    "test_learning",
+    "test_agents",
+)
+
+
 def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "made") -> Bars:
     """Bars with given opens and closes, one a minute, of a market that never closes."""
     count = len(close)
@@ -52,6 +64,11 @@ def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "
         }
     )
     return Bars.of(name, table, Calendar.always(60.0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin, so that no worker ends alone with one of them."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
 
 
 @pytest.fixture(autouse=True)

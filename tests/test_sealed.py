@@ -118,10 +118,11 @@ def test_flipped_bits_are_refused(folder: Path) -> None:
     """200 of them, anywhere in either file, each alone."""
     expected = unseal(folder, FILE)
     refused = 0
+    rng = np.random.default_rng(3)
     for flip in range(200):
         path = folder / (FILE if flip % 2 else MANIFEST)
         whole = path.read_bytes()
-        bit = int(RANDOM.integers(8 * len(whole)))
+        bit = int(rng.integers(8 * len(whole)))
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
@@ -173,7 +174,7 @@ while True:
 
 def test_killed_while_writing_nothing_half_is_seen(tmp_path: Path) -> None:
     torn = 0
-    for delay in RANDOM.uniform(0, 0.03, 15):
+    for delay in np.random.default_rng(3).uniform(0, 0.03, 15):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITE_FOREVER, tmp_path], stdout=subprocess.PIPE, text=True
         )

@@ -207,6 +207,7 @@ def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run)
             assert logged[f"eval/validation/{measure}"] == pytest.approx(value, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_an_earlier_candidate_yields_only_to_a_better_one(
     client: MlflowClient, store: Path, printed: str
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from operator import itemgetter
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
@@ -177,7 +178,7 @@ class FeatureStream:
         ]
         quotes = {name for feature in features for name in feature.kind.needs}
         self.columns = ("time", *NUMBERS, *(name for name in QUOTES if name in quotes))
-        self._names = self.columns[1:]
+        self._numbers_of = itemgetter(*self.columns[1:])
         self._places = {name: place for place, name in enumerate(self.columns)}
         self._rows = max(feature.rows for feature in features)
         self._history = np.full((len(self.columns), 2 * self._rows), np.nan)
@@ -254,13 +255,15 @@ class FeatureStream:
     def _checked(self, time: float, bar: Mapping[str, Any]) -> list[float]:
         """The bar's columns; time in microseconds."""
         try:
-            row = [time, *[bar[name] for name in self._names]]
+            numbers = self._numbers_of(bar)
         except KeyError:
-            missing = [name for name in self._names if name not in bar]
+            missing = [name for name in self.columns[1:] if name not in bar]
             raise BarsError(
                 f"a bar lacks {', '.join(missing)}; these features need {', '.join(self.columns)}"
             ) from None
-        row = [float("nan") if value is None else float(value) for value in row]
+        if None in numbers:
+            numbers = [np.nan if value is None else value for value in numbers]
+        row = [float("nan") if time is None else float(time), *map(float, numbers)]
         last = self._last
         if time != time:  # noqa: PLR0124  # not a number
             raise BarsError("a bar lacks time")
@@ -283,10 +286,8 @@ class FeatureStream:
             if not good and not unknown:
                 raise BarsError(f"bar of {bar['time']}: {name} is {value}, which no good bar has")
         values = dict(zip(names, quotes, strict=True))
-        if (
-            values.get("ask", 0.0) < values.get("bid", 0.0)
-            or values.get("depth_imbalance", 0.0) > 1
-        ):
+        crossed = values.get("ask", 0.0) < values.get("bid", 0.0)
+        if crossed or values.get("depth_imbalance", 0.0) > 1:
             raise BarsError(
                 f"bar of {bar['time']}: a bid above the ask, or a depth_imbalance above 1"
             )

@@ -15,7 +15,7 @@ from typing import Any
 from market.accounting import MarketSettings, Scheme, next_position
 from market.bars import BarsError
 from market.features import FeatureStream
-from trading.bar_checks import PriceCollar, silence, silence_sentence, utc
+from trading.bar_checks import OffMarket, PriceCollar, silence, silence_sentence, utc
 from trading.book import RiskState
 from trading.execution import ExecutionService, ExecutionSettings
 from trading.latch import Latch, Latched
@@ -251,7 +251,9 @@ class Desk:
         book = self.book
         before = book.price
         try:
-            self._require_near(bar, now)
+            off = self.collar.off_market(bar)
+            if off is not None:
+                self._require_level(off, bar, now)
             features = self.features.take(bar["time"] // 1000, bar)
         except (BarsError, TypeError, ValueError) as error:
             self._refuse_bar(bar, str(error), now)
@@ -272,15 +274,12 @@ class Desk:
         )
         return features, None
 
-    def _require_near(self, bar: Bar, now: int) -> None:
+    def _require_level(self, off: OffMarket, bar: Bar, now: int) -> None:
         """Refuses a price outside the collar, but believes a level that has held for some bars.
 
         Raises:
             BarsError: it is not believed, or not yet.
         """
-        off = self.collar.off_market(bar)
-        if off is None:
-            return
         if off.level < self.limits.collar_bars:
             raise BarsError(off.reason)
         reason = (

@@ -241,14 +241,13 @@ class FeatureStream:
         self, feature: Feature, step: Any, before: list[float] | None, row: list[float]
     ) -> float:
         if step is not None:
-            return (
-                np.nan if before is None else step.step(float(np.log(row[CLOSE] / before[CLOSE])))
-            )
+            if before is None:
+                return np.nan
+            return float(step.step(float(np.log(row[CLOSE] / before[CLOSE]))))
         if feature.kind.last is not None:
             closes, bars = self._closes, feature.bars or 1
-            return feature.kind.last(
-                row[CLOSE], closes[-1 - bars] if len(closes) > bars else np.nan
-            )
+            past = closes[-1 - bars] if len(closes) > bars else np.nan
+            return feature.kind.last(row[CLOSE], past)
         rows = self._history[:, max(self._held - feature.rows, 0) : self._held]
         return float(feature.kind.of(_Window(rows, self._places), *feature.arguments)[-1])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from market.bars import Bars
@@ -192,6 +193,33 @@ def test_a_feature_far_outside_its_range_in_training_is_said_once_and_counted(
     assert "features outside their range in training  price_change 1 decisions" in out
 
 
+def test_events_of_a_second_instrument_end_it_on_record(tmp_path: Path) -> None:
+    """The position stays, is said, and stands in the journal with the reason."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    close = RandomWalk(sigma=0.01).bars(200, seed=5).table["close"]
+    events = [
+        {"time": 1_700_000_000_000 + 60_000 * n, "type": "trade", "instrument": "A", "price": price}
+        for n, price in enumerate(close)
+    ]
+    events.append({**events[-1], "instrument": "B"})
+    lines = "".join(json.dumps({**each, "size": 1.0}) + "\n" for each in events)
+    desk = tmp_path / "desk"
+    done = subprocess.run(
+        [sys.executable, "-m", "qdesk", "paper", str(folder), "--events", "-", "--every", "1m",
+         "--pace", "max", "--desk", str(desk), "--policy.max-feature", "1e9", *LOOSE],
+        input=lines, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "of A and B; name the one to trade with --instrument" in done.stderr
+    last = list(records(desk / "journal.jsonl"))[-1]
+    assert last["type"] == "stop"
+    assert last["position"] != 0
+    assert last["reason"] == done.stderr.removesuffix("\n")
+    assert f"a position of {last['position']:+g} is still open" in done.stdout
+
+
 # --- limits that never let a position be opened ----------------------------------------------
 
 
@@ -248,6 +276,27 @@ def test_where_part_of_the_bars_is_affected_it_starts_and_says_which(
     )
     assert "refused by" in out
     assert "max_notional" in out.split("refused by")[1].splitlines()[0]
+
+
+def test_a_desk_that_goes_on_is_measured_by_what_its_account_began_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Funded at 100,000: ten times that may be held, whatever the price is when it starts again."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    given = ["paper", folder, "--desk", tmp_path / "desk", *LOOSE]
+    market = steady(tmp_path / "market.parquet", 100_000.0)
+    out, _ = said(capsys, *given, "--bars", market)
+    assert "are refused" not in out
+    steady(market, 1_300_000.0)
+    later = pl.read_parquet(market).with_columns(pl.col("time") + pl.duration(days=1))
+    later.write_parquet(market)
+    out, _ = said(capsys, *given, "--bars", market, code=1)  # nor is such a price believed at first
+    assert "are refused at 200 of 200 bars, first at bar 1" in out
+    given[given.index("--desk") + 1] = tmp_path / "fresh"
+    out, _ = said(capsys, *given, "--bars", market)
+    assert "are refused" not in out
 
 
 def test_what_blocks_a_position_depends_on_the_funding_by_default() -> None:

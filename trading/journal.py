@@ -110,6 +110,16 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def funding(path: Path) -> float | None:
+    """What the account of a journal began with, quote currency; None where it was never funded.
+
+    Raises:
+        JournalError: a line before it is no record.
+        OSError: the file cannot be read.
+    """
+    return next((each["cash"] for each in records(path) if each["type"] == "funding"), None)
+
+
 def last_position(path: Path) -> float | None:
     """The position at the end of a journal, units; None where its end does not tell.
 

@@ -15,7 +15,7 @@ from market.bars import BarsError
 from market.events import EventsError
 from trading.desk import Desk
 from trading.feed import Rejections, Row, paced
-from trading.journal import JournalLost
+from trading.journal import JournalLost, funding
 from trading.market_data import market_data
 from trading.preflight import Preflight
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
@@ -89,7 +89,8 @@ def paper(
     market = market_of(settings, model.bundle)
     folder = folder_of(settings)
     continued = (folder / JOURNAL).exists()
-    preflight = Preflight(settings, model, found.facts, say, continued)
+    funded = funding(folder / JOURNAL) if continued else None
+    preflight = Preflight(settings, model, found.facts, say, continued, funded)
     desk = open_desk(
         settings,
         model,
@@ -119,7 +120,12 @@ def paper(
             with suppress(OSError):  # the same disk, perhaps
                 desk.latch.hold("HALTED", "the journal could not be written")
             raise
-        except (BadCommand, BarsError, EventsError):  # the market ended in a fault of its own
+        except (
+            BadCommand,
+            BarsError,
+            EventsError,
+        ) as error:  # the market ended in a fault of its own
+            _end_at_fault(desk, error, say)
             raise
         except Exception as error:  # nobody's plan: not to be gone on from without a person
             with suppress(OSError):
@@ -128,6 +134,16 @@ def paper(
         finally:
             desk.ledger.journal.close()
     return Told(desk, summary, caught.stop, desk.ledger.journal.path, found.rejections)
+
+
+def _end_at_fault(desk: Desk, error: Exception, say: Callable[[str], None]) -> None:
+    """Ends a session whose market cannot be read on; a position stays, no price is to be trusted."""
+    if desk.book.cash is None:
+        return
+    with suppress(JournalLost):
+        desk.stop(str(error), flatten=False)
+    if desk.book.position:
+        say(f"a position of {desk.book.position:+g} is still open")
 
 
 def _trade(

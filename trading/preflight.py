@@ -125,6 +125,7 @@ class Preflight:
         facts: MarketFacts,
         say: Callable[[str], None],
         continued: bool = False,
+        funded: float | None = None,
     ) -> None:
         """Looks at what is known so far.
 
@@ -135,6 +136,7 @@ class Preflight:
             say: told in a sentence what a person should know.
             continued: whether the desk has a journal, and perhaps a position that must be closed: then
                 limits that would refuse every order that opens one are only said.
+            funded: what its account began with, quote currency; None where that is still to come.
 
         Raises:
             BadCommand: it is another market and that is not accepted, or no position can be opened.
@@ -144,6 +146,7 @@ class Preflight:
         self.facts = facts
         self._say = say
         self._continued = continued
+        self._funded = funded
         self._trained = model.bundle.manifest.origin.market
         if self._trained is None:
             say(
@@ -188,8 +191,8 @@ class Preflight:
 
     def _require_affordable(self, closes: Prices) -> None:
         market = market_of(self.settings, self.model.bundle)
-        first = float(closes[0])
-        account = Book(funded=self.settings.trade.funding(market, first))
+        funded = self._funded or self.settings.trade.funding(market, float(closes[0]))
+        account = Book(funded=funded)
         sizing = Sizing(market, self.settings.trade, account)
         limits = self.settings.limits.resolved(sizing.units, self.facts.interval)
         largest = self.settings.execution.venue_max_quantity

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
 
 from evaluation.dependence import long_run_variance, sharpe_influence, varies
 
@@ -51,7 +51,7 @@ class Estimate(NamedTuple):
 
     def lower_bound(self, level: float) -> float:
         """What the true number is above, at a level of confidence; NaN where undefined."""
-        return float(self.value - stats.t.ppf(level, self.freedom) * self.deviation)
+        return float(self.value - stdtrit(self.freedom, level) * self.deviation)
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """What the true number is between, at a level of confidence; NaN where undefined."""
@@ -122,7 +122,7 @@ def probabilistic_sharpe(moments: Moments, benchmark: float = 0.0) -> float:
     estimate = sharpe_estimate(moments)
     if not estimate.deviation > 0:
         return NAN
-    return float(stats.norm.cdf((moments.sharpe - benchmark) / estimate.deviation))
+    return float(ndtr((moments.sharpe - benchmark) / estimate.deviation))
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:
@@ -133,8 +133,7 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
     if trials < 2:
         return 0.0
     share = 1 / trials
-    normal = stats.norm.ppf
-    best = (1 - EULER) * normal(1 - share) + EULER * normal(1 - share / np.e)
+    best = (1 - EULER) * ndtri(1 - share) + EULER * ndtri(1 - share / np.e)
     return float(variance**0.5 * best)
 
 
@@ -160,7 +159,7 @@ def minimum_track_record(moments: Moments, benchmark: float = 0.0, level: float 
     above = moments.sharpe - benchmark
     if not above > 0:
         return NAN
-    return float(1 + _sharpe_variance(moments) * (stats.norm.ppf(level) / above) ** 2)
+    return float(1 + _sharpe_variance(moments) * (ndtri(level) / above) ** 2)
 
 
 def _sharpe_variance(moments: Moments) -> float:
@@ -274,12 +273,14 @@ def backtest_overfitting(returns: Returns, parts: int = 10) -> float:
         np.divide(mean, variance**0.5, out=ratio, where=variance > 0)
         return ratio
 
+    from scipy.stats import rankdata
+
     below = []
     for half in combinations(range(parts), parts // 2):
         rest = [part for part in range(parts) if part not in half]
         best = sharpe(list(half)).argmax()
         out = sharpe(rest)
-        rank = stats.rankdata(out)[best] / (len(out) + 1)
+        rank = rankdata(out)[best] / (len(out) + 1)
         below.append(rank <= 0.5)
     return float(np.mean(below))
 
@@ -289,7 +290,9 @@ def interquartile_mean(values: ArrayLike) -> float:
 
     Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
     """
-    return float(stats.trim_mean(np.asarray(values, float), 0.25, axis=None))
+    from scipy.stats import trim_mean
+
+    return float(trim_mean(np.asarray(values, float), 0.25, axis=None))
 
 
 def interquartile_mean_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
@@ -300,10 +303,12 @@ def interquartile_mean_interval(values: ArrayLike, seed: int = 0) -> tuple[float
             window, which is the stratified bootstrap of Agarwal et al. (2021).
         seed: of the resampling, 10,000 times.
     """
+    from scipy.stats import trim_mean
+
     columns = np.asarray(values, float)
     columns = columns.reshape(len(columns), -1)
     runs, strata = columns.shape
     drawn = np.random.default_rng(seed).integers(runs, size=(10_000, runs, strata))
     resampled = np.take_along_axis(columns[None], drawn, axis=1).reshape(10_000, -1)
-    low, high = np.quantile(stats.trim_mean(resampled, 0.25, axis=1), [0.025, 0.975])
+    low, high = np.quantile(trim_mean(resampled, 0.25, axis=1), [0.025, 0.975])
     return float(low), float(high)

@@ -258,6 +258,8 @@ def backtest_overfitting(returns: Returns, parts: int = 10) -> float:
         returns: of all trials, shape (bars, trials); at least two.
         parts: that time is divided into, an even number.
     """
+    from scipy.stats import rankdata
+
     if returns.shape[1] < 2 or len(returns) < 2 * parts:
         return NAN
     blocks = np.array_split(returns, parts)
@@ -272,8 +274,6 @@ def backtest_overfitting(returns: Returns, parts: int = 10) -> float:
         ratio: NDArray[np.float64] = np.zeros_like(mean)
         np.divide(mean, variance**0.5, out=ratio, where=variance > 0)
         return ratio
-
-    from scipy.stats import rankdata
 
     below = []
     for half in combinations(range(parts), parts // 2):

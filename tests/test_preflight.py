@@ -139,12 +139,18 @@ def test_the_instrument_that_events_state_is_compared(
         assert "instrument EUR/USD, trained on btcusd_30m" in err
 
 
-def test_a_bundle_without_facts_trades_and_it_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def without_facts(tmp_path: Path) -> Path:
+    """A bundle that does not say which market it was trained on."""
     folder = tmp_path / "bundle"
     folder.mkdir()
     bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    return folder
+
+
+def test_a_bundle_without_facts_trades_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = without_facts(tmp_path)
     out, _ = said(capsys, "backtest", folder, "--bars", WALK, "--desk", tmp_path / "d", code=1)
     assert "does not say which market it was trained on, so that could not be checked" in out
 
@@ -195,9 +201,7 @@ def test_a_feature_far_outside_its_range_in_training_is_said_once_and_counted(
 
 def test_events_of_a_second_instrument_end_it_on_record(tmp_path: Path) -> None:
     """The position stays, is said, and stands in the journal with the reason."""
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    folder = without_facts(tmp_path)
     close = RandomWalk(sigma=0.01).bars(200, seed=5).table["close"]
     events = [
         {"time": 1_700_000_000_000 + 60_000 * n, "type": "trade", "instrument": "A", "price": price}
@@ -249,9 +253,7 @@ def test_a_desk_that_could_never_trade_does_not_start(
     arguments: list[str],
     limit: str,
 ) -> None:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    folder = without_facts(tmp_path)
     path = steady(tmp_path / "dear.parquet", 150_000.0)
     desk = tmp_path / "desk"
     _, err = said(capsys, command, folder, "--bars", path, "--desk", desk, *arguments, code=2)
@@ -263,9 +265,7 @@ def test_a_desk_that_could_never_trade_does_not_start(
 def test_where_part_of_the_bars_is_affected_it_starts_and_says_which(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    folder = without_facts(tmp_path)
     path = steady(tmp_path / "rising.parquet", 96_000.0, 130_000.0)
     out, _ = said(
         capsys, "backtest", folder, "--bars", path, "--limits.max-notional", "100000",
@@ -282,9 +282,7 @@ def test_a_desk_that_goes_on_is_measured_by_what_its_account_began_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Funded at 100,000: ten times that may be held, whatever the price is when it starts again."""
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    folder = without_facts(tmp_path)
     given = ["paper", folder, "--desk", tmp_path / "desk", *LOOSE]
     market = steady(tmp_path / "market.parquet", 100_000.0)
     out, _ = said(capsys, *given, "--bars", market)
@@ -317,9 +315,7 @@ def test_what_blocks_a_position_depends_on_the_funding_by_default() -> None:
 def test_a_backtest_that_passes_over_more_than_a_twentieth_of_its_bars_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: int, code: int
 ) -> None:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8).save_into(folder)
+    folder = without_facts(tmp_path)
     close = np.full(300, 100.0) + np.sin(np.arange(300))
     close[50 : 50 + 4 * bad : 4] *= 3
     path = tmp_path / "spiky.parquet"

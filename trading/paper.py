@@ -117,14 +117,9 @@ def paper(
             desk.stop(reason, flatten=settings.on_stop == "flatten")
             summary.take(desk.book)
         except JournalLost:
-            with suppress(OSError):  # the same disk, perhaps
-                desk.latch.hold("HALTED", "the journal could not be written")
+            _halt_unwritten(desk)
             raise
-        except (
-            BadCommand,
-            BarsError,
-            EventsError,
-        ) as error:  # the market ended in a fault of its own
+        except (BadCommand, BarsError, EventsError) as error:  # the fault is the market's
             _end_at_fault(desk, error, say)
             raise
         except Exception as error:  # nobody's plan: not to be gone on from without a person
@@ -136,12 +131,20 @@ def paper(
     return Told(desk, summary, caught.stop, desk.ledger.journal.path, found.rejections)
 
 
+def _halt_unwritten(desk: Desk) -> None:
+    """Latches a desk whose journal can no longer be written."""
+    with suppress(OSError):  # the same disk, perhaps
+        desk.latch.hold("HALTED", "the journal could not be written")
+
+
 def _end_at_fault(desk: Desk, error: Exception, say: Callable[[str], None]) -> None:
     """Ends a session whose market cannot be read on; a position stays, no price is to be trusted."""
     if desk.book.cash is None:
         return
-    with suppress(JournalLost):
+    try:
         desk.stop(str(error), flatten=False)
+    except JournalLost:
+        _halt_unwritten(desk)
     if desk.book.position:
         say(f"a position of {desk.book.position:+g} is still open")
 

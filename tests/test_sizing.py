@@ -23,9 +23,11 @@ from market.accounting import (
     earned,
     growth,
     liquidation_cost,
+    money,
     risk_penalty,
     ruins,
     traded,
+    worst_growth,
 )
 from market.equity import LEAST, rebalanced
 from market.terms import EquityTerms, NotionalTerms, Sizing, scaled, times_cost
@@ -379,3 +381,29 @@ def test_unit_is_the_default_and_its_terms_are_as_ever() -> None:
     np.testing.assert_array_equal(terms.gain, [4.0, -3.0])
     np.testing.assert_array_equal(terms.price, [100.0, 104.0])
     assert terms._fields == ("carry", "gain", "entry_cost", "exit_cost", "borrow", "price")
+
+
+@pytest.mark.parametrize(
+    ("sizing", "cushion"), [("unit", 70.0), ("notional", 70.0), ("equity", -100 * math.log(0.3))]
+)
+def test_an_account_is_ruined_where_it_has_fallen_to_the_share_that_the_floor_names(
+    sizing: Sizing, cushion: float
+) -> None:
+    settings = MarketSettings(sizing=sizing, equity_floor=0.3)
+    assert cushion_of(100.0, settings) == pytest.approx(cushion)
+
+
+def test_what_wipes_out_an_account_of_its_own_size_is_bounded_and_of_any_other_is_not() -> None:
+    assert worst_growth(MarketSettings(sizing="equity")) == pytest.approx(math.log(LEAST))
+    assert worst_growth(MarketSettings(sizing="unit")) == -math.inf
+
+
+def test_an_amount_is_a_share_of_equity_only_where_equity_is_what_a_position_is_sized_by() -> None:
+    close, equity, amount = (
+        np.array([100.0, 110.0, 99.0]),
+        np.array([2.0, 3.0]),
+        np.array([0.1, 0.2]),
+    )
+    for sizing, counted in (("unit", [0.1, 0.2]), ("notional", [0.1, 0.2]), ("equity", [0.2, 0.6])):
+        terms = bar_terms(close, close, MarketSettings(sizing=sizing))
+        np.testing.assert_allclose(money(terms, equity, amount), counted)

@@ -344,3 +344,18 @@ def test_a_device_or_a_pipe_is_no_file(folder: Path) -> None:
     os.mkfifo(folder / FILE)
     with pytest.raises(Damaged, match="there is no such file"):
         unseal(folder, FILE)
+
+
+def test_a_manifest_may_say_more_and_in_any_order(tmp_path: Path) -> None:
+    """So that a later version may state more of its file, and another tool may sort the manifest."""
+    from models.sealed import _digest
+
+    folder = tmp_path / "some" / "where" / "sealed"
+    seal(folder, FILE, ARRAYS, {"step": 7})
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(dict(reversed(list(manifest.items())))))
+    assert read_manifest(folder, FILE) == manifest
+    manifest["files"][FILE]["sha512"] = "7"
+    manifest["sha256"] = _digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, sort_keys=True))
+    unseal(folder, FILE)

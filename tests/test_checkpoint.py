@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from training.checkpoint import (
 )
 from training.checkpoint_settings import CheckpointSettings
 from training.faults import CheckpointError, InUse, NoCheckpoint
+from training.object_store import Bucket, Uploads
 from training.resume import find
 
 RUN = "0123456789abcdef"
@@ -130,6 +131,49 @@ def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
     RunLock(tmp_path / RUN).close()
 
 
+def test_one_that_was_killed_just_now_gets_a_moment_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("training.checkpoint.time.sleep", pauses.append)
+    with checkpoints_of(tmp_path / RUN), pytest.raises(InUse):
+        RunLock(tmp_path / RUN)
+    assert pauses == [0.1, 0.1]
+
+
+def test_what_a_bucket_does_not_have_is_not_looked_for_there(tmp_path: Path) -> None:
+    here, there, said = tmp_path / "here" / RUN, tmp_path / "there" / RUN, list[str]()
+    settings = CheckpointSettings(where=f"file://{tmp_path}/bucket")
+    with Checkpoints(RunLock(there), settings, 1, print) as checkpoints:
+        save(checkpoints, 1)
+    with checkpoints_of(here) as checkpoints:
+        save(checkpoints, 2)
+    damage(here, 2)
+    assert newest(here, Bucket(f"file://{tmp_path}/bucket"), said.append).step == 1
+    assert len(said) == 1
+    assert "set aside" in said[0]
+
+
+def test_what_arrived_is_not_uploaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    upload = Bucket.upload
+
+    def seen(self: Bucket, run: str, folder: Path) -> None:
+        sent.append(folder.name)
+        upload(self, run, folder)
+
+    monkeypatch.setattr(Bucket, "upload", seen)
+    settings = CheckpointSettings(where=f"file://{tmp_path}/bucket")
+    for step in (1, 2):
+        with Checkpoints(RunLock(tmp_path / RUN), settings, 1, print) as checkpoints:
+            assert not checkpoints.has(step)
+            save(checkpoints, step)
+            assert checkpoints.has(step)
+    assert sent == ["step-000000000001", "step-000000000002"]
+
+
 def test_a_lock_names_its_owner_and_nothing_of_the_one_before(tmp_path: Path) -> None:
     folder = tmp_path / RUN
     folder.mkdir()
@@ -169,6 +213,18 @@ def test_going_back_sets_what_came_later_aside(tmp_path: Path) -> None:
         save(checkpoints, 2, 0.3)
     assert steps_of(folder) == [1, 2]
     assert (folder / "before-going-back-step-000000000003" / STATE).exists()
+
+
+def test_the_one_that_training_goes_back_to_keeps_its_score(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    with checkpoints_of(folder, keep_last=1, keep_best=1) as checkpoints:
+        save(checkpoints, 1, 0.9)
+        save(checkpoints, 2, 0.1)
+        checkpoints.set_aside_after(1)
+        for step in (2, 3, 4):
+            save(checkpoints, step, 0.2)
+        assert not checkpoints.due(5, score=0.8)
+    assert steps_of(folder) == [1, 4]
 
 
 def test_what_a_killed_process_left_is_taken_away(tmp_path: Path) -> None:
@@ -272,6 +328,36 @@ def test_a_lock_that_is_closed_twice_closes_nothing_else(
     lock.close()
     monkeypatch.setattr("training.checkpoint.os.close", pytest.fail)
     lock.close()
+
+
+@pytest.mark.parametrize("fault", [None, KeyError("boom")])
+def test_only_a_training_that_ended_well_waits_for_its_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    patience = []
+    close = Uploads.close
+
+    def closing(self: Uploads, seconds: float) -> set[str]:
+        patience.append(seconds)
+        return close(self, 0.0)
+
+    monkeypatch.setattr(Bucket, "upload", away)
+    monkeypatch.setattr(Uploads, "close", closing)
+    said: list[str] = []
+    settings = CheckpointSettings(where=f"file://{tmp_path}/bucket")
+    with (
+        suppress(KeyError),
+        Checkpoints(RunLock(tmp_path / RUN), settings, 1, said.append) as checkpoints,
+    ):
+        save(checkpoints, 1)
+        if fault is not None:
+            raise fault
+    assert patience == [UPLOAD_SECONDS if fault is None else 0.0]
+    assert (f"waiting for {settings.url}" in said) is (fault is None)
+    assert "step-000000000001 did not arrive" in said[-1]
 
 
 def test_the_end_of_a_training_waits_five_minutes_for_uploads() -> None:

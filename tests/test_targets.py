@@ -104,6 +104,12 @@ def test_munchausen_is_the_papers(temperature: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_munchausen_never_adds_more_than_nothing() -> None:
+    """Whatever rounding makes of the logarithm of a probability of one."""
+    logs = np.array([-2, -0.5, 0, 1e-7, 3], np.float32)
+    np.testing.assert_allclose(munchausen_reward(np.ones(5), logs, 0.5, -1.0), [0.5, 0.75, 1, 1, 1])
+
+
 def test_soft_policy_does_not_overflow() -> None:
     policy = soft_policy(np.array([[1e6, 0, -1e6]], np.float32), 0.03)
     np.testing.assert_array_equal(policy.probability, [[1, 0, 0]])

@@ -22,6 +22,7 @@ from training.object_store import Bucket, Uploads
 
 FORMAT = "qdesk-checkpoint/1"
 STATE = "state.safetensors"
+ATTEMPTS = 3  # to have a run to oneself
 UPLOAD_SECONDS = 300.0  # that a training's end waits for what is not uploaded yet
 STOP_SECONDS = 8.0  # that a stop does
 
@@ -67,7 +68,7 @@ class RunLock:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _lock(folder, attempts=3)
+            self._descriptor = _lock(folder)
             tidy(folder)
         except InUse:
             raise
@@ -248,15 +249,15 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
     raise NoCheckpoint(f"{looked}: there is no checkpoint that can be used")
 
 
-def _lock(folder: Path, attempts: int = 1) -> int:
+def _lock(folder: Path) -> int:
     """An open file that no other process can lock until this one closes it, or dies."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    for attempt in range(1, attempts + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if attempt == attempts:
+            if attempt == ATTEMPTS:
                 owner = os.read(descriptor, 100).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise InUse(f"{folder}: process {owner} trains this run; stop it first") from None

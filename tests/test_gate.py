@@ -98,7 +98,7 @@ def test_what_is_undefined_fails(good: Findings, own: Findings) -> None:
     assert [each.found for each in conditions if not each.passed] == ["undefined"]
     lost = [{**each, "max_drawdown": None, "trades": None} for each in good.measures]
     conditions = judge(good.model_copy(update={"measures": lost}), own, ONE, GOOD)
-    assert len(failed(conditions)) == 2
+    assert [each.found for each in conditions if not each.passed] == ["100.0%", "0"]
 
 
 def test_trials_raise_the_bar(good: Findings, own: Findings) -> None:
@@ -141,7 +141,7 @@ def test_policies(tmp_path: Path, good: Findings, own: Findings) -> None:
         with pytest.raises(BadPolicy, match=said) as refused:
             Policy.load(path)
         assert str(refused.value).startswith(f"policy {path}")
-    with pytest.raises(BadPolicy, match="No such file"):
+    with pytest.raises(BadPolicy, match=r"cannot be read as TOML \(No such file or directory\)$"):
         Policy.load(tmp_path / "none.toml")
 
 

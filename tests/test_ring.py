@@ -86,6 +86,7 @@ def test_tensor_tree_is_the_host_tree_to_the_bit() -> None:
     tree, hosts = TensorSumTree(2, 5000), [SumTree(5000), SumTree(5000)]
     find = tf.function(tree.find, jit_compile=True)
     write = tf.function(tree.set, jit_compile=True)
+    assert not tree.nodes.trainable
     for _ in range(30):
         leaf = np.stack([rng.choice(5000, 400, replace=False) for _ in range(2)])
         value = (10 ** rng.uniform(-4, 4, leaf.shape) * (rng.random(leaf.shape) < 0.7)).astype("f4")

@@ -208,6 +208,26 @@ def test_seeds_and_time_are_both_in_the_spread() -> None:
     assert independent.value == pytest.approx(interquartile_mean(ratios))
 
 
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_what_time_alone_makes_of_seeds_is_taken_off_their_spread(seeds: int) -> None:
+    """DerSimonian and Laird: the sum of squares around the mean is (n - 1) between + (1 - 1/n) sum within.
+
+    Here every seed has the variance of one alone within it, and the second term is what is left of it
+    once their mean is taken off.
+    """
+    bars = 400
+    returns = np.random.default_rng(4).standard_normal((bars, seeds)) + np.linspace(0, 0.5, seeds)
+    found = sharpe_difference(returns, np.zeros(bars))
+    ratios = np.array([each.mean() / each.std(ddof=1) for each in returns.T])
+    influences = np.array([sharpe_influence(each) for each in returns.T])
+    mean = influences.mean(axis=0)
+    within = sum(long_run_variance(each - mean) for each in influences) / (bars - 1)
+    between = (((ratios - ratios.mean()) ** 2).sum() - within) / (seeds - 1) / seeds
+    time = long_run_variance(mean) / (bars - 1)
+    assert between > 0
+    assert found.deviation == pytest.approx((time + between) ** 0.5, rel=1e-9)
+
+
 def test_bounds_are_of_the_distribution() -> None:
     assert Estimate(1.0, 2.0).lower_bound(0.95) == pytest.approx(1 - 2 * 1.644854)
     assert Estimate(1.0, 2.0, 2.0).lower_bound(0.95) == pytest.approx(1 - 2 * 2.919986)

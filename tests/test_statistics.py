@@ -194,6 +194,8 @@ def test_overfitting_is_the_share_of_divisions() -> None:
         ratios = outside.mean(axis=0) / outside.std(axis=0)
         below.append(np.mean(ratios <= ratios[best]) * 6 / 7 <= 0.5)
     assert backtest_overfitting(returns, parts=4) == np.mean(below)
+    sizes = np.geomspace(0.01, 100, returns.shape[1])  # which change no Sharpe ratio
+    assert backtest_overfitting(returns * sizes, parts=4) == np.mean(below)
     returns[:, 2] += 0.01
     assert backtest_overfitting(returns) == 0
     assert np.isnan(backtest_overfitting(returns[:, :1]))

@@ -210,10 +210,10 @@ def test_seeds_and_time_are_both_in_the_spread() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 5])
 def test_what_time_alone_makes_of_seeds_is_taken_off_their_spread(seeds: int) -> None:
-    """DerSimonian and Laird: the sum of squares around the mean is (n - 1) between + (1 - 1/n) sum within.
+    """DerSimonian and Laird: squares around the mean sum to (n - 1) between + (1 - 1/n) sum within.
 
-    Here every seed has the variance of one alone within it, and the second term is what is left of
-    it once their mean is taken off.
+    Every seed has the variance of one alone within it, and the second term is what is left of it once
+    their mean is taken off.
     """
     bars = 400
     returns = np.random.default_rng(4).standard_normal((bars, seeds)) + np.linspace(0, 0.5, seeds)

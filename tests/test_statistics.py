@@ -182,20 +182,30 @@ def test_superior_ability_says_no_as_often_as_it_should() -> None:
     assert np.mean(np.array(values) < 0.1) <= 0.2
 
 
-def test_overfitting_is_the_share_of_divisions() -> None:
-    """Against the definition, written out."""
-    returns = noise(400, 6, seed=4)
-    parts = np.array_split(returns, 4)
+def overfitting(returns: np.ndarray, parts: int) -> float:
+    """The definition, written out."""
+    blocks, trials = np.array_split(returns, parts), returns.shape[1]
     below = []
-    for half in combinations(range(4), 2):
-        inside = np.concatenate([parts[i] for i in half])
-        outside = np.concatenate([parts[i] for i in range(4) if i not in half])
+    for half in combinations(range(parts), parts // 2):
+        inside = np.concatenate([blocks[i] for i in half])
+        outside = np.concatenate([blocks[i] for i in range(parts) if i not in half])
         best = (inside.mean(axis=0) / inside.std(axis=0)).argmax()
         ratios = outside.mean(axis=0) / outside.std(axis=0)
-        below.append(np.mean(ratios <= ratios[best]) * 6 / 7 <= 0.5)
-    assert backtest_overfitting(returns, parts=4) == np.mean(below)
-    sizes = np.geomspace(0.01, 100, returns.shape[1])  # which change no Sharpe ratio
-    assert backtest_overfitting(returns * sizes, parts=4) == np.mean(below)
+        below.append((ratios <= ratios[best]).sum() / (trials + 1) <= 0.5)
+    return float(np.mean(below))
+
+
+@pytest.mark.parametrize("trials", [2, 5, 6])
+def test_overfitting_is_the_share_of_divisions(trials: int) -> None:
+    returns = noise(400, trials, seed=4)
+    assert backtest_overfitting(returns, parts=4) == overfitting(returns, 4)
+    assert backtest_overfitting(returns) == overfitting(returns, 10)
+    sizes = np.geomspace(0.01, 100, trials)  # which change no Sharpe ratio
+    assert backtest_overfitting(returns * sizes) == overfitting(returns, 10)
+
+
+def test_overfitting_is_none_of_skill_and_half_of_noise() -> None:
+    returns = noise(400, 6, seed=4)
     returns[:, 2] += 0.01
     assert backtest_overfitting(returns) == 0
     assert np.isnan(backtest_overfitting(returns[:, :1]))

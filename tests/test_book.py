@@ -45,6 +45,9 @@ def test_a_book_begins_with_nothing() -> None:
     assert math.isnan(book.price)
     assert math.isnan(book.equity)
     assert (book.orders, book.rejects, book.changes, book.latched, book.bars) == (0, 0, 0, 0, 0)
+    assert (book.seen, book.marked, book.time, book.price_time, book.changed) == (0, 0, 0, 0, 0)
+    assert (book.off_market, book.level, book.unbelieved, book.gaps, book.decisions) == (0,) * 5
+    assert (book.exposure, book.highest, book.drawdown, book.silent) == (0, 0, 0, False)
     assert (book.state, book.liquidated, book.anchored, book.working) == (
         "ACTIVE",
         False,
@@ -184,6 +187,9 @@ def test_a_person_who_sets_a_desk_free_forgives_what_led_there() -> None:
     book.apply(sent("b", "buy", 1.0, NOON))
     book.apply(ended("b", "rejected"))
     assert (book.peak, book.anchored) == (1050.0, True)
+    far = {"off_market": 500.0, "level": 1, "closed": NOON + 2 * MINUTE + 1}
+    book.apply({"type": "bar", "time": NOON, "refused": "outside the collar", **far})
+    assert (book.off_market, book.level) == (1, 1)
     risk = {"type": "risk", "time": NOON, "state": "REDUCING", "reason": "a loss"}
     book.apply(risk)
     assert (book.state, book.reason, book.changes, book.latched) == ("REDUCING", "a loss", 1, 0)
@@ -191,9 +197,50 @@ def test_a_person_who_sets_a_desk_free_forgives_what_led_there() -> None:
     book.apply(risk | {"state": "ACTIVE", "reason": "checked", "latched": 77})
     assert (book.state, book.reason, book.changes, book.latched) == ("ACTIVE", "checked", 2, 77)
     assert (book.rejects, len(book.faults), book.anchored) == (0, 0, False)
+    assert (book.off_market, book.level) == (0, 0)
     assert (book.peak, book.day_equity) == (990.0, 990.0)
     book.apply(bar(91.0, NOON + 3 * MINUTE, before=90.0))
     assert book.anchored
+
+
+def test_what_sells_more_than_there_is_leaves_no_exposure() -> None:
+    """An order in units: what it leaves is not known in full sizes before the next decision."""
+    book = funded()
+    book.apply(sent("a", "buy", 1.0, NOON) | {"position": 1.0})
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    book.apply(ended("a", "filled"))
+    assert book.exposure == 1
+    book.apply(sent("b", "sell", 3.0, NOON))
+    book.apply(fill("b", "sell", 3.0, 100.0))
+    assert (book.position, book.exposure) == (-2, 0)
+
+
+def test_dust_is_no_position_and_no_exposure() -> None:
+    book = funded()
+    book.apply(sent("a", "buy", 1.0, NOON) | {"position": 1.0})
+    book.apply(fill("a", "buy", 1.0, 100.0))
+    book.apply(ended("a", "filled"))
+    book.apply(sent("b", "sell", 1.0, NOON))
+    book.apply(fill("b", "sell", 1 - 5e-10, 100.0))
+    assert (book.position, book.exposure) == (0, 0)
+
+
+def test_orders_of_the_last_minute_are_remembered() -> None:
+    book = funded()
+    for number, at in enumerate((0.0, 59.9, 60.0, 119.8)):
+        book.apply(sent(f"o{number}", "buy", 1.0, NOON + round(at * 1e9)))
+    assert [(time - NOON) / 1e9 for time in book.order_times] == [60.0, 119.8]
+    book.apply(sent("late", "buy", 1.0, NOON + 119_999_999_999))
+    assert len(book.order_times) == 3
+
+
+def test_a_silence_lasts_until_the_next_decision() -> None:
+    book = funded()
+    for count in (1, 2):
+        book.apply({"type": "gap", "time": NOON, "since": NOON, "reason": "no event"})
+        assert (book.gaps, book.silent) == (count, True)
+        book.apply({"type": "decision", "time": NOON})
+        assert (book.gaps, book.silent) == (count, False)
 
 
 def test_before_it_is_funded_an_account_is_worth_nothing_known() -> None:

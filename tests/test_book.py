@@ -229,9 +229,16 @@ def test_orders_of_the_last_minute_are_remembered() -> None:
     book = funded()
     for number, at in enumerate((0.0, 59.9, 60.0, 119.8)):
         book.apply(sent(f"o{number}", "buy", 1.0, NOON + round(at * 1e9)))
-    assert [(time - NOON) / 1e9 for time in book.order_times] == [60.0, 119.8]
+    assert [(time - NOON) / 1e9 for time in book.order_times] == [59.9, 60.0, 119.8]
     book.apply(sent("late", "buy", 1.0, NOON + 119_999_999_999))
     assert len(book.order_times) == 3
+
+
+def test_an_account_that_is_funded_at_midnight_begins_with_the_day_that_ends() -> None:
+    book = Book()
+    book.apply(bar(100.0, 19_000 * DAY))
+    book.apply({"type": "funding", "time": 19_000 * DAY, "cash": 1000.0})
+    assert book.day == 18_999
 
 
 def test_a_silence_lasts_until_the_next_decision() -> None:

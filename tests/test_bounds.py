@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from evaluation.gate import Policy
 from market.accounting import EPISODE_BARS, MarketSettings
 from trading.book import Book
-from trading.execution import ExecutionSettings
+from trading.execution import MOST_PARTS, ExecutionSettings
 from trading.risk import Limits, most_notional
 
 # Model, field, the last value that is taken, the first that is not.
@@ -109,4 +109,4 @@ def test_limits_and_policy_unless_told() -> None:
     assert (policy.confidence, policy.sharpe_difference, policy.deflated_sharpe) == (0.95, 0, 0.95)
     assert (policy.cost_multiple, policy.late, policy.cost) == (2.0, 1, 0.0001)
     assert (policy.max_drawdown, policy.trades, policy.seeds) == (0.35, 30, 5)
-    assert ExecutionSettings().order_timeout == 60.0
+    assert (ExecutionSettings().order_timeout, MOST_PARTS) == (60.0, 10_000)

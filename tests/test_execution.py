@@ -8,11 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from market.synthetic import RandomWalk
-from tests.desks import OFF, bundle_for, desk_at
+from tests.desks import INSTRUMENT, OFF, bundle_for, desk_at
 from tests.test_trading_properties import HostileVenue
+from trading.book import DUST
 from trading.execution import ExecutionSettings
 from trading.journal import records
-from trading.orders import Filled, Liquidated
+from trading.orders import Charged, Filled, Liquidated
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 
@@ -133,6 +134,32 @@ def test_only_what_brings_a_position_to_zero_is_reduce_only(tmp_path: Path, held
     drill.hold(held)
     drill.hold(-held)
     assert drill.sent == [(to, 1.0, False), (back, 1.0, True), (to, 1.0, False), (back, 2.0, False)]
+
+
+def test_an_order_is_called_by_instrument_millisecond_and_number(tmp_path: Path) -> None:
+    drill = Drill(tmp_path)
+    for number, wanted in enumerate((LONG, FLAT, SHORT), start=1):
+        drill.hold(wanted)
+        milliseconds = (START + drill.bars * MINUTE) // 10**6
+        assert drill.venue.submitted[-1].id == f"{INSTRUMENT}-{milliseconds}-{number}"
+
+
+@pytest.mark.parametrize("target, orders", [(DUST, 0), (-DUST, 0), (2 * DUST, 1)])
+def test_for_dust_no_order_is_sent(tmp_path: Path, target: float, orders: int) -> None:
+    drill = Drill(tmp_path)
+    drill.desk.execution.pursue(target, START + 10 * MINUTE)
+    assert len(drill.sent) == orders
+
+
+def test_a_charge_is_booked_once_however_often_it_is_told(tmp_path: Path) -> None:
+    drill = Drill(tmp_path)
+    drill.venue.untold = [Charged("borrow-1", 2.5, "borrow")] * 2
+    drill.desk.hear()
+    drill.venue.untold = [Charged("borrow-1", 2.5, "borrow"), Charged("borrow-2", 1.0, "borrow")]
+    drill.desk.hear()
+    told = [(each["id"], each["amount"], each["reason"]) for each in drill.told("charge")]
+    assert told == [("borrow-1", 2.5, "borrow"), ("borrow-2", 1.0, "borrow")]
+    assert drill.desk.book.cash == pytest.approx(1000 - 3.5)
 
 
 def test_a_turn_that_is_refused_goes_flat_and_no_further(tmp_path: Path) -> None:

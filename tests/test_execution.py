@@ -1,5 +1,6 @@
 """Orders under way: left alone, withdrawn, lost, and told in the wrong order."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,64 @@ def test_a_fill_of_an_order_that_is_not_ours_halts(tmp_path: Path) -> None:
     said = "fill elsewhere/0 is of order elsewhere, which does not work here"
     assert drill.desk.book.reason == said
     assert drill.desk.book.position == 2  # the truth all the same
+
+
+@pytest.mark.parametrize("name", ["0", "~"])  # which sort before and behind every order of ours
+def test_a_fill_of_another_order_than_the_one_that_works_halts(tmp_path: Path, name: str) -> None:
+    drill = Drill(tmp_path)
+    drill.bar(LONG)
+    drill.venue.untold = [Filled(name, f"{name}/0", "buy", 0.5, 100.0, 0.0)]
+    drill.desk.hear()
+    assert drill.desk.book.state == "HALTED"
+    assert f"is of order {name}, which does not work here" in drill.desk.book.reason
+
+
+def test_what_is_executed_while_the_venue_is_asked_is_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions are compared once nothing works: an order may be filled between two questions."""
+    drill = Drill(tmp_path, timeout=3600.0)
+    drill.bar(LONG)
+    report = drill.venue.report
+
+    def executing(order_id: str) -> Any:
+        found = report(order_id)
+        found = found and found._replace(fills=list(found.fills))
+        drill.venue.execute(0.5)
+        drill.venue.untold = []
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drill.venue, "report", executing)
+        drill.bar(LONG)
+    assert (drill.venue.held, drill.desk.book.position) == (0.5, 0)
+    assert drill.desk.book.state == "ACTIVE"
+    drill.bar(LONG)
+    assert drill.desk.book.position == 0.5
+
+
+def test_without_a_price_even_what_closes_a_position_is_no_order(tmp_path: Path) -> None:
+    drill = Drill(tmp_path)
+    drill.hold(LONG)
+    drill.desk.book.price = math.nan
+    drill.desk.execution.pursue(0.0, START + 10 * MINUTE)
+    assert drill.statuses == ["sent", "filled", "refused"]
+    assert drill.desk.book.position == 1
+
+
+def test_a_position_is_closed_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drill = Drill(tmp_path)
+    drill.hold(LONG)
+    closed: list[float] = []
+
+    def closing() -> None:
+        closed.append(drill.venue.held)
+        drill.venue.execute(1.0)
+
+    monkeypatch.setattr(drill.venue, "close_out", closing, raising=False)
+    drill.desk.execution.flatten(START + 10 * MINUTE)
+    assert drill.desk.book.position == 0
+    assert closed == [1.0]
 
 
 @pytest.mark.parametrize("held", [LONG, SHORT])

@@ -336,6 +336,7 @@ def test_without_a_price_even_what_closes_a_position_is_no_order(tmp_path: Path)
     drill.hold(LONG)
     drill.desk.book.price = math.nan
     drill.desk.execution.pursue(0.0, START + 10 * MINUTE)
+    drill.desk.ledger.flush()
     assert drill.statuses == ["sent", "filled", "refused"]
     assert drill.desk.book.position == 1
 

@@ -253,3 +253,14 @@ def test_the_end_of_a_journal_tells_the_position(tmp_path: Path) -> None:
     path.write_text("")
     assert last_position(path) is None
     assert last_position(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("behind, known", [(60_000, True), (70_000, False)])
+def test_a_position_is_looked_for_in_the_last_64_kib(
+    tmp_path: Path, behind: int, known: bool
+) -> None:
+    """Who stops a desk does not wait for a year of records."""
+    path = tmp_path / "journal.jsonl"
+    bar = '{"time": 2, "type": "bar"}\n'
+    path.write_text('{"time": 1, "type": "decision", "position": 3}\n' + bar * (behind // len(bar)))
+    assert last_position(path) == (3.0 if known else None)

@@ -45,6 +45,7 @@ BOUNDS: list[tuple[type[BaseModel], str, float, float]] = [
             *("volatility_bars", "fault_memory"),
         )
     ),
+    (Limits, "collar_bars", 2, 1),
     (ExecutionSettings, "order_timeout", 1e-9, 0.0),
 ]
 

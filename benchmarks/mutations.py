@@ -195,24 +195,45 @@ def reasons() -> dict[tuple[str, str, str, str], str]:
     }
 
 
-def study(files: list[str], count: int, seed: int, workers: int) -> dict[str, Any]:
-    """Draws, runs and counts, by file; survivors without a reason are printed as they are found."""
+def begun(mutants: dict[str, list[Mutant]]) -> dict[str, Any]:
+    """Rows of a study, by file, before any mutant was run."""
+    row = {"caught": 0, "timeout": 0, "equivalent": 0, "seconds": 0.0}
+    return {file: {"drawn": len(each), **row, "survived": []} for file, each in mutants.items()}
+
+
+def left_over(rows: dict[str, Any], seed: int) -> dict[str, list[Mutant]]:
+    """The mutants that an earlier study lists as survivors, taken out of its rows.
+
+    Raises:
+        SystemExit: a file is no longer what it was, so that its mutants cannot be found.
+    """
+    found = {}
+    for file, row in rows.items():
+        wanted = [(each["scope"], each["before"], each["after"]) for each in row["survived"]]
+        again = [each for each in drawn(ROOT, file, row["drawn"], seed) if each.key[1:] in wanted]
+        if len(again) != len(wanted):
+            raise SystemExit(f"{file} has changed since the study: run it in full")
+        row["survived"] = []
+        if again:
+            found[file] = again
+    return found
+
+
+def study(mutants: dict[str, list[Mutant]], rows: dict[str, Any], workers: int) -> dict[str, Any]:
+    """Runs mutants and counts, by file; survivors without a reason are printed as they are found."""
     known = reasons()
-    rows: dict[str, Any] = {}
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="mutations-") as folder,
         ProcessPoolExecutor(workers, context, begin, (folder,)) as pool,
     ):
         Path(folder).chmod(0o755)
-        seconds = dict(pool.map(unharmed, files))
+        seconds = dict(pool.map(unharmed, mutants))
         jobs = []
-        for file in files:
-            mutants = drawn(ROOT, file, count, seed)
-            rows[file] = {"drawn": len(mutants), "caught": 0, "timeout": 0, "equivalent": 0}
-            rows[file] |= {"survived": [], "seconds": 0.0, "tests_seconds": round(seconds[file], 1)}
-            jobs += [pool.submit(judged, mutant, seconds[file]) for mutant in mutants]
-        left = {file: row["drawn"] for file, row in rows.items()}
+        for file, each in mutants.items():
+            rows[file]["tests_seconds"] = round(seconds[file], 1)
+            jobs += [pool.submit(judged, mutant, seconds[file]) for mutant in each]
+        left = {file: len(each) for file, each in mutants.items()}
         try:
             for done in as_completed(jobs):
                 mutant, outcome, took = done.result()
@@ -267,16 +288,31 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, one a core")
     parser.add_argument("--only", choices=TESTS, action="append", help="a file, and no other")
     parser.add_argument("--save", action="store_true", help="commit the figures to the documents")
+    parser.add_argument(
+        "--again", action="store_true", help="run survivors of the saved study alone"
+    )
     options = parser.parse_args()
-    files, before, began = options.only or list(TESTS), os.getloadavg()[0], time.monotonic()
-    print(f"{options.mutants} mutants of each file, seed {options.seed}", flush=True)
-    rows = study(files, options.mutants, options.seed, options.workers)
+    before, began, minutes = os.getloadavg()[0], time.monotonic(), 0.0
+    rows: dict[str, Any] = {}
+    if options.again or (options.only and options.save):  # the rest stays as it is
+        saved = record.load("mutations")
+        rows, options.seed, minutes = saved["files"], saved["seed"], saved["minutes"]
+    if options.again:
+        mutants = left_over(rows, options.seed)
+        print(f"the {sum(map(len, mutants.values()))} survivors of the saved study", flush=True)
+    else:
+        files = options.only or list(TESTS)
+        mutants = {file: drawn(ROOT, file, options.mutants, options.seed) for file in files}
+        rows |= begun(mutants)
+        print(f"{options.mutants} mutants of each file, seed {options.seed}", flush=True)
+    rows = study(mutants, rows, options.workers)
+    minutes += (time.monotonic() - began) / 60
     result = {
         **record.machine(before),
         "seed": options.seed,
         "workers": options.workers,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "files": {file: {"tests": TESTS[file], **row} for file, row in rows.items()},
+        "minutes": round(minutes, 1),
+        "files": {file: {**row, "tests": TESTS[file]} for file, row in rows.items()},
     }
     print(table(result))
     if options.save:

@@ -49,6 +49,12 @@ def save(name: str, result: dict[str, Any], table: str, document: Path = README)
     print(f"written to {path.relative_to(HERE.parent)} and {shown}")
 
 
+def load(name: str) -> dict[str, Any]:
+    """What `save` wrote."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
 def _cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -210,6 +210,16 @@ def test_a_loss_is_too_large_once_it_is_at_its_limit(
     assert (found and found.state) == state
 
 
+@pytest.mark.parametrize("began", [0.0, -0.5, -2000.0])
+def test_what_began_the_day_with_nothing_has_lost_more_than_any_share(began: float) -> None:
+    book = book_of()
+    book.day_equity, book.equity = began, -5000.0
+    found = breach(book, OFF.model_copy(update={"max_daily_loss": 0.25}))
+    assert found is not None
+    assert found.state == "REDUCING"
+    assert "equity lost inf% since the day began" in found.reason
+
+
 def test_rejects_and_faults_count_up_to_their_limits() -> None:
     limits = OFF.model_copy(update={"max_rejects": 3, "max_faults": 2})
     book = book_of()

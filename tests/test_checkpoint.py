@@ -14,11 +14,13 @@ import pytest
 from models.sealed import TEMPORARY, seal
 from training.checkpoint import (
     STATE,
+    STOP_SECONDS,
     UPLOAD_SECONDS,
     Checkpoint,
     Checkpoints,
     RunLock,
     newest,
+    steps_in,
 )
 from training.checkpoint_settings import CheckpointSettings
 from training.faults import CheckpointError, InUse, NoCheckpoint
@@ -172,6 +174,21 @@ def test_what_arrived_is_not_uploaded_again(
             save(checkpoints, step)
             assert checkpoints.has(step)
     assert sent == ["step-000000000001", "step-000000000002"]
+
+
+def test_only_its_owner_may_write_a_lock(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        RunLock(tmp_path / RUN).close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / RUN / "lock").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_step_may_have_as_many_digits_as_its_folder(tmp_path: Path) -> None:
+    for name in ("step-999999999999", "step-000000000007", "step-x", "damaged-step-000000000009"):
+        (tmp_path / name).mkdir()
+    assert sorted(steps_in(tmp_path)) == [7, 999_999_999_999]
 
 
 def test_a_lock_names_its_owner_and_nothing_of_the_one_before(tmp_path: Path) -> None:
@@ -362,3 +379,4 @@ def test_only_a_training_that_ended_well_waits_for_its_uploads(
 
 def test_the_end_of_a_training_waits_five_minutes_for_uploads() -> None:
     assert UPLOAD_SECONDS == 300
+    assert STOP_SECONDS == 8  # and one that was stopped seconds

@@ -100,6 +100,9 @@ FEATURES = (
 )
 DISCOUNTS = ("0.9", "0.95", "0.98", "0.99", "0.995")
 
+# Every compiled program keeps pieces of memory, of which a process may have 65,530.
+TRIALS_A_PROCESS = 10
+
 
 class Trial(NamedTuple):
     """One gate's decision to come: settings on a market, alone or the best of several."""
@@ -254,7 +257,9 @@ def run(sizes: dict[str, int], folder: Path, workers: int) -> Iterator[tuple[Tri
             yield trial, decided(Found.model_validate_json(known.read_text()))
         else:
             undone.append(trial)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=in_worker) as pool:
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), in_worker, max_tasks_per_child=TRIALS_A_PROCESS
+    ) as pool:
         futures = [(trial, pool.submit(_keep, trial, folder)) for trial in undone]
         for trial, future in futures:
             yield trial, decided(future.result())

@@ -26,6 +26,9 @@ from market.bars import BarsError
 from models.sealed import Damaged, seal, unseal
 
 CHOICE = "choice.safetensors"
+# A compiled program keeps pieces of memory for as long as its process lives, which may have 65,530: with
+# some 60 trainings of networks they are used up, and the process is gone.
+JOBS_A_PROCESS = 20
 
 
 class WalkForwardSettings(BaseModel):
@@ -139,7 +142,9 @@ def run_jobs(
             yield job, _keep(folder / job.key, train(job))
         return
     context = multiprocessing.get_context("spawn")  # TensorFlow and polars do not survive a fork
-    with ProcessPoolExecutor(workers, context, in_worker) as pool:
+    with ProcessPoolExecutor(
+        workers, context, in_worker, max_tasks_per_child=JOBS_A_PROCESS
+    ) as pool:
         futures = {pool.submit(train, job): job for job in undone}
         try:
             for future in as_completed(futures):

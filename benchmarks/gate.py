@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
+from itertools import batched, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,12 +257,11 @@ def run(sizes: dict[str, int], folder: Path, workers: int) -> Iterator[tuple[Tri
             yield trial, decided(Found.model_validate_json(known.read_text()))
         else:
             undone.append(trial)
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), in_worker, max_tasks_per_child=TRIALS_A_PROCESS
-    ) as pool:
-        futures = [(trial, pool.submit(_keep, trial, folder)) for trial in undone]
-        for trial, future in futures:
-            yield trial, decided(future.result())
+    for part in batched(undone, workers * TRIALS_A_PROCESS):
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=in_worker) as pool:
+            futures = [(trial, pool.submit(_keep, trial, folder)) for trial in part]
+            for trial, future in futures:
+                yield trial, decided(future.result())
 
 
 def _file(trial: Trial, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from itertools import pairwise
+from itertools import batched, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,8 @@ from models.sealed import Damaged, seal, unseal
 
 CHOICE = "choice.safetensors"
 # A compiled program keeps pieces of memory for as long as its process lives, which may have 65,530: with
-# some 60 trainings of networks they are used up, and the process is gone.
+# some 60 trainings of networks they are used up, and the process is gone. (The pool's own limit of tasks
+# a process hangs in Python 3.12.1, https://github.com/python/cpython/issues/115634.)
 JOBS_A_PROCESS = 20
 
 
@@ -142,24 +143,23 @@ def run_jobs(
             yield job, _keep(folder / job.key, train(job))
         return
     context = multiprocessing.get_context("spawn")  # TensorFlow and polars do not survive a fork
-    with ProcessPoolExecutor(
-        workers, context, in_worker, max_tasks_per_child=JOBS_A_PROCESS
-    ) as pool:
-        futures = {pool.submit(train, job): job for job in undone}
-        try:
-            for future in as_completed(futures):
-                job = futures[future]
-                yield job, _keep(folder / job.key, future.result())
-        except BrokenProcessPool as error:
-            raise JobFailed(
-                "a process of the walk-forward was gone, most likely for want of memory; what is done is "
-                "kept, so run the same command again, with --workers 1"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not all(future.done() for future in futures):
-                for process in multiprocessing.active_children():
-                    process.terminate()
+    for part in batched(undone, workers * JOBS_A_PROCESS):
+        with ProcessPoolExecutor(workers, context, in_worker) as pool:
+            futures = {pool.submit(train, job): job for job in part}
+            try:
+                for future in as_completed(futures):
+                    job = futures[future]
+                    yield job, _keep(folder / job.key, future.result())
+            except BrokenProcessPool as error:
+                raise JobFailed(
+                    "a process of the walk-forward was gone, most likely for want of memory; what is "
+                    "done is kept, so run the same command again, with --workers 1"
+                ) from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                if not all(future.done() for future in futures):
+                    for process in multiprocessing.active_children():
+                        process.terminate()
 
 
 def joined(outcomes: Sequence[Outcome]) -> NDArray[np.int8]:

@@ -16,11 +16,12 @@ from typing import Any
 import orjson
 import polars as pl
 
+from durable.lines import Lines, sealed
 from market.bars import NUMBERS, QUOTES
 from market.events import EventsError
 from market.times import TIME
 
-FORMAT = "qdesk-journal/1"
+FORMATS = ("qdesk-journal/1", "qdesk-journal/2")
 NEAR = 1e-6  # units of a position, within which one is held
 TRANSITION = {
     "position": pl.Float64(),  # held coming in, units of a position
@@ -44,7 +45,7 @@ def is_journal(path: Path) -> bool:
         found = orjson.loads(first)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
+    return isinstance(found, dict) and (found.get("format") in FORMATS or sealed(first) is not None)
 
 
 def convert_journal(path: Path, out: Path) -> pl.DataFrame:
@@ -175,14 +176,11 @@ def _executed(wanted: int, before: float, held: float, scheme: str) -> int | Non
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return  # torn: the desk will cut it off when it starts again
-            try:
-                yield orjson.loads(line)
-            except ValueError:
-                raise EventsError(f"{path} line {number}: no record of a journal") from None
+    """Records up to a torn last line, which the desk will cut off when it starts again."""
+    for line in Lines(path):
+        if line.fault is not None:
+            raise EventsError(f"{path} line {line.number}: {line.fault}")
+        yield line.record
 
 
 def _as_json(values: pl.Series | None) -> str | None:

@@ -6,6 +6,7 @@ a venue forgot to tell, is asked for at the next bar.
 """
 
 from collections.abc import Callable
+from math import isfinite
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,7 +76,9 @@ class ExecutionService:
             elif isinstance(event, Ended):
                 self._end(event, now)
             elif isinstance(event, Charged):
-                if event.charge not in self.book.fills:
+                if event.charge not in self.book.fills and self._is_sound(
+                    f"charge {event.charge}", now, amount=event.amount
+                ):
                     self.ledger.record(
                         "charge", now, id=event.charge, amount=event.amount, reason=event.reason
                     )
@@ -268,6 +271,9 @@ class ExecutionService:
         book = self.book
         if fill.fill in book.fills:
             return  # told twice
+        numbers = {"quantity": fill.quantity, "price": fill.price, "cost": fill.cost}
+        if not self._is_sound(f"fill {fill.fill}", now, **numbers):
+            return
         before = book.working
         self.ledger.record(
             "fill",
@@ -287,6 +293,8 @@ class ExecutionService:
         working = self.book.working
         if working is None or working.order.id != ended.order:
             return  # told twice
+        if not self._is_sound(f"the end of order {ended.order}", now, filled=ended.filled):
+            return
         if ended.filled > working.filled + DUST:  # a fill is still under way
             try:
                 report = self.venue.report(ended.order)
@@ -307,7 +315,10 @@ class ExecutionService:
         )
 
     def _liquidated(self, event: Liquidated, now: int) -> None:
-        if event.fill in self.book.fills:
+        numbers = {"quantity": event.quantity, "price": event.price, "cost": event.cost}
+        if event.fill in self.book.fills or not self._is_sound(
+            f"liquidation {event.fill}", now, **numbers
+        ):
             return
         self.ledger.record(
             "fill",
@@ -319,6 +330,13 @@ class ExecutionService:
             price=event.price,
             cost=event.cost,
         )
+
+    def _is_sound(self, what: str, now: int, **numbers: float) -> bool:
+        """Whether a venue's numbers are such; halts where not: what cannot be booked is not known."""
+        odd = [f"{name} is {value}" for name, value in numbers.items() if not isfinite(value)]
+        if odd:
+            self._downgrade("HALTED", f"{what} cannot be booked: {', '.join(odd)}", now)
+        return not odd
 
     def _agree(self, now: int) -> None:
         """Halts where the venue holds another position."""

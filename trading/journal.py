@@ -1,22 +1,26 @@
 """The journal: all that a desk saw, decided and did, one JSON object a line, never rewritten.
 
-It is an event log as `docs/event-log.md` has it. A record is in the operating system's hands before
-what it tells is done: no order leaves that the journal does not know. A process that is killed loses
-nothing of that; a power cut neither where the journal is durable. A last line that was torn is cut off,
-and told, when the journal is opened again.
+It is an event log as `docs/event-log.md` has it, and each line has a checksum (`durable/lines.py`), so
+that a desk does not go on from a line that was changed. A record is in the operating system's hands
+before what it tells is done: no order leaves that the journal does not know. A process that is killed
+loses nothing of that; a power cut neither where the journal is durable. A last line that was torn is cut
+off, and told, when the journal is opened again.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-FORMAT = "qdesk-journal/1"
+from durable.lines import Lines, ending, fits, seal, sealed
+
+FORMAT = "qdesk-journal/2"
+UNCHECKED = "qdesk-journal/1"  # of versions before, whose lines have no checksum
 TAIL = 1 << 16  # bytes at the end of a journal, in which its last decision stands
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 class JournalError(ValueError):
@@ -53,13 +57,20 @@ class Journal:
                 f"{path}: another process trades on this journal; stop it, or give this one a --desk of "
                 "its own"
             ) from None
-        self.torn = _cut_torn(self._file)
+        self._checksum = 0
+        try:
+            self.torn = self._take_up()
+        except BaseException:
+            os.close(self._file)
+            raise
         self._lines: list[bytes] = []
         self._lost: OSError | None = None
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a record; it is written with the next flush."""
-        self._lines.append(orjson.dumps(record, None, OPTIONS))
+        line = orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY)
+        line, self._checksum = seal(line, self._checksum)
+        self._lines.append(line)
 
     def flush(self) -> None:
         """Writes what was added.
@@ -86,28 +97,68 @@ class Journal:
         """Gives the file back; what was not flushed is not written."""
         os.close(self._file)
 
+    def _take_up(self) -> str | None:
+        """Goes on behind the last line that is whole; a torn one is cut off, and returned."""
+        end = ending(self._file)
+        self._checksum = end.checksum
+        if end.whole:
+            self._checksum = sealed(end.torn) or 0
+            os.write(self._file, b"\n")
+        elif fits(end.torn[:-1], end.checksum):
+            raise JournalError(
+                f"{self.path}: the end of the last line was changed after it was written; put the file "
+                "aside to begin anew"
+            )
+        elif end.torn:
+            os.ftruncate(self._file, end.size)
+            return end.torn.decode(errors="replace")
+        return None
 
-def records(path: Path) -> Iterator[dict[str, Any]]:
+
+class Records:
     """The records of a journal, in the order in which they were written; a torn last line is left out.
 
     Raises:
-        JournalError: a line in between is no record.
-        OSError: the file cannot be read.
+        JournalError: when iterated over, a line in between is no record, or is not what was written.
+        OSError: likewise, the file cannot be read.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = orjson.loads(line)
-                good = isinstance(record["time"], int) and isinstance(record["type"], str)
-            except (ValueError, KeyError, TypeError):
-                good = False
-            if not good:
-                raise JournalError(
-                    f"{path} line {number}: no record of a journal; put the file aside to begin anew"
-                )
-            yield record
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = Lines(path)
+
+    @property
+    def unchecked(self) -> int:
+        """How many lines read so far have no checksum, being of a version before."""
+        return self._lines.unchecked
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for line in self._lines:
+            fault = line.fault
+            if fault is None:
+                fault = _fault(line.record, self.unchecked == line.number)
+            if fault is not None:
+                raise damaged(self.path, line.number, fault)
+            yield line.record
+
+
+def records(path: Path) -> Records:
+    """The records of a journal."""
+    return Records(path)
+
+
+def damaged(path: Path, number: int, fault: str) -> JournalError:
+    """The error of a line that cannot be gone on from."""
+    return JournalError(f"{path} line {number}: {fault}; put the file aside to begin anew")
+
+
+def _fault(record: dict[str, Any], unchecked: bool) -> str | None:
+    """Why a line is no record of a journal, if it is none."""
+    if not (isinstance(record.get("time"), int) and isinstance(record.get("type"), str)):
+        return "no record of a journal"
+    if unchecked and record["type"] == "session" and record.get("format") == FORMAT:
+        return "its checksum is missing"
+    return None
 
 
 def funding(path: Path) -> float | None:
@@ -132,10 +183,12 @@ def last_position(path: Path) -> float | None:
     except OSError:
         return None
     filled = 0.0
-    for line in reversed(lines):
+    for before, line in reversed(list(pairwise([b"", *lines]))):
         try:
             record = orjson.loads(line)
             kind = record["type"]
+            if kind in ("fill", "decision", "stop") and not _trusted(line, before):
+                return None
             if kind == "fill":
                 filled += record["size"] if record["side"] == "buy" else -record["size"]
             elif kind in ("decision", "stop"):
@@ -145,19 +198,8 @@ def last_position(path: Path) -> float | None:
     return None
 
 
-def _cut_torn(file: int) -> str | None:
-    """Takes a last line without its end away, and returns it."""
-    size, tail = os.fstat(file).st_size, b""
-    while size > 0:
-        start = max(size - 65536, 0)
-        block = os.pread(file, size - start, start)
-        end = block.rfind(b"\n") + 1
-        tail = block[end:] + tail
-        if end:
-            size = start + end
-            break
-        size = start
-    if not tail:
-        return None
-    os.ftruncate(file, size)
-    return tail.decode(errors="replace")
+def _trusted(line: bytes, before: bytes) -> bool:
+    """Whether a line is what was written, or of a version that wrote no checksums."""
+    if sealed(line) is None:
+        return sealed(before) is None
+    return fits(line, sealed(before) or 0)

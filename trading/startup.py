@@ -5,22 +5,32 @@ from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from market.accounting import MarketSettings
 from market.bars import BarsError
 from market.features import FeaturePipeline
 from models.bundle import Bundle
 from models.last_good import impatient, load_last_good
+from models.places import BadPlace, address_of
 from models.sealed import MANIFEST, Damaged
 from trading.book import Book
 from trading.desk import Desk
-from trading.journal import FORMAT, Journal, records
-from trading.latch import Latch
+from trading.journal import FORMAT, Journal, JournalError, damaged, records
+from trading.latch import STATE, Latch
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import SafePolicy
 from trading.settings import BacktestSettings, BadCommand, TradingSettings
 
 JOURNAL = "journal.jsonl"
+DAMAGED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+)  # raised by what is no record
 
 
 class NotPromoted(Exception):
@@ -46,7 +56,10 @@ def model_of(settings: TradingSettings) -> Model:
         NotPromoted: there are versions, but none was ever promoted.
     """
     asked = settings.model
-    uri = settings.tracking_uri or f"sqlite:///{(settings.mlruns / 'mlflow.db').resolve()}"
+    try:
+        uri = settings.tracking_uri or address_of(settings.mlruns)
+    except BadPlace as error:
+        raise BadCommand(str(error)) from error
     folder = Path(asked)
     if (folder / MANIFEST).exists():
         try:
@@ -112,7 +125,15 @@ def market_of(settings: TradingSettings, bundle: Bundle) -> MarketSettings:
     Raises:
         BadCommand: a setting means nothing under the sizing of the training.
     """
-    trained = MarketSettings.model_validate(dict(bundle.manifest.origin.settings.get("market", {})))
+    origin = bundle.manifest.origin
+    try:
+        trained = MarketSettings.model_validate(dict(origin.settings.get("market", {})))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, ("market", *fault["loc"])))
+        raise BadCommand(
+            f"{origin.name}: the settings of its training cannot be used ({name}: {fault['msg']})"
+        ) from error
     market = settings.costs.over(trained)
     _require_sizing(settings, market)
     fees = settings.fees if isinstance(settings, BacktestSettings) else None
@@ -168,20 +189,30 @@ def open_desk(
         book = Book(limits.volatility_bars, limits.fault_memory)
         pipeline = pipeline_of(model)
         stream = pipeline.stream()
-        for record in records(path):
-            book.apply(record)
-            if record["type"] == "session":
-                _require_same(path, record["instrument"], instrument)
-            if record["type"] == "bar" and "refused" not in record:
-                try:
-                    stream.update({**record, "time": record["closed"] // 1000})
-                except BarsError:  # another model needs what those bars do not have
-                    stream = pipeline.stream()
+        known = records(path)
+        for number, record in enumerate(known, start=1):
+            try:
+                book.apply(record)
+                if record["type"] == "session":
+                    _require_same(path, record["instrument"], instrument)
+                if record["type"] == "bar" and "refused" not in record:
+                    try:
+                        stream.update({**record, "time": record["closed"] // 1000})
+                    except BarsError:  # another model needs what those bars do not have
+                        stream = pipeline.stream()
+            except BadCommand:
+                raise
+            except DAMAGED as error:
+                raise damaged(path, number, f"not as a desk writes it ({error!r})") from error
+        if known.unchecked:
+            say(f"{known.unchecked:,} lines of the journal are of a version without checksums")
         origin = bundle.manifest.origin
         trained = origin.market
         ranges = (
             {name: (low, high) for name, (low, high) in trained.ranges.items()} if trained else {}
         )
+        latch = Latch(folder)
+        _require_room(latch, book)
         ledger = Ledger(journal, book, instrument)
         desk = Desk(
             SafePolicy(bundle, settings.policy, settings.epsilon, book.decisions, ranges=ranges),
@@ -189,7 +220,7 @@ def open_desk(
             origin.scheme,
             venue_of(book),
             ledger,
-            Latch(folder),
+            latch,
             limits,
             settings.trade,
             settings.execution,
@@ -211,7 +242,7 @@ def open_desk(
             bundle=bundle.sha256,
             scheme=origin.scheme,
             features=origin.features,
-            gamma=origin.settings.get("learner", {}).get("gamma"),
+            gamma=_gamma_of(bundle),
             quantity=settings.trade.quantity,
             notional=settings.trade.notional,
             settings=settings.model_dump(mode="json"),
@@ -224,6 +255,32 @@ def open_desk(
         journal.close()
         raise
     return desk
+
+
+def _gamma_of(bundle: Bundle) -> float | None:
+    """The discount of the training; None where it is not known."""
+    found = bundle.manifest.origin.settings.get("learner", {}).get("gamma")
+    return float(found) if isinstance(found, int | float) and 0 <= found <= 1 else None
+
+
+def _require_room(latch: Latch, book: Book) -> None:
+    """Refuses a desk that could not be halted, or that could not write what it did.
+
+    Raises:
+        JournalError: so it is.
+    """
+    latched = latch.read()
+    if latched is not None and latched.lost:
+        raise JournalError(
+            f"{latch.folder}: {latched.reason} when this desk last ran, so that it may not know what it "
+            "did; compare its position with the venue's, then set it free with `qdesk resume`"
+        )
+    try:
+        latch.reserve(book.state, book.reason)
+    except OSError as error:
+        raise JournalError(
+            f"{latch.folder / STATE}: no room to halt in can be reserved ({error.strerror or error})"
+        ) from error
 
 
 def pipeline_of(model: Model) -> FeaturePipeline:

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from training.outbox import DELIVERED, JOURNAL, read_json
+from durable.lines import fits, sealed
+from training.outbox import JOURNAL, delivered
 
 JOURNALS = "journals"  # the folder of all runs' journals in that of the tracking data
 
@@ -25,8 +26,10 @@ def journals(mlruns: Path) -> Iterator[Path]:
 def head_of(folder: Path) -> dict[str, Any] | None:
     """What the run of a journal is, read without opening it; None where that is not to be had."""
     with suppress(OSError, ValueError), (folder / JOURNAL).open("rb") as file:
-        head = orjson.loads(file.readline())
-        if isinstance(head, dict) and head.get("kind") == "run":
+        line = file.readline()
+        head = orjson.loads(line)
+        whole = sealed(line) is None or fits(line, 0)
+        if isinstance(head, dict) and head.get("kind") == "run" and whole:
             return head
     return None
 
@@ -38,12 +41,15 @@ def heads(mlruns: Path) -> Iterator[dict[str, Any]]:
 
 def undelivered(folder: Path) -> bool:
     """Whether a journal that nobody writes may hold something that is not sent, by a short look."""
-    known = read_json(folder / DELIVERED)
-    with suppress(OSError, IndexError, ValueError):
+    known = delivered(folder)
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         with (folder / JOURNAL).open("rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - 2**16, 0))
-            last = orjson.loads(file.read().splitlines()[-1])
-        return bool(last.get("kind") != "end" or last["n"] > known.get("up_to", 0))
+            before, last = [b"", *file.read().splitlines()][-2:]
+        if sealed(last) is not None and not fits(last, sealed(before) or 0):
+            return True
+        end = orjson.loads(last)
+        return bool(end.get("kind") != "end" or end["n"] > known.get("up_to", 0))
     return True
 
 
@@ -51,7 +57,7 @@ def run_known_as(mlruns: Path, which: str) -> list[str]:
     """Ids of the runs whose id, here or in MLflow, begins so."""
     found = []
     for folder in journals(mlruns):
-        names = (folder.name, str(read_json(folder / DELIVERED).get("learned", {}).get("run_id")))
+        names = (folder.name, str(delivered(folder).get("learned", {}).get("run_id")))
         if any(name.startswith(which) for name in names):
             found.append(folder.name)
     return found

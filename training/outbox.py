@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from durable.lines import Lines, fits, seal
 from models.sealed import TEMPORARY
 from training.faults import InUse
 from training.growing_file import GrowingFile
@@ -77,6 +78,7 @@ class Outbox:
         old: whether another process began it.
         head: what the run is: the content of its first entry, or None before that.
         ended: how it ended, or None while it has not.
+        damage: a sentence for every line that is not what was written; what it told is left out.
         learned: what MLflow answered: `run_id`, `versions` by key, `candidate` …
 
     Raises:
@@ -101,12 +103,14 @@ class Outbox:
         self.versions: set[str] = set()
         self.head: dict[str, Any] | None = None
         self.ended: str | None = None
+        self.damage: list[str] = []
+        self._checksum = 0  # of the last line
         self._closed = False
         self._last_time = 0
         self._waiting: deque[Entry] = deque()  # for delivery
         self._counted = {POINTS: 0, VERSION: 0, "": 0}  # of what waits
         self._unwritten: deque[tuple[Entry, Write | None]] = deque()
-        known = read_json(folder / DELIVERED)
+        known = delivered(folder)
         self.learned: dict[str, Any] = known.get("learned", {})
         self._delivered = int(known.get("up_to", 0))
         self._number = self._delivered
@@ -148,7 +152,8 @@ class Outbox:
                 entry, write = self._unwritten[0]
                 if write is not None and not self._keep(entry, write):
                     return False
-                self._file.add(_line(entry))
+                line, self._checksum = seal(_line(entry), self._checksum)
+                self._file.add(line)
                 self._added = entry.number
                 self._unwritten.popleft()
             whole = self._file.flush()
@@ -185,7 +190,7 @@ class Outbox:
             noted = False
             with suppress(OSError):  # then the same is sent again, which changes nothing
                 temporary = self.folder / f"{TEMPORARY}{DELIVERED}"
-                temporary.write_bytes(orjson.dumps(state))
+                temporary.write_bytes(seal(orjson.dumps(state), 0)[0])
                 temporary.replace(self.folder / DELIVERED)
                 noted = True
             while self._waiting and self._waiting[0].number <= entry.number:
@@ -215,7 +220,10 @@ class Outbox:
         with self._changed:
             if self._closed:
                 return
-            self.flush()
+            self._tried = -RETRY_SECONDS  # there is no later
+            while not self.flush() and self._unwritten and self._unwritten[0][1] is not None:
+                self._unwritten.popleft()  # its files are lost; what was put after it is not
+                self._tried = -RETRY_SECONDS
             with suppress(OSError):
                 os.fsync(self._file.descriptor)
             if not self._number:
@@ -268,18 +276,33 @@ class Outbox:
 
     def _read(self) -> None:
         """Takes in what was put by processes before; a last line that was torn is cut off."""
-        content = (self.folder / JOURNAL).read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.cut(whole)
-        for line in content[:whole].splitlines():
-            with suppress(*DAMAGED):  # the rest goes on
-                known = orjson.loads(line)
-                entry = Entry(known.pop("n"), known.pop("kind"), known.pop("time"), known)
-                self._note(entry)
-                self._number = max(self._number, entry.number)
-                if entry.number > self._delivered:
-                    self._wait(entry)
+        path = self.folder / JOURNAL
+        lines = Lines(path)
+        last = 0
+        for line in lines:
+            taken = None if line.fault is not None else self._take(line.record)
+            last = last + 1 if taken is None else taken
+            self._number = max(self._number, last)
+            if taken is None:
+                fault = line.fault or "it is no entry of a run's journal"
+                self.damage.append(f"{path} line {line.number} is left out: {fault}")
+        self._checksum = lines.checksum
+        if lines.unended:
+            self._file.add(b"\n")
+        elif lines.torn:
+            self._file.cut(path.stat().st_size - len(lines.torn))
+
+    def _take(self, record: dict[str, Any]) -> int | None:
+        """Takes an entry in, and returns its number; None where it is none."""
+        try:
+            entry = Entry(record.pop("n"), record.pop("kind"), record.pop("time"), record)
+            waits = entry.number > self._delivered
+            self._note(entry)
+            if waits:
+                self._wait(entry)
+        except DAMAGED:
+            return None
+        return entry.number
 
 
 def _counts(entry: Entry) -> tuple[str, int]:
@@ -291,7 +314,7 @@ def _counts(entry: Entry) -> tuple[str, int]:
 
 def _line(entry: Entry) -> bytes:
     known = {"n": entry.number, "kind": entry.kind, "time": entry.time, **entry.content}
-    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    options = orjson.OPT_SERIALIZE_NUMPY
     try:
         return orjson.dumps(known, None, options)
     except TypeError:  # a path that is no Unicode, say
@@ -309,10 +332,14 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds an object; nothing where it does not."""
+def delivered(folder: Path) -> dict[str, Any]:
+    """How far MLflow has a journal, and what it answered; nothing where that is not known for certain.
+
+    Then everything is sent again, which changes nothing.
+    """
     with suppress(OSError, ValueError):
-        found = orjson.loads(path.read_bytes())
-        if isinstance(found, dict):
+        data = (folder / DELIVERED).read_bytes()
+        found = orjson.loads(data)
+        if isinstance(found, dict) and (fits(data, 0) or found.keys() <= {"up_to", "learned"}):
             return found
     return {}

@@ -123,7 +123,7 @@ class Session:
 
     def tell(self, sentence: str) -> None:
         """Shows the user a sentence."""
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(sentence, highlight=False, soft_wrap=True)
 
     def _open(self) -> None:
         """Begins the runs, or goes on with them where the checkpoint ended, if there is one."""
@@ -153,6 +153,8 @@ class Session:
     def _journal(self, run: str) -> Outbox:
         """A run's journal; closed again where the training does not come to be."""
         box = open_journal(self.settings.mlruns, run)
+        for sentence in box.damage:
+            self.tell(sentence)
         self._stack.callback(lambda: None if self._trackers else box.close())
         return box
 

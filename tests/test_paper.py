@@ -141,10 +141,45 @@ def test_a_file_that_may_grow_no_further_halts_with_exit_code_1(bundle: Path) ->
     assert code == 1
     assert err.count("\n") == 1
     assert "journal.jsonl: File too large; the desk is HALTED and holds its position" in err
+    before = (bundle.parent / "desk" / "journal.jsonl").read_bytes()
+    for _ in range(2):  # it does not start before a person has set it free
+        code, _, err = finished(paper(bundle, "--bars", WALK, *LOOSE))
+        assert code == 2
+        assert "the journal could not be written when this desk last ran" in err
+        assert "`qdesk resume`" in err
+        assert err.count("\n") == 1
+    whole = before[: before.rindex(b"\n") + 1]
+    assert (bundle.parent / "desk" / "journal.jsonl").read_bytes() == whole
+    desk = str(bundle.parent / "desk")
+    finished([sys.executable, "-m", "qdesk", "resume", "--desk", desk, "--reason", "room again"])
     code, out, _ = finished(paper(bundle, "--bars", WALK, *LOOSE))
-    assert code == 1  # it stays halted
-    assert "HALTED: the journal could not be written" in out
-    assert "the journal's last line was torn" in out
+    assert code == 0
+    assert "gone on from the journal" in out
+
+
+def test_a_desk_on_a_full_disk_is_killed_all_the_same(bundle: Path) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    finished(paper(bundle, "--bars", WALK, *LOOSE))
+    desk = str(bundle.parent / "desk")
+    kill = [sys.executable, "-m", "qdesk", "kill", "--desk", desk]
+    code, out, err = finished(kill, preexec_fn=limited)
+    assert (code, err) == (0, "")
+    assert "HALTED. Nothing is sent before `qdesk resume`" in out
+    code, out, _ = finished(paper(bundle, "--bars", f"{WALK}0", *LOOSE))
+    assert code == 1
+    assert "HALTED: kill switch: no reason given" in out
+
+
+def test_a_desk_without_room_for_its_latch_does_not_start(bundle: Path) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    code, _, err = finished(paper(bundle, "--bars", WALK, *LOOSE), preexec_fn=limited)
+    assert code == 2
+    assert "risk.json: no room to halt in can be reserved (File too large)" in err
+    assert err.count("\n") == 1
 
 
 def test_a_damaged_model_does_not_start(bundle: Path) -> None:

@@ -1,21 +1,31 @@
 """What stops a desk from outside and holds it stopped: two small files in its folder.
 
-`risk.json` is the state of the risk engine, so that a restart stays where it was. `KILL` is the kill
-switch: while it is there, nothing is sent. `qdesk kill` makes it, as `touch KILL` does; `qdesk resume`
-takes it away.
+`risk.json` is the state of the risk engine, so that a restart stays where it was. Its room is reserved
+while there is room, and it is written in place, so that a full disk does not keep a desk from halting.
+`KILL` is the kill switch: while it is there, nothing is sent. `qdesk kill` makes it, as `touch KILL`
+does; `qdesk resume` takes it away. No write but a person's raises a state.
 """
 
 import json
 import os
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from durable.locks import locked
 from trading.book import RiskState
+from trading.journal import JournalLost
+from trading.risk import SEVERITY
 
 STATE, KILL = "risk.json", "KILL"
-STATES: tuple[RiskState, ...] = ("ACTIVE", "REDUCING", "HALTED")
+ROOM = 4096  # bytes of the state, whatever it says
+LONGEST = 500  # characters of a reason
+LATEST = 2**63 - 1  # ns since 1970
+PATIENCE = 1.0  # s that another writer is waited for
+# What a file that holds no state raises.
+UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
 class Latched(NamedTuple):
@@ -25,6 +35,9 @@ class Latched(NamedTuple):
     reason: str
     by_hand: bool
     time: int  # ns since 1970
+    lost: bool = (
+        False  # whether the journal could not be written: the desk may not know what it did
+    )
 
 
 class Latch:
@@ -33,13 +46,27 @@ class Latch:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._seen = 0
+        self._seen = 0, 0
 
     def changed(self) -> bool:
-        """Whether a file came, went or was replaced since this was last asked."""
-        now = os.stat(self.folder).st_mtime_ns  # noqa: PTH116  # asked at every bar
+        """Whether a file came, went or was written since this was last asked.
+
+        Raises:
+            JournalLost: the folder is gone, and with it what a desk writes into.
+        """
+        try:
+            now = os.stat(self.folder).st_mtime_ns, self._written  # noqa: PTH116  # at every bar
+        except OSError as error:
+            raise JournalLost(f"{self.folder}: {error.strerror}") from error
         changed, self._seen = now != self._seen, now
         return changed
+
+    @property
+    def _written(self) -> int:
+        try:
+            return os.stat(self.folder / STATE).st_mtime_ns  # noqa: PTH116
+        except OSError:
+            return 0
 
     def killed(self) -> bool:
         """Whether the kill switch is thrown. A folder's time is too coarse to trust for this alone."""
@@ -52,44 +79,121 @@ class Latch:
                 reason = (self.folder / KILL).read_text().strip()
                 return Latched("HALTED", f"kill switch: {reason or 'no reason given'}", True, 0)
             return Latched("HALTED", "kill switch", True, 0)
-        try:
-            found = json.loads((self.folder / STATE).read_text())
-            state, reason = found["state"], str(found["reason"])
-            if state not in STATES:
-                raise ValueError(state)  # noqa: TRY301
-            return Latched(state, reason, bool(found["by_hand"]), int(found["time"]))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return Latched("HALTED", f"{self.folder / STATE} cannot be read", False, 0)
+        for attempt in range(3):  # another process may be writing it
+            time.sleep(0.001 * attempt)
+            try:
+                return _parsed((self.folder / STATE).read_bytes())
+            except FileNotFoundError:
+                return None
+            except (OSError, *UNREADABLE):
+                continue
+        return Latched("HALTED", f"{self.folder / STATE} cannot be read", False, 0)
 
-    def hold(self, state: RiskState, reason: str, by_hand: bool = False) -> None:
-        """Latches a state, on the disk when this returns; raises `OSError` where it cannot be."""
-        now = time.time_ns()
-        found = {"state": state, "reason": reason, "by_hand": by_hand, "time": now}
-        self._write(STATE, json.dumps(found) + "\n")
+    def reserve(self, state: RiskState, reason: str) -> None:
+        """Takes the room that a state needs, so that it can be latched once a disk is full.
+
+        Args:
+            state: of the desk, latched where nothing is yet.
+            reason: likewise.
+
+        Raises:
+            OSError: there is no room.
+        """
+        path = self.folder / STATE
+        if not path.exists():
+            self._create(_written(state, reason, False, False))
+        with locked(path, PATIENCE):
+            content = path.read_bytes()
+            if len(content) < ROOM:
+                self._overwrite(content.ljust(ROOM - 1) + b"\n")
+
+    def hold(
+        self, state: RiskState, reason: str, by_hand: bool = False, lost: bool = False
+    ) -> None:
+        """Latches a state, on the disk when this returns; only by hand one that is less grave.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path, content = self.folder / STATE, _written(state, reason, by_hand, lost)
+        if not path.exists() and self._create(content):
+            return
+        with locked(path, PATIENCE):
+            try:
+                now = _parsed(path.read_bytes())
+            except UNREADABLE:
+                now = None
+            graver = now is not None and SEVERITY[now.state] > SEVERITY[state]
+            if by_hand or not graver:
+                self._overwrite(content)
 
     def kill(self, reason: str) -> None:
-        """Throws the kill switch."""
-        self._write(KILL, reason + "\n")
+        """Throws the kill switch; the reason stands in it where there is room.
+
+        Raises:
+            OSError: it cannot be thrown.
+        """
+        file = os.open(self.folder / KILL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._sync_folder()
+            with suppress(OSError):
+                os.ftruncate(file, 0)
+                os.write(file, f"{reason}\n".encode(errors="replace"))
+                os.fsync(file)
+        finally:
+            os.close(file)
 
     def resume(self, reason: str) -> None:
         """Takes the kill switch back and latches ACTIVE, by hand."""
         (self.folder / KILL).unlink(missing_ok=True)
         self.hold("ACTIVE", reason, by_hand=True)  # last: a desk that saw the switch holds HALTED
 
-    def _write(self, name: str, text: str) -> None:
-        temporary = self.folder / f".{name}-{os.getpid()}"
+    def _create(self, content: bytes) -> bool:
+        """Makes the file of the state, whole; False where it is there by now."""
+        temporary = self.folder / f".{STATE}-{os.getpid()}-{threading.get_ident()}"
         try:
-            with temporary.open("w") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            os.link(temporary, self.folder / STATE)
+        except FileExistsError:
+            return False
         finally:
             temporary.unlink(missing_ok=True)
+        self._sync_folder()
+        return True
+
+    def _overwrite(self, content: bytes) -> None:
+        file = os.open(self.folder / STATE, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(file, content, 0)
+            os.ftruncate(file, len(content))
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _written(state: RiskState, reason: str, by_hand: bool, lost: bool) -> bytes:
+    """A state as it stands in its file, `ROOM` bytes."""
+    found = {"state": state, "reason": reason[:LONGEST], "by_hand": by_hand, "time": time.time_ns()}
+    if lost:
+        found["lost"] = True
+    return json.dumps(found).encode().ljust(ROOM - 1) + b"\n"
+
+
+def _parsed(content: bytes) -> Latched:
+    """A state; raises one of `UNREADABLE` where it is none."""
+    found = json.loads(content)
+    state, moment = found["state"], int(found["time"])
+    if state not in SEVERITY or not 0 <= moment <= LATEST:
+        raise ValueError(state)
+    by_hand, lost = bool(found["by_hand"]), bool(found.get("lost", False))
+    return Latched(state, str(found["reason"]), by_hand, moment, lost)

@@ -133,8 +133,8 @@ def paper(
 
 def _halt_unwritten(desk: Desk) -> None:
     """Latches a desk whose journal can no longer be written."""
-    with suppress(OSError):  # the same disk, perhaps
-        desk.latch.hold("HALTED", "the journal could not be written")
+    with suppress(OSError):  # the same disk, perhaps, but the room was reserved
+        desk.latch.hold("HALTED", "the journal could not be written", lost=True)
 
 
 def _end_at_fault(desk: Desk, error: Exception, say: Callable[[str], None]) -> None:

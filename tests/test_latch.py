@@ -1,0 +1,157 @@
+"""The latch: room for it is reserved, and only a person raises a state."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.faults import disk_ends_at
+from trading.book import RiskState
+from trading.latch import KILL, LATEST, LONGEST, ROOM, STATE, Latch, Latched
+
+
+def state(latch: Latch) -> RiskState:
+    found = latch.read()
+    assert found is not None
+    return found.state
+
+
+def test_what_is_latched_is_read_again(tmp_path: Path) -> None:
+    latch = Latch(tmp_path / "desk")
+    assert latch.read() is None
+    latch.hold("REDUCING", "a loss", by_hand=False)
+    found = latch.read()
+    assert found is not None
+    assert found[:3] == ("REDUCING", "a loss", False)
+    assert not found.lost
+    latch.hold("HALTED", "é" * 10_000, by_hand=True, lost=True)
+    found = latch.read()
+    assert found is not None
+    assert (found.state, found.reason, found.by_hand, found.lost) == (
+        "HALTED",
+        "é" * 500,
+        True,
+        True,
+    )
+    assert LONGEST == 500
+    assert (tmp_path / "desk" / STATE).stat().st_size == ROOM == 4096
+    assert [each.name for each in (tmp_path / "desk").iterdir()] == [STATE]
+
+
+def test_room_that_was_reserved_is_written_on_a_full_disk(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    latch.reserve("ACTIVE", "")
+    assert state(latch) == "ACTIVE"
+    for room in (ROOM, ROOM + 1):  # no file may grow
+        latch.hold("ACTIVE", "checked", by_hand=True)
+        with disk_ends_at(room):
+            latch.hold("HALTED", "the journal could not be written" * 100)
+        assert state(latch) == "HALTED"
+
+
+def test_a_state_of_a_version_before_gets_its_room(tmp_path: Path) -> None:
+    old = {"state": "REDUCING", "reason": "a loss", "by_hand": False, "time": 7}
+    (tmp_path / STATE).write_text(json.dumps(old) + "\n")
+    latch = Latch(tmp_path)
+    latch.reserve("ACTIVE", "")
+    assert latch.read() == Latched("REDUCING", "a loss", False, 7)
+    assert (tmp_path / STATE).stat().st_size == ROOM
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_desk_for_which_there_is_no_room_is_told(tmp_path: Path, there: bool) -> None:
+    latch = Latch(tmp_path)
+    if there:
+        (tmp_path / STATE).write_text('{"state": "HALTED"}')
+    with disk_ends_at(100), pytest.raises(OSError, match="File too large"):
+        latch.reserve("ACTIVE", "")
+    assert list(tmp_path.iterdir()) == ([tmp_path / STATE] if there else [])
+
+
+def test_the_kill_switch_needs_no_room(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    with disk_ends_at(0):
+        latch.kill("a drill")
+    assert latch.killed()
+    found = latch.read()
+    assert found is not None
+    assert (found.state, found.reason, found.by_hand) == (
+        "HALTED",
+        "kill switch: no reason given",
+        True,
+    )
+    latch.kill("a drill")
+    latch.kill("again")
+    found = latch.read()
+    assert found is not None
+    assert found.reason == "kill switch: again"
+    latch.resume("checked")
+    assert not latch.killed()
+    assert state(latch) == "ACTIVE"
+
+
+def test_only_a_person_raises_a_state(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    latch.hold("REDUCING", "a loss")
+    latch.hold("ACTIVE", "no longer")
+    assert state(latch) == "REDUCING"
+    latch.hold("HALTED", "a reject")
+    latch.hold("REDUCING", "a loss")
+    assert state(latch) == "HALTED"
+    latch.hold("HALTED", "another")
+    found = latch.read()
+    assert found is not None
+    assert found.reason == "another"
+    latch.hold("REDUCING", "carefully", by_hand=True)
+    assert state(latch) == "REDUCING"
+
+
+def test_of_many_writers_at_once_the_gravest_stays(tmp_path: Path) -> None:
+    states: list[RiskState] = ["ACTIVE", "REDUCING", "HALTED"]
+    threads = [
+        threading.Thread(target=Latch(tmp_path).hold, args=(states[k % 3], f"number {k}"))
+        for k in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert state(Latch(tmp_path)) == "HALTED"
+    assert [each.name for each in tmp_path.iterdir()] == [STATE]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "7", "null", "\x00" * ROOM, '{"state": "ACTIVE"}',
+        '{"state": "FREE", "reason": "", "by_hand": true, "time": 1}',
+        '{"state": [], "reason": "", "by_hand": true, "time": 1}',
+        '{"state": "ACTIVE", "reason": "", "by_hand": true, "time": 1e400}',
+        '{"state": "ACTIVE", "reason": "", "by_hand": true, "time": -1}',
+        f'{{"state": "ACTIVE", "reason": "", "by_hand": true, "time": {LATEST + 1}}}',
+        '{"state": "ACTIVE", "reason": "", "by_hand": true, "time": 100000000000000000000}',
+        '{"state": "ACTIVE", "reason": "", "by_hand": true, "time": "now"}',
+        '{"state": "ACTIVE", "reason": "", "by_hand": true, "time": null}',
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_halted(tmp_path: Path, text: str) -> None:
+    (tmp_path / STATE).write_text(text)
+    found = Latch(tmp_path).read()
+    assert found is not None
+    assert (found.state, found.by_hand) == ("HALTED", False)
+    assert "cannot be read" in found.reason
+
+
+def test_a_running_desk_sees_every_change(tmp_path: Path) -> None:
+    latch, other = Latch(tmp_path), Latch(tmp_path)
+    latch.reserve("ACTIVE", "")
+    assert latch.changed()
+    assert not latch.changed()
+    other.hold("REDUCING", "by hand", by_hand=True)  # in place: the folder does not change
+    assert latch.changed()
+    other.kill("a drill")
+    assert latch.changed()
+    (tmp_path / KILL).unlink()
+    assert latch.changed()
+    assert not latch.changed()

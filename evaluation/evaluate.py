@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from evaluation.assessment import Assessment, Findings, assess
-from evaluation.ledger import Opening, opening_tags, openings
+from evaluation.faults import BadEvaluation
+from evaluation.ledger import Opening, openings
 from evaluation.material import (
-    BadEvaluation,
     Material,
     Request,
     chosen_bars,
@@ -35,8 +36,10 @@ from evaluation.material import (
     require_unseen,
     walked_track,
 )
+from evaluation.opening import open_bars
 from evaluation.statistics import backtest_overfitting, superior_ability
 from evaluation.trials import SHARPE_A_BAR, Trials, runs_of, trials_on
+from evaluation.unended import end_the_dead, running
 from evaluation.walk_forward import (
     Job,
     Outcome,
@@ -45,7 +48,6 @@ from evaluation.walk_forward import (
     run_jobs,
     windows,
 )
-from market.bars import Bars
 from models.bundle import Bundle
 from models.configuration import configuration_hash, flatten
 from models.registry import user
@@ -125,6 +127,7 @@ def evaluate(
         BarsError: bars are missing, bad or too few.
         BadEvaluation: the bars are not for this version, or were seen already.
     """
+    end_the_dead(folder, client)
     material = material_of(client, request)
     kind, bars = chosen_bars(request, material)
     in_sample = require_unseen(request, material, kind, bars)
@@ -134,43 +137,46 @@ def evaluate(
             len(known_bars(material)), material.settings["split"]["gap"], request.walk_forward
         )
     track = own_track(material, bars, kind, in_sample)  # what cannot be judged is not opened
-    opened: dict[str, str] = {}
-    if kind in ("test", "bars") and not in_sample:
-        opened = _opening(client, request, material, bars)
-    run = _begin(client, material, request, opened)
-    try:
-        own = assess(track, draws)
-        walked = snooping = None
-        if divided is not None and request.walk_forward is not None:
-            jobs = _jobs(material, divided, request.walk_forward.seeds, code)
-            outcomes: dict[str, Outcome] = {}
-            show(0, len(jobs))
-            for job, outcome in run_jobs(jobs, train, folder, request.workers):
-                outcomes[job.key] = outcome
-                show(len(outcomes), len(jobs))
-            walked = assess(walked_track(material, divided, jobs, outcomes), draws)
-            snooping = _keep_series(client, run, material, walked)
-        evaluation = Evaluation(
-            model=request.name,
-            version=str(material.version.version),
-            bundle_sha256=str(material.bundle.sha256),
-            data_hash=material.bars.content_hash,
-            made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            by=f"{user()}@{platform.node()}",
-            code=code,
-            command=request.command,
-            own=own.findings,
-            walk_forward=walked and walked.findings,
-            snooping=snooping,
-            trials=trials_on(client, material.bars.content_hash, own.findings.bars_a_year),
-            openings=openings(client, bars if kind == "bars" else material.bars),
-            notes=notes_of(material, bars),
-        )
-        _record(client, run, evaluation)
-    except BaseException as error:
-        stopped = not isinstance(error, Exception)
-        client.set_terminated(run.info.run_id, "KILLED" if stopped else "FAILED")
-        raise
+    with running(folder, client) as alive:
+        if kind in ("test", "bars") and not in_sample:
+            which = f"{request.name} v{material.version.version}"
+            begin = partial(_begin, client, material, request, alive)
+            run = open_bars(client, bars, which, request.again, begin)
+        else:
+            run = _begin(client, material, request, alive, {})
+        try:
+            own = assess(track, draws)
+            walked = snooping = None
+            if divided is not None and request.walk_forward is not None:
+                jobs = _jobs(material, divided, request.walk_forward.seeds, code)
+                outcomes: dict[str, Outcome] = {}
+                show(0, len(jobs))
+                for job, outcome in run_jobs(jobs, train, folder, request.workers):
+                    outcomes[job.key] = outcome
+                    show(len(outcomes), len(jobs))
+                walked = assess(walked_track(material, divided, jobs, outcomes), draws)
+                snooping = _keep_series(client, run, material, walked)
+            evaluation = Evaluation(
+                model=request.name,
+                version=str(material.version.version),
+                bundle_sha256=str(material.bundle.sha256),
+                data_hash=material.bars.content_hash,
+                made=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+                by=f"{user()}@{platform.node()}",
+                code=code,
+                command=request.command,
+                own=own.findings,
+                walk_forward=walked and walked.findings,
+                snooping=snooping,
+                trials=trials_on(client, material.bars.content_hash, own.findings.bars_a_year),
+                openings=openings(client, bars if kind == "bars" else material.bars),
+                notes=notes_of(material, bars),
+            )
+            _record(client, run, evaluation)
+        except BaseException as error:
+            stopped = not isinstance(error, Exception)
+            client.set_terminated(run.info.run_id, "KILLED" if stopped else "FAILED")
+            raise
     trained_by = str(material.version.run_id)
     return Evaluated(evaluation, own, walked, material.bundle, run.info.run_id, trained_by)
 
@@ -192,25 +198,12 @@ def newest(client: MlflowClient, version: ModelVersion) -> Evaluation | None:
             ) from error
 
 
-def _opening(
-    client: MlflowClient, request: Request, material: Material, bars: Bars
-) -> dict[str, str]:
-    """Tags that record the opening of bars that nobody has looked at; a second one needs a reason."""
-    before = openings(client, bars)
-    if before and not (request.again or "").strip():
-        last = before[-1]
-        raise BadEvaluation(
-            f"{bars.name}: was opened {len(before)} time{'s' if len(before) > 1 else ''} before, last by "
-            f"{last.who} on {last.when[:10]} for {last.version}; what is looked at twice is no longer "
-            "held back. Say why with --again"
-        )
-    which = f"{request.name} v{material.version.version}"
-    why = request.again or "first opening"
-    return opening_tags(bars, f"{user()}@{platform.node()}", which, why)
-
-
 def _begin(
-    client: MlflowClient, material: Material, request: Request, opened: dict[str, str]
+    client: MlflowClient,
+    material: Material,
+    request: Request,
+    alive: dict[str, str],
+    opened: dict[str, str],
 ) -> Run:
     """The run of an evaluation; an opening stands there before anybody has looked."""
     what = f"{request.name} v{material.version.version}"
@@ -237,6 +230,7 @@ def _begin(
         "algorithm": trained.data.tags.get("algorithm", "?"),
         "network": trained.data.tags.get("network", "?"),
         "walk_forward": "yes" if walks else "no",
+        **alive,
         **opened,
     }
     what = ", walk-forward" if walks else f", {request.bars or request.split}"

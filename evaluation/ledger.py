@@ -1,22 +1,29 @@
 """Who looked at bars that training and choosing had not touched: a record that nothing undoes.
 
-An opening is a tag of the MLflow run that opened, set before anybody looks; deleted runs count. Bars are
-known again by their closes, not by a hash: one bar more, other splits or rounded prices do not make them
+An opening is a tag of the MLflow run that opened, set before anybody looks; deleted runs count. It is
+asked for first, by another tag, so that of two processes that ask at once one gives way. Bars are known
+again by their closes, not by a hash: one bar more, other splits or rounded prices do not make them
 unseen.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from time import time as now
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from evaluation.faults import BadEvaluation
 from evaluation.trials import runs_of
 from market.bars import Bars
 
 OPENED, PRINT = "opened", "opened_closes"  # tags: the opening, and a sample of the bars' closes
+ASKED = "opening"  # tag: an opening that is asked for, before it is one
+CHECKSUM = "opened_crc"  # tag: of both together; versions before wrote none
 POINTS = 200  # of the sample
 NEAR = 0.001  # of a close, within which it is the same one
 
@@ -35,19 +42,83 @@ class Opening(NamedTuple):
 
 
 def openings(client: MlflowClient, bars: Bars) -> list[Opening]:
-    """All openings of bars that these have a stretch in common with, oldest first."""
-    return [
-        Opening(**json.loads(run.data.tags[OPENED]))
-        for run in runs_of(client, f"tags.{OPENED} != ''")
-        if holds(bars, json.loads(run.data.tags[PRINT]))
-    ]
+    """All openings of bars that these have a stretch in common with, oldest first.
+
+    Raises:
+        BadEvaluation: an entry is not what was written, so that nobody knows what was opened.
+    """
+    found = []
+    for run in runs_of(client, f"tags.{OPENED} != ''"):
+        opening, closes = _entry(run, OPENED)
+        if holds(bars, closes):
+            found.append(opening)
+    return found
 
 
-def opening_tags(bars: Bars, who: str, version: str, why: str) -> dict[str, str]:
-    """Tags of the run that opens bars."""
+def requests(client: MlflowClient, bars: Bars, broken_off: float) -> dict[str, Opening]:
+    """Openings that are asked for at this moment, by keys that sort as they were asked.
+
+    Args:
+        client: of the store.
+        bars: that they have a stretch in common with.
+        broken_off: s after which a process that asked is taken to be gone.
+    """
+    found = {}
+    for run in runs_of(client, f"tags.{ASKED} != ''"):
+        asked = ASKED in run.data.tags  # it may have been granted since it was found
+        if asked and now() - run.info.start_time / 1000 < broken_off:
+            opening, closes = _entry(run, ASKED)
+            if holds(bars, closes):
+                found[request_key(run)] = opening
+    return found
+
+
+def request_key(run: Run) -> str:
+    """The key of what a run asks for."""
+    return f"{run.info.start_time:020d}/{run.info.run_id}"
+
+
+def asking_tags(bars: Bars, who: str, version: str, why: str) -> dict[str, str]:
+    """Tags of a run that asks to open bars."""
     first, last = (f"{bars.table['time'][row]:%Y-%m-%d %H:%M}" for row in (0, -1))
     made = Opening(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", who, version, why, first, last)
-    return {OPENED: json.dumps(made._asdict()), PRINT: json.dumps(closes_of(bars))}
+    opening, closes = json.dumps(made._asdict()), json.dumps(closes_of(bars))
+    return {ASKED: opening, PRINT: closes, CHECKSUM: _checksum(opening, closes)}
+
+
+def grant(client: MlflowClient, run: Run) -> None:
+    """Makes an opening of what a run asked for."""
+    client.set_tag(run.info.run_id, OPENED, run.data.tags[ASKED])
+    client.delete_tag(run.info.run_id, ASKED)
+
+
+def withdraw(client: MlflowClient, run: Run) -> None:
+    """Takes back what a run asked for: nobody has looked."""
+    client.delete_tag(run.info.run_id, ASKED)
+
+
+def _entry(run: Run, kind: str) -> tuple[Opening, Closes]:
+    """The opening that a run's tags tell, and the sample of closes.
+
+    Raises:
+        BadEvaluation: they are not what was written.
+    """
+    tags: Mapping[str, str] = run.data.tags
+    try:
+        stated = tags.get(CHECKSUM)
+        if stated is not None and stated != _checksum(tags[kind], tags[PRINT]):
+            raise ValueError("its checksum does not fit")  # noqa: TRY301
+        closes = [(float(when), float(close)) for when, close in json.loads(tags[PRINT])]
+        return Opening(**json.loads(tags[kind])), closes
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadEvaluation(
+            f"run {run.info.run_id}: its entry in the ledger of held-back bars was changed after it was "
+            f"written ({error}), so that nobody knows what was opened; restore the store from a backup"
+        ) from error
+
+
+def _checksum(opening: str, closes: str) -> str:
+    return f"{crc32(f'{opening}{closes}'.encode()):08x}"
 
 
 def closes_of(bars: Bars) -> Closes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from evaluation.assessment import Kind, Track
 from evaluation.backtest import follow, greedy_choice
 from evaluation.choosing import unchosen_note
+from evaluation.faults import BadEvaluation
 from evaluation.ledger import closes_of, holds
 from evaluation.walk_forward import Job, Outcome, WalkForwardSettings, Window, joined
 from market.accounting import Fill, MarketSettings
@@ -23,10 +24,6 @@ from models.promotion import load_bundle
 from models.promotion_records import resolve
 
 FILLS: tuple[Fill, ...] = ("close", "next_open")
-
-
-class BadEvaluation(ValueError):
-    """An evaluation that would mislead, or cannot be made. The message says why and what would do."""
 
 
 class Request(NamedTuple):
@@ -69,20 +66,22 @@ def material_of(client: MlflowClient, request: Request) -> Material:
     try:
         features = FeaturePipeline.from_schema(origin.features)
         market = MarketSettings.model_validate(origin.settings["market"])
-    except (ValueError, KeyError) as error:
+        SplitSettings.model_validate(origin.settings["split"])
+        wanted = tuple(map(str, origin.settings["features"]["names"]))
+        source = str(origin.settings["bars"])
+    except (ValueError, KeyError, TypeError) as error:
         raise BadEvaluation(
             f"{what}: was trained on features or a market that this code does not know ({error})"
         ) from error
-    wanted = tuple(origin.settings["features"]["names"])
     if features.names != wanted:
         raise BadEvaluation(
             f"{what}: its states hold {', '.join(features.names)}, but its settings name "
             f"{', '.join(wanted)}; it cannot be judged by training those anew"
         )
-    bars = bars_from(origin.settings["bars"])
+    bars = bars_from(source)
     if bars.content_hash != origin.data_hash:
         raise BadEvaluation(
-            f"{what}: bars {origin.settings['bars']} are not those that it was trained on: their hash is "
+            f"{what}: bars {source} are not those that it was trained on: their hash is "
             f"{bars.content_hash[:12]}, not {origin.data_hash[:12]}; bring those back"
         )
     return Material(version, bundle, origin.settings, market, features, bars)

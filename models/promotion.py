@@ -1,11 +1,14 @@
 """Which version may trade: `champion` and `previous_champion`, and who moved them when and why.
 
 Every move stands as a tag of the registered model, `promotion/<time>`, written before the aliases move: a
-champion without a record cannot come about.
+champion without a record cannot come about. One move is made at a time, and one that was broken off is
+completed or undone before the next.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -17,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from durable.locks import Busy
 from models.bundle import Bundle
 from models.promotion_records import (
     CHAMPION,
@@ -25,13 +29,19 @@ from models.promotion_records import (
     NoVersion,
     Promotion,
     before_of,
+    champion,
     complete,
+    history,
     record,
     recorded,
     resolve,
+    undo,
+    unfinished,
+    withdraw,
 )
 from models.registry import BUNDLE, model_id_of
 from models.sealed import Damaged
+from models.turns import BROKEN_OFF, alone, first
 
 
 class Condition(NamedTuple):
@@ -158,8 +168,23 @@ def promote(
         NoVersion: there is none such, or it is the champion already.
         NoReason: nothing stands in `why`, or in `override`.
         GateSaidNo: conditions failed and nobody overrode them. Nothing was moved.
+        Busy: somebody else moves the champion. Nothing was moved.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
+    with _turn(client, name) as locked:
+        return _promote(client, name, which, why, who, judge, override, locked)
+
+
+def _promote(
+    client: MlflowClient,
+    name: str,
+    which: str,
+    why: str,
+    who: str | None,
+    judge: Judge,
+    override: str | None,
+    locked: bool,
+) -> Promotion:
     version = resolve(client, name, which)
     known = recorded(client, name)
     now = known.champion
@@ -181,13 +206,9 @@ def promote(
     made = record(
         client, name, "promote", str(version.version), before, why, who, gate, bundle.sha256
     )
+    _await_turn(client, name, made, now, locked)
     client.set_model_version_tag(name, made.version, f"gate/{made.when}", gate)
-    if before is None and known.previous is not None:  # the alias alone was wrong
-        before = known.previous.version
-    if before is not None:
-        client.set_registered_model_alias(name, PREVIOUS, before)
-    client.set_registered_model_alias(name, CHAMPION, made.version)
-    return complete(client, name, made)
+    return _finish(client, name, made)
 
 
 def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) -> Promotion:
@@ -200,17 +221,108 @@ def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) 
     Raises:
         NoVersion: there is none to go back to.
         Damaged: its bundle cannot be trusted. Nothing was moved.
+        Busy: somebody else moves the champion. Nothing was moved.
     """
-    now, back, *_ = recorded(client, name)
-    if now is None or back is None:
-        missing = "champion" if now is None else "previous champion to go back to"
-        raise NoVersion(f"{name}: there is no {missing}; see `qdesk models show {name}`")
-    bundle = load_recorded(client, name, back)
-    further = before_of(client, name, back.version, now.version)
-    made = record(client, name, "rollback", back.version, now.version, why, who, "", bundle.sha256)
-    client.set_registered_model_alias(name, CHAMPION, made.version)
-    if further is not None:
-        client.set_registered_model_alias(name, PREVIOUS, further)
-    else:
+    with _turn(client, name) as locked:
+        now, back, *_ = recorded(client, name)
+        if now is None or back is None:
+            missing = "champion" if now is None else "previous champion to go back to"
+            raise NoVersion(f"{name}: there is no {missing}; see `qdesk models show {name}`")
+        bundle = load_recorded(client, name, back)
+        made = record(
+            client, name, "rollback", back.version, now.version, why, who, "", bundle.sha256
+        )
+        _await_turn(client, name, made, now, locked)
+        return _finish(client, name, made)
+
+
+@contextmanager
+def _turn(client: MlflowClient, name: str) -> Iterator[bool]:
+    """Keeps others of this machine from moving the champion; mends what was broken off first."""
+    with alone(client, f"promotion-{name}") as locked:
+        mend(client, name, locked)
+        yield locked
+
+
+def mend(client: MlflowClient, name: str, locked: bool = False) -> list[Promotion]:
+    """Completes or undoes moves that were broken off; returns what became of them.
+
+    Args:
+        client: of the registry.
+        name: of the registered model.
+        locked: whether no other process can be moving the champion; else only what began more than ten
+            minutes ago is taken to be broken off.
+
+    Raises:
+        NoVersion: there is no such model.
+    """
+    return [
+        _finish(client, name, move) if _has_moved(client, name, move) else _undo(client, name, move)
+        for move in unfinished(client, name)
+        if locked or _age(move) > BROKEN_OFF
+    ]
+
+
+def _has_moved(client: MlflowClient, name: str, move: Promotion) -> bool:
+    """Whether the alias stands for a move's version, and no later move was made."""
+    now = champion(client, name)
+    later = any(each.completed and each.when > move.when for each in history(client, name))
+    return now is not None and str(now.version) == move.version and not later
+
+
+def _finish(client: MlflowClient, name: str, move: Promotion) -> Promotion:
+    """Moves the aliases to where a move says, and puts it on record; a second time it changes nothing."""
+    previous = move.before
+    if move.kind == "rollback":
+        previous = before_of(client, name, move.version, move.before or "")
+    elif previous is None:  # the alias alone was wrong
+        known = recorded(client, name).previous
+        previous = known and known.version
+    _set_previous(client, name, previous)
+    client.set_registered_model_alias(name, CHAMPION, move.version)
+    return complete(client, name, move)
+
+
+def _undo(client: MlflowClient, name: str, move: Promotion) -> Promotion:
+    """Moves the aliases back to where the records say, but where a later move was made."""
+    known = recorded(client, name)
+    last = known.champion
+    if last is None or last.when < move.when:
+        _set_previous(client, name, known.previous and known.previous.version)
+    return undo(client, name, move)
+
+
+def _set_previous(client: MlflowClient, name: str, version: str | None) -> None:
+    if version is not None:
+        client.set_registered_model_alias(name, PREVIOUS, version)
+    elif champion(client, name, PREVIOUS) is not None:
         client.delete_registered_model_alias(name, PREVIOUS)
-    return complete(client, name, made)
+
+
+def _await_turn(
+    client: MlflowClient, name: str, made: Promotion, before: Promotion | None, locked: bool
+) -> None:
+    """Sees to it that of several moves at once one is made.
+
+    Raises:
+        Busy: somebody else moves the champion, or just did.
+    """
+    if locked:
+        return
+
+    def others() -> set[str]:
+        moves = unfinished(client, name)
+        return {move.when for move in moves if move == made or _age(move) < BROKEN_OFF}
+
+    if first(made.when, others) and recorded(client, name).champion == before:
+        return
+    withdraw(client, name, made)
+    raise Busy(
+        f"{name}: somebody else moves the champion at this moment; see `qdesk models show {name}`, and "
+        "say again what is to be done"
+    )
+
+
+def _age(move: Promotion) -> float:
+    """Seconds since a move began."""
+    return (datetime.now(UTC) - datetime.fromisoformat(move.when)).total_seconds()

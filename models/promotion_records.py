@@ -1,7 +1,8 @@
 """Who moved the champion when and why, and which version it is by these records.
 
 Every move stands as a tag of the registered model, `promotion/<time>`: written before the aliases move,
-and again, as completed, once they have. What was broken off in between counts for nothing.
+and again, as completed, once they have. What was broken off in between is completed by the next command
+where the champion's alias had moved already, and else undone.
 """
 
 import json
@@ -42,6 +43,7 @@ class Promotion(NamedTuple):
     gate: str = ""  # passed; or overridden: why, and which conditions failed; of a rollback nothing
     bundle_sha256: str = ""  # of the champion from then on; of older records nothing
     completed: bool = True  # whether the aliases were moved; not of one that was broken off
+    undone: bool = False  # whether it was broken off, and the aliases are again as they were
 
 
 class Recorded(NamedTuple):
@@ -181,6 +183,23 @@ def complete(client: MlflowClient, name: str, move: Promotion) -> Promotion:
     made = move._replace(completed=True)
     _write(client, name, made)
     return made
+
+
+def undo(client: MlflowClient, name: str, move: Promotion) -> Promotion:
+    """Puts it on record that a move that was broken off counts for nothing."""
+    made = move._replace(undone=True)
+    _write(client, name, made)
+    return made
+
+
+def withdraw(client: MlflowClient, name: str, move: Promotion) -> None:
+    """Takes back a move that never began."""
+    client.delete_registered_model_tag(name, f"{RECORD}{move.when}")
+
+
+def unfinished(client: MlflowClient, name: str) -> list[Promotion]:
+    """Moves that are being made, or were broken off, oldest first."""
+    return [move for move in history(client, name) if not (move.completed or move.undone)]
 
 
 def _write(client: MlflowClient, name: str, move: Promotion) -> None:

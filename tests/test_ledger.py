@@ -7,7 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from evaluation.ledger import OPENED, POINTS, PRINT, Opening, closes_of, holds, opening_tags
+from evaluation.ledger import (
+    ASKED,
+    CHECKSUM,
+    POINTS,
+    PRINT,
+    Opening,
+    asking_tags,
+    closes_of,
+    holds,
+)
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from tests.conftest import bars_of
@@ -69,10 +78,10 @@ def test_a_sample_keeps_milliseconds_and_seven_digits() -> None:
 
 
 def test_an_opening_says_who_looked_at_what_and_when(bars: Bars) -> None:
-    tags = opening_tags(bars, "ann", "qdesk-linear v3", "first opening")
-    assert tags.keys() == {OPENED, PRINT}
+    tags = asking_tags(bars, "ann", "qdesk-linear v3", "first opening")
+    assert tags.keys() == {ASKED, PRINT, CHECKSUM}
     assert [tuple(each) for each in json.loads(tags[PRINT])] == list(closes_of(bars))
-    made = Opening(**json.loads(tags[OPENED]))
+    made = Opening(**json.loads(tags[ASKED]))
     assert made[1:4] == ("ann", "qdesk-linear v3", "first opening")
     first, last = bars.table["time"][0], bars.table["time"][-1]
     assert (made.first, made.last) == (f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}")

@@ -179,6 +179,9 @@ def test_a_promotion_that_was_broken_off_counts_for_nothing(
     assert "set elsewhere" not in out
     made = promote(client, NAME, "2", "again")
     assert (made.before, made.completed) == ("1", True)
+    assert [move.undone for move in history(client, NAME)] == [False, True, False]
+    out, _ = said(capsys, "models", "show", NAME, "--mlruns", mlruns)
+    assert "broken off and undone" in out
 
 
 def interrupted(*_: Any) -> None:

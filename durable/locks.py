@@ -1,0 +1,42 @@
+"""One process at a time, by a lock that goes with the process that has it."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOOK_EVERY = 0.05  # s between two attempts
+
+
+class Busy(OSError):
+    """Another process has a lock. The message names the file."""
+
+
+@contextmanager
+def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Holds a file's lock; the file is made where it is missing, and stays.
+
+    Args:
+        path: in a folder that is there.
+        patience: s that another process is waited for.
+
+    Raises:
+        Busy: another process still has it.
+        OSError: the file cannot be opened.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(f"{path}: another process has it") from None
+                time.sleep(LOOK_EVERY)
+        yield
+    finally:
+        os.close(file)

@@ -90,6 +90,16 @@ def seal_into(
     return whole
 
 
+def reseal(path: Path, manifest: dict[str, Any]) -> None:
+    """Writes a changed manifest in place of one, whole, with the sha256 that it has now."""
+    manifest["sha256"] = _digest(manifest)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
 def replace(temporary: Path, folder: Path) -> None:
     """Gives a whole folder its name, in place of a folder that has it, once it is on the disk."""
     for path in (*temporary.iterdir(), temporary):

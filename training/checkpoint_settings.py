@@ -1,9 +1,11 @@
 """Settings of checkpoints, a part of the tree in `settings.py`."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from durable.addresses import taken
 from training.replay_settings import FROZEN
 
 
@@ -12,7 +14,7 @@ class CheckpointSettings(BaseModel):
 
     model_config = FROZEN
 
-    where: str | None = Field(
+    where: Annotated[str | None, BeforeValidator(taken)] = Field(
         None,
         min_length=1,
         description="a folder, or a URL such as s3://bucket/prefix (extras s3, gcs, azure), in short "

@@ -16,6 +16,7 @@ from typing import Any
 
 import fsspec
 
+from durable.addresses import take
 from models.sealed import MANIFEST, TEMPORARY, replace
 from training.faults import BucketError, MissingExtra
 
@@ -35,6 +36,7 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
+        url = take(url)
         self.url = url.rstrip("/")
         protocol = url.split("://", 1)[0]
         extra = {"s3a": "s3", "gcs": "gcs", "gs": "gcs", "abfs": "azure", "az": "azure"}

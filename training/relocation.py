@@ -42,20 +42,19 @@ def move(old: Path, new: Path) -> Mended:
         )
     if not old.is_absolute():
         raise StoreMoved(f"{old}: give the absolute path that the store had")
-    for folder in journals(new):
-        try:
-            Outbox(folder, make=False).close()
-        except InUse as error:
-            raise InUse(f"{new}: a training writes here ({folder.name}); stop it first") from error
-    before, after = str(old).rstrip("/"), str(new.resolve())
+    with no_training(new):
+        return _mended(database, str(old).rstrip("/"), str(new.resolve()))
+
+
+def _mended(database: Path, before: str, after: str) -> Mended:
     try:
         with closing(
-            sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=5)
+            sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=5)
         ) as connection:
             connection.isolation_level = None
             connection.execute("BEGIN IMMEDIATE")
             changed: dict[str, int] = {}
-            for table, column in _columns(connection):
+            for table, column in text_columns(connection):
                 for prefix, became in ((before, after), (f"file://{before}", f"file://{after}")):
                     done = connection.execute(
                         f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) '  # noqa: S608
@@ -79,7 +78,7 @@ def move(old: Path, new: Path) -> Mended:
 
 
 @contextmanager
-def _no_training(mlruns: Path) -> Iterator[None]:
+def no_training(mlruns: Path) -> Iterator[None]:
     """Keeps trainings that could be resumed out.
 
     Raises:
@@ -98,11 +97,13 @@ def _no_training(mlruns: Path) -> Iterator[None]:
         yield
 
 
-def _columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-    """All columns of text."""
+def text_columns(
+    connection: sqlite3.Connection, all_of_them: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Columns of text; all of them, or those that say where something is."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (table,) in tables:
-        if table in HISTORY or table.startswith("sqlite_"):
+        if (table in HISTORY and not all_of_them) or table.startswith("sqlite_"):
             continue
         for _, column, kind, *_ in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
             if "CHAR" in kind.upper() or "TEXT" in kind.upper():
@@ -110,8 +111,10 @@ def _columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
 
 
 def _places(connection: sqlite3.Connection) -> list[str]:
-    """Where artifacts of experiments and models are."""
+    """Where artifacts of models, and of experiments with runs, are; a folder is made for the first."""
     found = connection.execute(
-        "SELECT artifact_location FROM experiments UNION SELECT artifact_location FROM logged_models"
+        "SELECT artifact_location FROM experiments "
+        "WHERE experiment_id IN (SELECT experiment_id FROM runs) "
+        "UNION SELECT artifact_location FROM logged_models"
     )
     return [str(place) for (place,) in found if place]

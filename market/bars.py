@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from durable.replacing import require_whole
 from market.calendar import Calendar
 from market.times import parsed_times
 
@@ -195,6 +196,7 @@ def path_of(source: str | Path) -> Path:
 def _require_content(path: Path) -> None:
     """Refuses a path that is no file, or an empty one."""
     try:
+        require_whole(path)
         status = path.stat()
     except FileNotFoundError:
         samples = ", ".join(sample_names())

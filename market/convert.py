@@ -6,9 +6,7 @@ log nor on the number of bars. Bars appear under their name only once they are w
 """
 
 import json
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from durable.replacing import Renaming, rename_all, workplace
 from market.event_bars import BarBuilder, Empty, Every
 from market.event_files import BLOCK_BYTES, Rejected, event_blocks
 from market.event_order import EventOrder
@@ -138,10 +137,10 @@ def convert(
     rejected_path = out.parent / f"{out.name.replace('{instrument}', 'all')}.rejected.jsonl"
     try:
         _refuse_overwriting(paths, [out, rejected_path])
-        with tempfile.TemporaryDirectory(prefix=f".{out.stem[:100]}.", dir=out.parent) as folder:
-            run = _Run(rule, empty, instrument, paths, Path(folder))
+        with workplace(out.parent) as folder:
+            run = _Run(rule, empty, instrument, paths, folder)
             run.read(block_bytes, max_rejected)
-            run.result.rejected_path = _write_rejected(run.rejected, rejected_path, Path(folder))
+            run.result.rejected_path = _write_rejected(run.rejected, rejected_path, folder)
             run.refuse_too_many(max_rejected, rejected_path)
             run.result.written = run.write(out)
     except OSError as error:
@@ -249,8 +248,10 @@ class _Run:
                 raise EventsError(f"two instruments, {name} among them, would be written to {path}")
             _refuse_overwriting(self.paths, [path])
             written.append(self._write(name, whole, path, len(written)))
-        for place, one in enumerate(written):
-            _replace(self.folder / f"out-{place}", one.path)
+        made = [self.folder / f"out-{place}" for place in range(len(written))]
+        rename_all(
+            self.folder, [Renaming(one, each.path) for one, each in zip(made, written, strict=True)]
+        )
         return written
 
     def _write(self, name: str, whole: pl.LazyFrame, path: Path, place: int) -> Written:
@@ -293,20 +294,8 @@ def _write_rejected(rejected: list[Rejected], path: Path, folder: Path) -> Path 
     with temporary.open("w", encoding="utf-8") as file:
         for line in rejected:
             file.write(json.dumps(line._asdict(), ensure_ascii=False) + "\n")
-    _replace(temporary, path)
+    rename_all(folder, [Renaming(temporary, path)])
     return path
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """Gives a finished file its name; after a crash there is the old file or the new, whole."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def spoken(units: set[str]) -> str:

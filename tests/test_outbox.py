@@ -1,31 +1,18 @@
 """The journal of a run: on disk before it is sent, whatever the disk does; and one owner at a time."""
 
 import json
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.faults import disk_ends_at
 from training.faults import InUse
 from training.growing_file import GrowingFile
 from training.journals import head_of, journals, run_known_as, undelivered
 from training.outbox import DELIVERED, JOURNAL, POINTS, VERSION, Outbox, Unsent
 
 HEAD = {"name": "run", "params": {"steps": "1"}, "server": None, "adopts": False}
-
-
-@contextmanager
-def disk_ends_at(size: int) -> Iterator[None]:
-    """No file may grow beyond a size: the part that fits is written, then there is an error."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def begun(folder: Path) -> Outbox:

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.test_outbox import disk_ends_at
+from tests.support.faults import disk_ends_at
 from training.history import Point
 from training.tensorboard import Board, lay_out
 

@@ -1,0 +1,144 @@
+"""Several files that appear under their names together: all of them, or none.
+
+They are written into a hidden folder beside their names. Once they are whole, an intent says what is to
+be renamed; then it is; then the intent goes. A fault in between is undone. What a killed process left is
+completed where its intent stood, and taken away where it did not, by whoever writes there next; readers
+refuse files that an intent names.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from durable.locks import Busy, locked
+
+PREFIX, UNBORN = ".converting-", ".beginning-"
+LOCK, INTENT = "lock", "intent.json"
+OLD = 3600.0  # s after which a folder that was never locked is one of a process that is gone
+
+
+class Renaming(NamedTuple):
+    """One file of a set."""
+
+    written: Path  # in the hidden folder
+    name: Path  # that it is to have
+
+
+@contextmanager
+def workplace(parent: Path) -> Iterator[Path]:
+    """A hidden folder to write a set of files in; it goes when it is left.
+
+    Args:
+        parent: the folder that the files are to be in.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    mend(parent)
+    folder = Path(tempfile.mkdtemp(prefix=UNBORN, dir=parent))
+    try:
+        with locked(folder / LOCK):  # before others look for it
+            folder = folder.rename(parent / folder.name.replace(UNBORN, PREFIX, 1))
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def rename_all(folder: Path, renamings: Sequence[Renaming]) -> None:
+    """Gives the files of a workplace their names, in place of files that have them.
+
+    Raises:
+        OSError: one could not be renamed; all names stand for what they stood for before.
+    """
+    before: list[Path | None] = []
+    for number, (written, name) in enumerate(renamings):
+        _sync(written)
+        before.append(_kept(name, folder / f"before-{number}"))
+    names = [[written.name, name.name] for written, name in renamings]
+    draft = folder / f"{INTENT}.draft"
+    draft.write_text(json.dumps(names))
+    _sync(draft)
+    draft.rename(folder / INTENT)
+    _sync(folder)
+    done = 0
+    try:
+        for written, name in renamings:
+            written.replace(name)
+            done += 1
+        _sync(folder.parent)
+    except BaseException:
+        for (_, name), old in zip(renamings[:done], before[:done], strict=True):
+            with suppress(OSError):
+                if old is None:
+                    name.unlink()
+                else:
+                    old.replace(name)
+        raise
+    finally:
+        (folder / INTENT).unlink()
+
+
+def mend(parent: Path) -> None:
+    """Completes or takes away what processes that are gone left in a folder."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(Busy, FileNotFoundError), locked(folder / LOCK):
+            for written, name in _intended(folder):
+                if (folder / written).exists():
+                    (folder / written).replace(parent / name)
+            shutil.rmtree(folder)
+    for folder in parent.glob(f"{UNBORN}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > OLD:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_whole(path: Path) -> None:
+    """Refuses a file of a set that is being renamed, or was when its process was killed.
+
+    Raises:
+        OSError: it is one, and may be of another conversion than those beside it.
+    """
+    for folder in path.parent.glob(f"{PREFIX}*"):
+        if any(name == path.name for _, name in _intended(folder)):
+            raise OSError(
+                errno.EAGAIN,
+                "its conversion is under way or was broken off; run it again",
+                str(path),
+            )
+
+
+def _intended(folder: Path) -> list[list[str]]:
+    """Names in a workplace, and those that they are to have; none before that was written."""
+    try:
+        found: list[list[str]] = json.loads((folder / INTENT).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return found
+
+
+def _kept(name: Path, place: Path) -> Path | None:
+    """What has a name now, under another as well; None where nothing has it."""
+    try:
+        os.link(name, place)
+    except FileNotFoundError:
+        return None
+    except OSError:  # a file system without links
+        if name.is_dir():
+            raise
+        shutil.copy2(name, place)
+    return place
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

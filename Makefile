@@ -20,6 +20,10 @@ debian = $(2) >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/d
 	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null 2>&1; } \
 	|| echo "Debian's $(1) is not here and cannot be installed: tests that need it are skipped"
 
+# Ends where somebody else listens on a port: what answers there would not be ours.
+free = ! (exec 3<>/dev/tcp/127.0.0.1/$(1)) 2>/dev/null \
+	|| { echo "port $(1) is in use; name another: make $@ $(2)=N" >&2; exit 1; }
+
 export QDESK_MLRUNS := $(STORE)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
@@ -133,13 +137,14 @@ peers: $(PEERS) ## train the peers' agents on the Gymnasium environment
 	@PYTHONPATH=. .venv-peers/bin/python docs/examples/train_with_sb3.py $(ARGS)
 
 ui: $(READY) ## open the MLflow UI on loopback
+	@$(call free,$(UI_PORT),UI_PORT)
 	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
-	@.venv/bin/mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
-		--backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
-		--default-artifact-root $(abspath $(STORE))/artifacts
+	@store=$$(realpath -m "$$QDESK_MLRUNS") && .venv/bin/mlflow server --host 127.0.0.1 --port $(UI_PORT) \
+		--workers 1 --backend-store-uri "sqlite:///$$store/mlflow.db" --default-artifact-root "$$store/artifacts"
 
 tensorboard: $(READY) ## open TensorBoard on loopback
-	@.venv/bin/tensorboard --logdir $(STORE)/tensorboard --host 127.0.0.1 --port $(TENSORBOARD_PORT)
+	@$(call free,$(TENSORBOARD_PORT),TENSORBOARD_PORT)
+	@.venv/bin/tensorboard --logdir "$$QDESK_MLRUNS/tensorboard" --host 127.0.0.1 --port $(TENSORBOARD_PORT)
 
 lock: $(UV) ## pin the dependencies anew
 	@$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.12 --upgrade \

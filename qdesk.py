@@ -41,11 +41,20 @@ NEEDED, NEEDED_BY_NETWORKS = ("mlflow", "tensorboard"), ("tensorflow", "keras")
 
 def main() -> int:
     """Runs a command and returns its exit code."""
-    arguments = sys.argv[1:]
+    from durable.addresses import BadAddress, take_all, take_from_environment
+
+    try:
+        arguments = take_all(sys.argv[1:])
+        take_from_environment()
+    except BadAddress as error:
+        return _fail(str(error), 2)
     command = arguments[0] if arguments else "--help"
     if command in COMMANDS:
+        from durable.stopping import acknowledged
+
         try:
-            return COMMANDS[command](arguments[1:])
+            with acknowledged(command):
+                return COMMANDS[command](arguments[1:])
         except KeyboardInterrupt:
             return _fail(f"qdesk {command}: stopped by SIGINT", 130)
     if command in {"-h", "--help"}:
@@ -58,16 +67,24 @@ def main() -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from rich.console import Console
-
+    from durable.terminal import Terminal
     from market.bars import BarsError
+    from models.places import BadPlace
     from models.sealed import Damaged
     from models.tabular import TooManyCells
     from training import faults
     from training.sources import BadSettings
 
-    console = Console()
-    bad = (BadSettings, BarsError, TooManyCells, Damaged, faults.NoCheckpoint, faults.InUse)
+    console = Terminal()
+    bad = (
+        BadSettings,
+        BarsError,
+        TooManyCells,
+        Damaged,
+        BadPlace,
+        faults.NoCheckpoint,
+        faults.InUse,
+    )
     unusable = (faults.CheckpointError, faults.BucketError, faults.TrackingError)
     try:  # bad input is refused before TensorFlow is loaded or anything written
         runs, start = _prepared(arguments, console)
@@ -88,6 +105,7 @@ def _prepared(
     arguments: list[str], console: "Console"
 ) -> "tuple[list[tuple[TrainSettings, TrainingData]], Start | None]":
     """Settings, their data, and where to go on, all checked."""
+    from models.places import require_database, require_writable
     from training.data import TrainingData
     from training.faults import MissingExtra
     from training.object_store import Bucket
@@ -103,6 +121,9 @@ def _prepared(
         raise MissingExtra(
             f"qdesk train needs {missing}, not installed here: pip install {missing}"
         )
+    for settings in trees:
+        require_writable(settings.mlruns)
+        require_database(settings.mlruns)
     for url in {settings.checkpoints.url for settings in trees} - {None}:
         Bucket(str(url))  # what it needs is there
     try:
@@ -121,15 +142,14 @@ def _networks(trees: "list[TrainSettings]") -> bool:
 
 
 def _data(arguments: list[str]) -> int:
-    from rich.console import Console
-
+    from durable.terminal import Terminal
     from market.bars import BarsError
     from market.console import data
     from market.events import EventsError
 
     with _terminable():  # what is half written is taken away first
         try:
-            return data(arguments, Console())
+            return data(arguments, Terminal())
         except (BarsError, EventsError) as error:
             return _fail(str(error), 2)
         except _Terminated:
@@ -140,21 +160,21 @@ def _models(arguments: list[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if find_spec("mlflow") is None:
         return _fail("qdesk models needs mlflow, not installed here: pip install mlflow", 3)
-    from rich.console import Console
-
+    from durable.locks import Busy
+    from durable.terminal import Terminal
     from evaluation.console import gate
+    from evaluation.faults import BadEvaluation
     from evaluation.gate import BadPolicy
-    from evaluation.material import BadEvaluation
     from models.console import models
     from models.promotion import GateSaidNo
     from models.promotion_records import NoReason, NoVersion
     from models.sealed import Damaged
 
     try:
-        return models(arguments, Console(), gate)
+        return models(arguments, Terminal(), gate)
     except GateSaidNo as error:
         return _fail(str(error), 4)
-    except (NoVersion, NoReason, Damaged, BadPolicy, BadEvaluation) as error:
+    except (NoVersion, NoReason, Damaged, BadPolicy, BadEvaluation, Busy) as error:
         return _fail(str(error), 2)
 
 
@@ -162,15 +182,14 @@ def _runs(arguments: list[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if find_spec("mlflow") is None:
         return _fail("qdesk runs needs mlflow, not installed here: pip install mlflow", 3)
-    from rich.console import Console
-
+    from durable.terminal import Terminal
     from models.promotion_records import NoVersion
     from training.faults import NoRun
     from training.runs_console import WIDE, runs
 
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE  # a pipe has room
     try:
-        return runs(arguments, Console(width=wide))
+        return runs(arguments, Terminal(width=wide))
     except (NoVersion, NoRun) as error:
         return _fail(str(error), 2)
 
@@ -179,8 +198,7 @@ def _tracking(arguments: list[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if find_spec("mlflow") is None:
         return _fail("qdesk tracking needs mlflow, not installed here: pip install mlflow", 3)
-    from rich.console import Console
-
+    from durable.terminal import Terminal
     from training.faults import InUse, MissingExtra, StoreMoved, TrackingError
     from training.tracking_console import tracking
 
@@ -193,10 +211,9 @@ def _tracking(arguments: list[str]) -> int:
         from training.quiet import import_tensorflow
 
         import_tensorflow()
-        import keras  # noqa: F401 - from now on it is there
 
     try:
-        return tracking(arguments, Console(), load_keras)
+        return tracking(arguments, Terminal(), load_keras)
     except MissingExtra as error:
         return _fail(str(error), 3)
     except (TrackingError, StoreMoved, InUse) as error:
@@ -207,8 +224,7 @@ def _trade(command: str, function: str) -> Callable[[list[str]], int]:
     """One of the commands of trading, none of which loads TensorFlow."""
 
     def run(arguments: list[str]) -> int:
-        from rich.console import Console
-
+        from durable.terminal import Terminal
         from market.bars import BarsError
         from market.events import EventsError
         from trading import console
@@ -219,7 +235,7 @@ def _trade(command: str, function: str) -> Callable[[list[str]], int]:
 
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
-            code: int = getattr(console, function)(arguments, Console())
+            code: int = getattr(console, function)(arguments, Terminal())
         except NeedsNautilus as error:
             return _fail(str(error), 3)
         except (BadCommand, BarsError, EventsError, JournalError) as error:
@@ -238,23 +254,26 @@ def _evaluate(arguments: list[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if find_spec("mlflow") is None:
         return _fail("qdesk evaluate needs mlflow, not installed here: pip install mlflow", 3)
-    from rich.console import Console
-
+    from durable.locks import Busy
+    from durable.terminal import Terminal
     from evaluation.console import run
+    from evaluation.faults import BadEvaluation
     from evaluation.gate import BadPolicy
-    from evaluation.material import BadEvaluation
     from evaluation.walk_forward import JobFailed
     from market.bars import BarsError
     from models.promotion_records import NoVersion
     from models.sealed import Damaged
+    from training.faults import MissingExtra
     from training.origin import code_version
     from training.windows import train_window
 
     with _terminable():
         try:
-            return run(arguments, Console(), train_window, code_version())
-        except (NoVersion, Damaged, BarsError, BadEvaluation, BadPolicy) as error:
+            return run(arguments, Terminal(), train_window, code_version())
+        except (NoVersion, Damaged, BarsError, BadEvaluation, BadPolicy, Busy) as error:
             return _fail(str(error), 2)
+        except MissingExtra as error:
+            return _fail(str(error), 3)
         except (JobFailed, FloatingPointError) as error:
             return _fail(str(error), 1)
         except _Terminated:
@@ -299,7 +318,10 @@ def _train_on(
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(sentence, file=sys.stderr)
+    from durable.addresses import hidden
+    from durable.terminal import plain
+
+    print(plain(hidden(sentence)), file=sys.stderr)
     return code
 
 

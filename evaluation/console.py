@@ -11,14 +11,15 @@ from mlflow.entities.model_registry import ModelVersion
 from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from evaluation.assessment import Figures, Findings
 from evaluation.evaluate import Evaluated, evaluate, newest
+from evaluation.faults import BadEvaluation
 from evaluation.gate import Facts, Policy, judge, passed
-from evaluation.material import BadEvaluation, Request
+from evaluation.material import Request
 from evaluation.report import formatted, misleading, page, verdict
 from evaluation.trials import Trials, trials_on
 from evaluation.walk_forward import Train, WalkForwardSettings
@@ -237,17 +238,17 @@ def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Conditio
     for found in [part for part in parts if part is not None]:
         console.print(_track(found))
         if (said := misleading(found)) is not None:
-            console.print(escape(said), style="yellow", highlight=False)
+            console.print(said, style="yellow", highlight=False)
             console.print(_equity_sized(found))
         console.print()
     for note in evaluation.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(conditions_table(conditions))
-    said = "[green bold]Yes.[/]" if passed(conditions) else "[red bold]No.[/]"
+    answer = ("Yes.", "green bold") if passed(conditions) else ("No.", "red bold")
     if evaluation.walk_forward is None:
-        said = "[bold]Not judged.[/]"
-    words = escape(verdict(conditions, evaluation.walk_forward))
-    console.print(f"{said} {words}", highlight=False)
+        answer = ("Not judged.", "bold")
+    words = verdict(conditions, evaluation.walk_forward)
+    console.print(Text.assemble(answer, f" {words}"), highlight=False)
 
 
 def _track(found: Findings) -> Table:

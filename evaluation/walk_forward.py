@@ -10,8 +10,8 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import batched, pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ CHOICE = "choice.safetensors"
 # some 60 trainings of networks they are used up, and the process is gone. (The pool's own limit of tasks
 # a process hangs in Python 3.12.1, https://github.com/python/cpython/issues/115634.)
 JOBS_A_PROCESS = 20
+LOOK_EVERY = 0.25  # s between two looks whether a stop is wanted
 
 
 class WalkForwardSettings(BaseModel):
@@ -147,7 +148,7 @@ def run_jobs(
         with ProcessPoolExecutor(workers, context, in_worker) as pool:
             futures = {pool.submit(train, job): job for job in part}
             try:
-                for future in as_completed(futures):
+                for future in _as_completed(futures):
                     job = futures[future]
                     yield job, _keep(folder / job.key, future.result())
             except BrokenProcessPool as error:
@@ -160,6 +161,14 @@ def run_jobs(
                 if not all(future.done() for future in futures):
                     for process in multiprocessing.active_children():
                         process.terminate()
+
+
+def _as_completed(futures: Iterable["Future[Outcome]"]) -> Iterator["Future[Outcome]"]:
+    """Futures as they are done. Polars has a signal handler of its own: Ctrl-C ends no wait without end."""
+    left = set(futures)
+    while left:
+        done, left = wait(left, LOOK_EVERY, FIRST_COMPLETED)
+        yield from done
 
 
 def joined(outcomes: Sequence[Outcome]) -> NDArray[np.int8]:

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from durable.terminal import plain
 from market.bars import BarsError, carried_note
 from market.check import check
 from market.convert import MAX_REJECTED, Conversion, convert, spoken
@@ -67,7 +68,7 @@ def _check(path: str, console: Console) -> int:
     try:
         report = check(path)
     except (BarsError, EventsError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the sentence that the door would print
+        print(plain(str(error)), file=sys.stderr)  # noqa: T201 - the sentence that the door would print
         return 2
     _print_report(report, console)
     return 2 if report.refusal else 0
@@ -142,29 +143,27 @@ def _print_conversion(result: Conversion, console: Console) -> None:
     console.print(lines)
     for written in result.written:
         console.print()
-        bars = _grid("instrument", escape(written.instrument))
+        bars = _grid("instrument", written.instrument)
         bars.add_row("bars", f"{written.bars:,}")
         if written.carried:
             share = f"carried forward, {written.carried / written.bars:.0%}"
             bars.add_row("  without trades", f"{written.carried:,}", share)
         bars.add_row("closes", f"{written.first} to {written.last}")
         bars.add_row("columns", ", ".join(written.columns))
-        bars.add_row("written to", escape(str(written.path)))
+        bars.add_row("written to", str(written.path))
         console.print(bars)
         if note := carried_note(str(written.path), written.carried / written.bars):
-            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if result.rejected_path:
-        console.print(
-            f"\nrejected lines are in {escape(str(result.rejected_path))}", soft_wrap=True
-        )
+        console.print(f"\nrejected lines are in {result.rejected_path}", soft_wrap=True)
 
 
 def _print_report(report: Report, console: Console) -> None:
-    head = _grid(report.kind, escape(report.source))
+    head = _grid(report.kind, report.source)
     head.add_row("rows" if report.kind == "bars" else "lines", f"{report.rows:,}")
     head.add_row("period", report.period)
     for name, text in report.contents.items():
-        head.add_row(escape(name), escape(text))
+        head.add_row(name, text)
     console.print(head)
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("looked for")
@@ -173,20 +172,19 @@ def _print_report(report: Report, console: Console) -> None:
     for finding in report.findings:
         examples = "\n".join([*([finding.note] if finding.note else []), *finding.examples])
         found.add_row(
-            escape(finding.name),
-            f"[bold red]{finding.count:,}[/]"
-            if finding.count and finding.fault
-            else f"{finding.count:,}",
-            escape(examples) if finding.count else "",
+            finding.name,
+            Text(f"{finding.count:,}", "bold red" if finding.count and finding.fault else ""),
+            examples if finding.count else "",
         )
     console.print()
     console.print(found)
     if report.refusal:
-        console.print(f"\n[bold red]cannot be used:[/] {escape(report.refusal)}", soft_wrap=True)
+        refusal = Text.assemble(("\ncannot be used:", "bold red"), f" {report.refusal}")
+        console.print(refusal, soft_wrap=True)
     console.print()
 
 
 def _grid(name: str, text: str) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_row(name, f"[bold]{text}[/]")
+    grid.add_row(name, Text(text, "bold"))
     return grid

@@ -27,6 +27,7 @@ AHEAD = 2  # blocks parsed at once: one parser alone leaves a processor idle now
 CACHED = 2**18  # bytes that the processor keeps close while they are counted
 BLOCK_ROWS = 250_000  # of a Parquet file
 LONGEST_LINE = 64 * 2**20
+KEPT = 10_000  # bytes of a rejected line
 PARTS = 16  # that a text which does not parse is divided into, until so few lines are left
 FEW_LINES = 2000
 EVENTS = pl.Schema(
@@ -279,6 +280,9 @@ def _contents(text: bytes, first: int, count: int, numbers: Iterable[int]) -> di
 
 
 def _as_text(line: bytes) -> str:
+    """A rejected line as it is kept: the beginning of it where it is long."""
+    if len(line) > KEPT:
+        return line[:KEPT].decode(errors="backslashreplace") + "…"
     return line.decode(errors="backslashreplace").rstrip("\r")
 
 

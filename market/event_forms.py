@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from market.events import LEVELS_ARE, NUMBERS, SCHEMA, EventsError
+from market.events import LEVELS_ARE, NUMBERS, SCHEMA, SHOWN, EventsError, shortened
 
 NEEDED = ("time", "type", "instrument")
 NUMBER_TYPES = {int, float, type(None)}
@@ -60,6 +60,7 @@ def _fault_of_fields(event: dict[str, object]) -> tuple[str, str] | None:
         if value is None or (type(value) in NUMBER_TYPES and math.isfinite(value)):  # type: ignore[arg-type]
             continue
         shown = value if isinstance(value, _Constant) else json.dumps(value)
+        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
         return "bad value", f"{name} is {shown}; it must be a finite number"
     return None if _are_rows(event.get("levels")) else ("bad value", LEVELS_ARE)
 
@@ -179,7 +180,7 @@ def typed(rows: pl.DataFrame) -> pl.DataFrame:
             was_lost = column.is_not_null() & read.is_null()
             sentence = pl.lit(LEVELS_ARE)
             if name in NUMBERS:
-                shown = column.cast(pl.String)
+                shown = shortened(pl.lit(column.cast(pl.String)))
                 sentence = pl.format(f"{name} is {{}}; it must be a number", shown)
             lost.append(pl.when(was_lost).then(sentence))
     unread = pl.coalesce(lost) if lost else pl.lit(None, pl.String)

@@ -49,6 +49,8 @@ UNITS = {
     "ns": (10**17, 2**63 - 1, 1),
 }
 YEARS = (1973, 2262)
+LONGEST_NAME = 200  # characters of an instrument's name and of an id
+SHOWN = 60  # characters of a value in an error
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
@@ -65,7 +67,23 @@ class Fault(NamedTuple):
 
 
 def _shown(column: str) -> pl.Expr:
-    return pl.col(column).cast(pl.String)
+    """What stands in a column, as an error has it: the beginning of it where it is long."""
+    return shortened(pl.col(column).cast(pl.String))
+
+
+def shortened(text: pl.Expr) -> pl.Expr:
+    """Text, or the beginning of it."""
+    beginning = text.str.slice(0, SHOWN) + "…"
+    return pl.when(text.str.len_chars() > SHOWN).then(beginning).otherwise(text)
+
+
+def _too_long(name: str) -> Fault:
+    length = pl.col(name).str.len_chars()
+    return Fault(
+        "bad value",
+        (pl.col(name).str.len_bytes() > LONGEST_NAME) & (length > LONGEST_NAME),
+        pl.format(f"{name} has {{}} characters; it may have {LONGEST_NAME}", length),
+    )
 
 
 def _number_rules() -> list[Fault]:
@@ -113,6 +131,7 @@ RULES = [
         pl.col("instrument").is_null() | (pl.col("instrument") == ""),
         pl.lit("instrument is missing"),
     ),
+    *(_too_long(name) for name in ("instrument", "id")),
     _missing(TRADE, "price"),
     _missing(TRADE, "size"),
     _missing(QUOTE, "bid"),

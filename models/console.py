@@ -9,15 +9,20 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from models.bundle import Bundle
 from models.configuration import flatten
 from models.promotion import Condition, Judge, Judgement, load_bundle, promote, rollback
 from models.promotion_records import ALIASES, Promotion, history, recorded, resolve
-from models.registry import model_id_of
+from models.registry import model_id_of, net_return_of
 from models.store import opened, store_arguments
+
+_UNFINISHED = {
+    False: " (under way or broken off; if so, the next promotion or rollback completes or undoes it)",
+    True: " (broken off and undone: it counts for nothing)",
+}
 
 
 def models(arguments: list[str], console: Console, gate: Callable[[Path | None], Judge]) -> int:
@@ -125,10 +130,10 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
     for move in moves:
         before = f" in place of v{move.before}" if move.before else ""
         console.print(
-            escape(
+            (
                 f"{move.when[:19]} {move.kind} v{move.version}{before} by {move.who}: {move.why}"
                 + (f" (gate {move.gate})" if move.gate else "")
-                + ("" if move.completed else " (broken off: it counts for nothing)")
+                + (_UNFINISHED[move.undone] if not move.completed else "")
             ),
             highlight=False,
             soft_wrap=True,
@@ -153,7 +158,7 @@ def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> No
         "verified": f"hashes, shapes, {len(bundle.manifest.golden.states)} golden states",
     }
     for name, text in rows.items():
-        grid.add_row(name, escape(text))
+        grid.add_row(name, text)
     console.print(grid)
 
 
@@ -166,7 +171,7 @@ def _compare(client: MlflowClient, options: argparse.Namespace, console: Console
     for name in dict.fromkeys(name for column in columns for name in column):
         cells = [column.get(name, "-") for column in columns]
         if len(set(cells)) > 1 or name.startswith("eval/") or name in ("iterations", "net return"):
-            table.add_row(name, *map(escape, cells))
+            table.add_row(name, *cells)
     console.print(table)
     console.print("settings that all share are left out")
 
@@ -209,8 +214,8 @@ def conditions_table(conditions: Sequence[Condition]) -> Table:
     """What a version was held to, and what was found."""
     table = _table("", "condition", "found", "required")
     for each in conditions:
-        mark = "[green]pass[/]" if each.passed else "[bold red]FAIL[/]"
-        table.add_row(mark, escape(each.name), escape(each.found), escape(each.required))
+        mark = Text("pass", "green") if each.passed else Text("FAIL", "bold red")
+        table.add_row(mark, each.name, each.found, each.required)
     return table
 
 
@@ -241,8 +246,8 @@ def _verify(client: MlflowClient, options: argparse.Namespace, console: Console)
 
 
 def _net_return(version: ModelVersion) -> str:
-    net_return = version.tags.get("net_return")
-    return "-" if net_return is None else f"{float(net_return):+.1%}"
+    net_return = net_return_of(version)
+    return "-" if net_return is None else f"{net_return:+.1%}"
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

@@ -18,8 +18,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, unquote, urlparse
+from urllib.parse import quote
 
+from durable.addresses import take
 from models.bundle import Bundle
 from models.sealed import TEMPORARY, Damaged, replace
 
@@ -59,6 +60,7 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name):
         return LastGood(None, None, "none", [f"{name!r} is no model's name"], [])
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    uri = take(uri)
     cache = _Cache(cache_dir / name)
     search = _Search([], [])
     known = None
@@ -234,7 +236,7 @@ class _Cache:
 def _silent(uri: str) -> str | None:
     """Why a store does not answer, found out quickly; None where it does."""
     if uri.startswith("sqlite:"):
-        path = quote(unquote(urlparse(uri).path).removeprefix("/"))
+        path = quote(uri.partition(":///")[2])
         try:
             opened = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PROBE_SECONDS)
             with closing(opened) as store:
@@ -262,16 +264,34 @@ def _silent(uri: str) -> str | None:
 
 
 @contextmanager
+def _asked_once() -> Iterator[None]:
+    """Has MLflow open a database in one attempt of its ten, where it is there to be told."""
+    try:
+        from mlflow.store.db import utils
+    except ImportError:
+        yield
+        return
+    before = utils.MAX_RETRY_COUNT
+    utils.MAX_RETRY_COUNT = 1
+    try:
+        yield
+    finally:
+        utils.MAX_RETRY_COUNT = before
+
+
+@contextmanager
 def impatient() -> Iterator[None]:
-    """Has MLflow's client give up at once; it would ask a dead server again for minutes."""
+    """Has MLflow's client give up at once; it would ask a dead server or database again for minutes."""
     wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+        "PGCONNECT_TIMEOUT": str(REQUEST_SECONDS),  # of PostgreSQL's own library
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        yield
+        with _asked_once():
+            yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -1,15 +1,21 @@
 """What a bundle says of itself: its network, where it comes from, and what it must compute."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.tabular import ACTIONS
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+LARGEST = 1_000_000  # of a layer, or of a state
+MOST_CELLS = 1_000_000_000  # of a table
+Units = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Network(_Strict):
@@ -25,10 +31,10 @@ class Network(_Strict):
     """
 
     kind: Literal["linear", "two_layer", "tabular"]
-    state_size: int = Field(ge=3)
-    hidden: list[int] = []
+    state_size: int = Field(ge=3, le=LARGEST)
+    hidden: list[Units] = []
     dueling: bool = False
-    quantiles: int | None = None
+    quantiles: Units | None = None
     layer_norm: bool = False
     cvar: float = Field(1.0, gt=0, le=1)
     bins: list[int] = []
@@ -38,6 +44,8 @@ class Network(_Strict):
         wanted = self.state_size - 2 if self.kind == "tabular" else 0
         if len(self.bins) != wanted or min(self.bins, default=0) < 0:
             raise ValueError(f"bins are {self.bins}; there must be {wanted}")
+        if math.prod(bins + 1 for bins in self.bins) > MOST_CELLS:
+            raise ValueError(f"bins are {self.bins}; no table has more than {MOST_CELLS:,} cells")
         return self
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -116,6 +124,15 @@ class Origin(_Strict):
     data_hash: str
     code_version: str
     market: TrainedMarket | None = None
+
+    @field_validator("settings")
+    @classmethod
+    def _groups_are_groups(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name in ("market", "learner", "split", "features"):
+            if not isinstance(settings.get(name, {}), dict):
+                what = f"{name} is {settings[name]!r}; it must be a group of settings"
+                raise ValueError(what)  # noqa: TRY004 - pydantic passes a TypeError on
+        return settings
 
 
 class Manifest(_Strict):

@@ -4,7 +4,9 @@ import getpass
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,14 +164,16 @@ def propose(client: MlflowClient, version: ModelVersion) -> Proposal:
     comparable = [
         each
         for each in client.search_model_versions(f"name = '{version.name}'")
-        if each.tags.get("judged_on") == judged_on and not was_ruined(each)
+        if each.tags.get("judged_on") == judged_on
+        and net_return_of(each) is not None
+        and not was_ruined(each)
     ]
     if not comparable:
         reason = f"v{version.version} was ruined on its validation bars"
         return Proposal(present, before, reason)
-    best = max(comparable, key=lambda each: (float(each.tags["net_return"]), -int(each.version)))
+    best = max(comparable, key=lambda each: (net_return_of(each) or 0.0, -int(each.version)))
     number = str(best.version)
-    gained = f"{float(best.tags['net_return']):+.1%}"
+    gained = _made(best)
     if present is not None and number == before:
         return Proposal(
             best, before, f"none did better than {gained} on these bars, costs and fills"
@@ -179,8 +183,8 @@ def propose(client: MlflowClient, version: ModelVersion) -> Proposal:
     if present is not None and present.tags.get("judged_on") != judged_on:
         reason += f"; v{before} was judged on others"
     elif present is not None:
-        was = "was ruined" if was_ruined(present) else f"{float(present.tags['net_return']):+.1%}"
-        reason += f"; v{before} {was}" if was == "was ruined" else f"; v{before} made {was}"
+        was = "was ruined" if was_ruined(present) else f"made {_made(present)}"
+        reason += f"; v{before} {was}"
     client.set_registered_model_alias(version.name, CANDIDATE, number)
     return Proposal(best, before, reason)
 
@@ -190,7 +194,21 @@ def was_ruined(version: ModelVersion) -> bool:
 
     Versions registered before that was a tag are known by a loss of all there was.
     """
-    return version.tags.get("ruined") == "yes" or float(version.tags["net_return"]) <= -1
+    net_return = net_return_of(version)
+    return version.tags.get("ruined") == "yes" or (net_return is not None and net_return <= -1)
+
+
+def net_return_of(version: ModelVersion) -> float | None:
+    """What a version made on its validation bars, share of the account; None where no number says it."""
+    with suppress(KeyError, ValueError):
+        net_return = float(version.tags["net_return"])
+        return net_return if isfinite(net_return) else None
+    return None
+
+
+def _made(version: ModelVersion) -> str:
+    net_return = net_return_of(version)
+    return "nothing known" if net_return is None else f"{net_return:+.1%}"
 
 
 def _candidate(client: MlflowClient, name: str) -> ModelVersion | None:

@@ -11,7 +11,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from durable.addresses import take
 from models.last_good import impatient
+from models.places import DATABASE, BadPlace, address_of, require_database
 from models.promotion_records import NoVersion
 
 SERVER = "MLFLOW_TRACKING_URI"
@@ -47,7 +49,7 @@ def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
     try:
         with impatient():
             yield _client(options.tracking_uri, options.mlruns)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         if "Max retries exceeded" in reason or "Failed to establish" in reason:
             reason = "no server answers there"
@@ -58,9 +60,15 @@ def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
 def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri or (None if mlruns else os.environ.get(SERVER))
-    if uri is None:
+    if uri is not None:
+        uri = take(uri)
+    else:
         folder = mlruns or default_mlruns()
-        if not (folder / "mlflow.db").exists():
+        try:
+            uri = address_of(folder)
+            require_database(folder)
+        except BadPlace as error:
+            raise NoVersion(str(error)) from error
+        if not (folder / DATABASE).exists():
             raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
-        uri = f"sqlite:///{folder.resolve()}/mlflow.db"
     return MlflowClient(uri, uri)

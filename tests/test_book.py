@@ -215,6 +215,15 @@ def test_what_sells_more_than_there_is_leaves_no_exposure() -> None:
     assert (book.position, book.exposure) == (-2, 0)
 
 
+def test_an_order_that_ended_before_sending_it_failed_was_not_rejected() -> None:
+    """A venue that tells the end while an order is sent, and then does not answer."""
+    book = funded()
+    book.apply(sent("a", "buy", 1.0, NOON))
+    book.apply(ended("a", "filled"))
+    book.apply(ended("a", "unsure"))
+    assert book.rejects == 0
+
+
 def test_dust_is_no_position_and_no_exposure() -> None:
     book = funded()
     book.apply(sent("a", "buy", 1.0, NOON) | {"position": 1.0})

@@ -60,11 +60,12 @@ from training.tracking_console import parser as tracking_parser
 ROOT = Path(__file__).parents[1]
 TEAM_SERVER = ROOT / "docs/team-server.md"
 ROOMS = {
-    "market": set(),
-    "models": set(),
-    "evaluation": {"market", "models"},
-    "training": {"market", "models", "evaluation"},
-    "trading": {"market", "models"},
+    "durable": set(),
+    "market": {"durable"},
+    "models": {"durable"},
+    "evaluation": {"durable", "market", "models"},
+    "training": {"durable", "market", "models", "evaluation"},
+    "trading": {"durable", "market", "models"},
 }
 LIGHT = [
     *("market.accounting", "market.bars", "market.features", "market.gym", "market.synthetic"),

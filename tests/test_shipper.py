@@ -239,8 +239,9 @@ def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "uri, said",
     [
-        ("http://me:secret@127.0.0.1:5000", "holds a password"),
         ("postgresql://desk/mlflow", "must be that of an MLflow server"),
+        ("postgresql://me:secret@desk/mlflow", "must be that of an MLflow server"),
+        ("mysql://me:secret@desk/mlflow", "this address holds credentials"),
     ],
 )
 def test_a_server_that_cannot_be_meant_is_refused(tmp_path: Path, uri: str, said: str) -> None:

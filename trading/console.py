@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from market.findings import amount
 from trading.journal import last_position
@@ -22,11 +23,11 @@ def run_paper(arguments: list[str], console: Console) -> int:
     settings = load(PaperSettings, "paper", arguments)
 
     def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, highlight=False, soft_wrap=True)
 
     if console.is_terminal:
         with console.status("") as line:
-            told = paper(settings, say, line.update)
+            told = paper(settings, say, lambda text: line.update(Text(text)))
     else:
         told = paper(settings, say, lambda _: None)
     _print(told, console)
@@ -40,7 +41,7 @@ def run_backtest(arguments: list[str], console: Console) -> int:
     settings = load(BacktestSettings, "backtest", arguments)
     told = backtest(
         settings,
-        lambda sentence: console.print(sentence, highlight=False, markup=False, soft_wrap=True),
+        lambda sentence: console.print(sentence, highlight=False, soft_wrap=True),
     )
     _print(told, console)
     book = told.desk.book
@@ -67,14 +68,17 @@ def kill(arguments: list[str], console: Console) -> int:
         except OSError as error:  # the others are to be stopped all the same
             failed += 1
             reason = error.strerror or str(error)
-            console.print(f"{folder}: NOT stopped ({reason})", highlight=False, markup=False)
+            console.print(
+                f"{folder}: NOT stopped ({reason})",
+                highlight=False,
+                soft_wrap=True,
+            )
             continue
         held = last_position(folder / JOURNAL)
         console.print(
             f"{folder}: HALTED. Nothing is sent before `qdesk resume`."
             + (f" A position of {held:+g} is open." if held else ""),
             highlight=False,
-            markup=False,
             soft_wrap=True,
         )
     return 1 if failed else 0
@@ -90,7 +94,6 @@ def resume(arguments: list[str], console: Console) -> int:
         console.print(
             f"{folder}: ACTIVE again from the next bar, or the next start.",
             highlight=False,
-            markup=False,
             soft_wrap=True,
         )
     return 0
@@ -186,4 +189,4 @@ def _print(told: Told, console: Console) -> None:
     console.print(figures, highlight=False)
     for name, value in facts:
         line = f"{name:<{wide}}  {value}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)

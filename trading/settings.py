@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from durable.addresses import taken
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from trading.execution import ExecutionSettings
@@ -98,7 +99,9 @@ class TradingSettings(BaseSettings):
     )
     desk: Path | None = Field(None, description="folder of journal, latch and kill switch")
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
-    tracking_uri: str | None = Field(None, description="of an MLflow server in place of mlruns")
+    tracking_uri: Annotated[str | None, BeforeValidator(taken)] = Field(
+        None, description="of an MLflow server in place of mlruns"
+    )
     config: Path | None = Field(None, description="TOML file of settings as these")
     trade: DeskSettings = DeskSettings()
     costs: Costs = Costs()

@@ -40,11 +40,11 @@ def progress(
         begun_at: iterations that were done before.
     """
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
     )
     if not console.is_terminal:
         goes_on = f", from {begun_at:,} on" if begun_at else ""

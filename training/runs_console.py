@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from durable.terminal import plain
 from models.store import opened, store_arguments
 from training.faults import NoRun
 from training.runs import (
@@ -64,9 +66,9 @@ def runs(arguments: list[str], console: Console) -> int:
     for row in rows:
         table.add_row(*(Text(row[index]) for index in kept))
     console.print(table)
-    console.print(said, markup=False, highlight=False)
+    console.print(said, highlight=False)
     if options.csv is not None:
-        console.print(f"written to {options.csv}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"written to {options.csv}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -132,8 +134,8 @@ def _compare(client: MlflowClient, options: argparse.Namespace) -> tuple[list[st
     found = configurations(named(client, options.experiment, options.names))
     columns = ["", *(each.name for each in found)]
     rows = [["runs", *(str(len(each.runs)) for each in found)]]
-    seeds = [sorted(int(run.data.tags.get("seed", 0)) for run in each.runs) for each in found]
-    rows.append(["seeds", *(", ".join(map(str, each)) for each in seeds)])
+    seeds = [sorted((seed_of(run) for run in each.runs), key=_in_order) for each in found]
+    rows.append(["seeds", *(", ".join(each) for each in seeds)])
     rows += [[name, *values] for name, values in differing(found)]
     known = {name for each in found for run in each.runs for name in run.data.metrics}
     for metric in options.metric or [name for name in METRICS if name in known]:
@@ -153,6 +155,7 @@ LAST = (
     "Validation figures are those of the last agent, on bars that checkpoints are chosen on: expect less "
     "on others."
 )
+FIGURE = re.compile(r"-|([+-]?[\d,.]+(e[+-]?\d+)?%?)( \[[+-]?[\d,.e+-]+%? to [+-]?[\d,.e+-]+%?\])?")
 COMMANDS = {"list": _list, "best": _best, "compare": _compare}
 
 
@@ -210,9 +213,28 @@ def _positive(text: str) -> int:
     return number
 
 
+def guarded(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula, nor a terminal for its own."""
+    text = plain(cell)
+    return f"'{text}" if text.startswith(tuple("=+-@")) and not FIGURE.fullmatch(text) else text
+
+
+def seed_of(run: Run) -> str:
+    """The seed of a run, as its tag says it."""
+    return str(run.data.tags.get("seed", "-"))
+
+
+def _in_order(seed: str) -> tuple[bool, int, str]:
+    """Numbers first, as numbers."""
+    number = seed.isascii() and seed.isdigit()
+    return (False, int(seed), "") if number else (True, 0, seed)
+
+
 def _write(path: Path, columns: Sequence[str], rows: Rows) -> None:
     try:
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows([columns, *rows])
+            csv.writer(file).writerows(
+                [[guarded(cell) for cell in row] for row in [columns, *rows]]
+            )
     except OSError as error:
         raise NoRun(f"--csv {path}: cannot be written ({error.strerror})") from error

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from durable.addresses import taken
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings, split_commas
@@ -202,7 +203,7 @@ class TrainSettings(BaseSettings):
         description="with resume: as a new run, whose settings may differ from the checkpoint's",
     )
     mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
-    tracking_uri: str | None = Field(
+    tracking_uri: Annotated[str | None, BeforeValidator(taken)] = Field(
         None,
         description="of an MLflow server that has the runs and models (MLFLOW_TRACKING_URI); none: "
         "mlruns/mlflow.db does",

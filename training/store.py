@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from durable.addresses import take
+from models.places import BadPlace, address_of, require_database
 from models.registry import NOT_THERE
 from models.store import SERVER
 from training.faults import TrackingError
@@ -26,6 +29,8 @@ EXPERIMENT_TAGS = {
     "mlflow.note.content": "Trainings of Q-learning trading agents. Select runs to compare them; the "
     "tags `group`, `algorithm`, `network`, `bars` and `seed` say what each one is.",
 }
+FULL = ("disk is full", "no space left", "disk quota exceeded")
+DRIVER = re.compile(r"\((?:sqlite3|psycopg2?)\.[\w.]+\) (.+)")  # as SQLAlchemy names it
 REQUEST_SECONDS = (
     30  # what a server is given for each answer; it may itself wait 20 s for its database
 )
@@ -44,7 +49,12 @@ class Store:
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder = folder.resolve()
-        self.server = uri if uri != f"sqlite:///{self.folder}/mlflow.db" else None
+        uri = None if uri is None else take(uri)
+        try:
+            self._address = address_of(self.folder)
+        except BadPlace as error:
+            raise TrackingError(str(error)) from error
+        self.server = uri if uri != self._address else None
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self.there: dict[str, set[tuple[str, int]]] = {}  # points of runs from elsewhere
@@ -70,7 +80,9 @@ class Store:
             return
         try:
             self.client  # noqa: B018 - the schema is made once, before anybody writes
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except BadPlace as error:
+            raise TrackingError(str(error)) from error
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, UnicodeError) as error:
             if not passing(error):  # else it is tried again
                 reason = short(error)
                 raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
@@ -78,7 +90,7 @@ class Store:
     @property
     def uri(self) -> str:
         """Of MLflow's data."""
-        return self.server or f"sqlite:///{self.folder}/mlflow.db"
+        return self.server or self._address
 
     @property
     def client(self) -> MlflowClient:
@@ -95,6 +107,7 @@ class Store:
         elif self._client is None:
             self._require_unlocked()
             with _locked(self.folder):
+                require_database(self.folder)
                 client = MlflowClient(self.uri, self.uri)
                 client.search_experiments(max_results=1)
                 client.search_registered_models(max_results=1)
@@ -193,6 +206,8 @@ def passing(error: Exception) -> bool:
 def reason_of(error: Exception, where: str) -> str:
     """Why nothing arrives, in a few words."""
     said = short(error)
+    if any(sign in said.lower() for sign in FULL):
+        return f"the disk of {where.removeprefix('sqlite:///')} is full"
     if "Max retries exceeded" in said or "Failed to establish" in said or "timed out" in said:
         return f"no answer from {where}"
     if "error code 401" in said:
@@ -204,10 +219,11 @@ def reason_of(error: Exception, where: str) -> str:
 
 
 def short(error: Exception) -> str:
-    """The first line of what an error says, without the driver that says it."""
+    """The first line of what an error says: of a database's, what its driver said."""
     said = getattr(error, "strerror", None) or str(error) or repr(error)
-    first: str = said.splitlines()[0]
-    return first.removeprefix("(sqlite3.OperationalError) ")
+    lines: list[str] = said.splitlines()
+    found = (DRIVER.search(line) for line in lines)
+    return next((each[1] for each in found if each is not None), lines[0])
 
 
 def _require_usable(uri: str) -> None:
@@ -216,11 +232,6 @@ def _require_usable(uri: str) -> None:
         raise TrackingError(
             f"tracking URI {uri}: must be that of an MLflow server, http:// or https://; without one "
             "everything is in mlruns"
-        )
-    if parts.password is not None:
-        raise TrackingError(
-            f"tracking URI of {parts.hostname}: holds a password, which would be on disk in the journal; "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
 
 

@@ -15,6 +15,7 @@ from training.faults import InUse, MissingExtra, TrackingError
 from training.journals import head_of, journals, undelivered
 from training.outbox import Outbox
 from training.relocation import move
+from training.scrub import scrub
 from training.shipper import needs_keras, send_what_was_left
 from training.store import reason_of
 
@@ -37,7 +38,7 @@ def tracking(arguments: list[str], console: Console, load_keras: Callable[[], No
     options = parser().parse_args(arguments)
 
     def say(sentence: str) -> None:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print(sentence, highlight=False, soft_wrap=True)
 
     if options.command == "move":
         mended = move(options.old, options.new)
@@ -47,6 +48,16 @@ def tracking(arguments: list[str], console: Console, load_keras: Callable[[], No
         return 1 if mended.missing else 0
     if not options.mlruns.is_dir():
         raise TrackingError(f"mlruns {options.mlruns}: there is no such folder")
+    if options.command == "scrub":
+        done = scrub(options.mlruns)
+        for path in done.files:
+            say(f"cleaned: {path}")
+        say(
+            f"{done.cells:,} cells of the database and {len(done.files):,} files had credentials in "
+            "addresses, and have none any more. What a server or a bucket holds is to be cleaned there; "
+            "keys that were stored should be replaced"
+        )
+        return 0
     left = [folder for folder in journals(options.mlruns) if undelivered(folder)]
     if options.command == "status":
         return _status(left, say)
@@ -62,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     for name, about in (
         ("sync", "send to MLflow what trainings could not send; end runs whose process is gone"),
         ("status", "what is not sent"),
+        ("scrub", "take out credentials that versions before stored with addresses"),
     ):
         made = commands.add_parser(name, help=about, description=about)
         made.add_argument(
@@ -87,6 +99,8 @@ def _status(left: list[Path], say: Callable[[str], None]) -> int:
         name = _name(folder)
         try:
             with _opened(folder) as box:
+                for sentence in box.damage:
+                    say(f"{name}: {sentence}")
                 if box.head is None and not box.unsent:
                     continue
                 said = str(box.unsent) if box.unsent else "how it ended"
@@ -114,6 +128,8 @@ def _sync(
         name = _name(folder)
         try:
             with _opened(folder) as box:
+                for sentence in box.damage:
+                    say(f"{name}: {sentence}")
                 if box.head is None and not box.unsent:
                     continue  # it never began
                 unsent = box.unsent

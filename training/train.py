@@ -56,7 +56,7 @@ def train(
         try:
             for settings, data in runs:
                 for note in data.notes:
-                    console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+                    console.print(f"note: {note}", highlight=False, soft_wrap=True)
                 store = Store(settings.mlruns, _server(settings, start, console))
                 store.require_experiment(settings.experiment)
                 lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
@@ -117,7 +117,6 @@ def _sent(
         console.print(
             f"not ended in MLflow yet, their processes being gone ({shipper.why_unended}): {runs}; the "
             "next start tries again",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )
@@ -134,7 +133,6 @@ def _sent(
     console.print(
         f"{left} not sent to MLflow ({shipper.why}); all of it is in {where / JOURNALS}. Send it: "
         + command,
-        markup=False,
         highlight=False,
         soft_wrap=True,
     )

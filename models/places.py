@@ -1,0 +1,70 @@
+"""Where a store is: a folder with MLflow's database in it, looked at before anything is loaded."""
+
+import os
+import tempfile
+from pathlib import Path
+
+DATABASE = "mlflow.db"
+SIGNATURE = b"SQLite format 3\0"
+NEVER = "?%"  # what a path may not hold: in the address of a database they mean something else
+
+
+class BadPlace(ValueError):
+    """A folder that cannot be used for tracking data. The message names it and the reason."""
+
+
+def address_of(folder: Path) -> str:
+    """The address of the database in a folder, as MLflow wants it.
+
+    Raises:
+        BadPlace: its path cannot be written as one.
+    """
+    path = folder.resolve()
+    found = sorted(set(NEVER) & set(str(path)))
+    if found:
+        raise BadPlace(
+            f"mlruns {folder}: a path with {' or '.join(found)} cannot be the address of a database; "
+            "name another folder"
+        )
+    return f"sqlite:///{path}/{DATABASE}"
+
+
+def require_database(folder: Path) -> None:
+    """Looks whether what is there under the database's name can be one; none is none.
+
+    Raises:
+        BadPlace: it is empty, no database, or cannot be read.
+    """
+    path = folder / DATABASE
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(SIGNATURE))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BadPlace(f"{path}: cannot be read ({error.strerror})") from error
+    if begins != SIGNATURE:
+        what = "is empty" if not begins else "is no SQLite database"
+        raise BadPlace(
+            f"{path}: {what}; put it back from a backup, or move it away to begin a new store"
+        )
+
+
+def require_writable(folder: Path) -> None:
+    """Looks whether tracking data can be written into a folder, and leaves nothing there.
+
+    Raises:
+        BadPlace: it cannot, now.
+    """
+    address_of(folder)
+    try:
+        there = folder.resolve()
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+            file.flush()
+        if (folder / DATABASE).exists() and not os.access(folder / DATABASE, os.W_OK):
+            raise BadPlace(f"{folder / DATABASE}: may not be written")
+    except OSError as error:
+        raise BadPlace(f"mlruns {folder}: cannot be used ({error.strerror})") from error

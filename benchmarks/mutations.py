@@ -41,6 +41,7 @@ UPLOADED = (
     "what_never_arrived_is_uploaded_by_the_next",
 )
 TESTS: dict[str, tuple[str, ...]] = {
+    "durable/lines.py": ("lines", "journal", "stored"),
     "market/accounting.py": ("bounds", "accounting", "sizing", "backtest", "measures"),
     "market/features.py": ("features", "feature_bars"),
     "models/n_step.py": ("targets", "replay"),
@@ -49,11 +50,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "training/checkpoint.py": ("checkpoint", *(f"object_store::test_{name}" for name in UPLOADED)),
     "training/ring.py": ("ring", "batches"),
     "evaluation/gate.py": ("bounds", "gate", "gate_bounds"),
-    "evaluation/ledger.py": ("ledger",),
+    "evaluation/ledger.py": ("ledger", "openings"),
     "evaluation/statistics.py": ("statistics", "dependence"),
     "trading/book.py": ("book", "order_limits", "limits", "drills", "trading_properties"),
-    "trading/execution.py": ("bounds", "execution", "limits", "drills", "trading_properties"),
-    "trading/journal.py": ("journal", "desk_account", "drills"),
+    "trading/execution.py": (
+        *("bounds", "execution", "odd_bundles", "limits", "drills", "trading_properties"),
+    ),
+    "trading/journal.py": ("journal", "stored", "desk_account", "drills"),
+    "trading/latch.py": ("latch", "drills"),
     "trading/risk.py": ("bounds", "order_limits", "limits", "drills", "trading_properties"),
 }
 HOUSE = {path.stem for path in ROOT.glob("*.py")} | {

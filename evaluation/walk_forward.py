@@ -164,7 +164,7 @@ def run_jobs(
 
 
 def _as_completed(futures: Iterable["Future[Outcome]"]) -> Iterator["Future[Outcome]"]:
-    """Futures as they are done. Polars has a signal handler of its own: Ctrl-C ends no wait without end."""
+    """Futures as they are done. Polars has a handler of its own: Ctrl-C ends no wait without end."""
     left = set(futures)
     while left:
         done, left = wait(left, LOOK_EVERY, FIRST_COMPLETED)

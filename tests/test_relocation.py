@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -12,7 +13,11 @@ from models.promotion import load_bundle
 from models.promotion_records import resolve
 from models.sealed import Damaged
 from tests.registered import NAME, uri_of
+from tests.stores import fresh
+from training import relocation
+from training.faults import InUse
 from training.outbox import Outbox
+from training.store import Store
 
 
 def command(*arguments: str | Path) -> int:
@@ -68,3 +73,38 @@ def test_a_store_that_is_not_meant_stays_as_it_is(
     assert command(mlruns, mlruns) == 2
     assert "file is not a database" in capsys.readouterr().err
     assert sha256() == spoilt
+
+
+def test_nobody_goes_on_with_a_run_while_paths_are_mended(
+    mlruns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Outbox(mlruns / "journals" / "r1")
+    box.put("run", {"name": "run", "params": {}})
+    box.close()
+    moved = tmp_path / "moved"
+    mlruns.rename(moved)
+    tried: list[str] = []
+    mended = relocation._mended
+
+    def meanwhile(*arguments: Any) -> relocation.Mended:
+        with pytest.raises(InUse, match="another process writes this journal"):
+            Outbox(moved / "journals" / "r1", make=False)
+        tried.append("resume")
+        return mended(*arguments)
+
+    monkeypatch.setattr(relocation, "_mended", meanwhile)
+    assert command(mlruns, moved) == 0
+    assert tried == ["resume"]
+    Outbox(moved / "journals" / "r1", make=False).close()
+
+
+def test_a_store_in_which_nothing_was_kept_is_moved_without_complaint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of an experiment is made with its first artifact."""
+    folder = fresh(tmp_path / "mlruns")
+    Store(folder).experiment("qdesk")
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    assert command(folder, moved) == 0
+    assert "missing" not in capsys.readouterr().out

@@ -29,7 +29,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean study-statistics study-sizing
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-stopping bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean study-statistics study-sizing
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -105,6 +105,9 @@ bench-evaluation: $(READY) ## measure how long a backtest and whole reports take
 
 bench-trading: $(READY) ## measure a desk: decisions, whole bars, start-up
 	@$(PYTHON) -m benchmarks.trading $(ARGS)
+
+bench-stopping: $(READY) ## measure how soon a desk stops on a quiet and a busy feed
+	@$(PYTHON) -m benchmarks.stopping $(ARGS)
 
 study-simulation: $(READY) ## measure what latency, spread and depth take
 	@$(PYTHON) -m benchmarks.simulation $(ARGS)

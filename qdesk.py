@@ -43,9 +43,11 @@ def main() -> int:
     """Runs a command and returns its exit code."""
     from durable.addresses import BadAddress, take_all, take_from_environment
 
+    arguments = sys.argv[1:]
     try:
-        arguments = take_all(sys.argv[1:])
-        take_from_environment()
+        if arguments[:1] not in (["kill"], ["resume"]):  # nothing keeps a desk from being stopped
+            arguments = take_all(arguments)
+            take_from_environment()
     except BadAddress as error:
         return _fail(str(error), 2)
     command = arguments[0] if arguments else "--help"
@@ -242,9 +244,11 @@ def _trade(command: str, function: str) -> Callable[[list[str]], int]:
             return _fail(str(error), 2)
         except NotPromoted as error:
             return _fail(str(error), 4)
-        except JournalLost as error:
+        except JournalLost as error:  # which is an OSError, too
             sentence = f"qdesk {command}: {error}; the desk is HALTED and holds its position"
             return _fail(sentence, 1)
+        except OSError as error:
+            return _fail(f"qdesk {command}: {error}", 1)
         return code
 
     return run

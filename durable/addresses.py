@@ -11,16 +11,22 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# Credentials in an address: a name and a password, which may hold a slash but is no port; or a token.
+WHOLE = re.compile(
+    r"(?P<flag>--[\w.-]+=)?\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,24}://)(?P<rest>[^\s'\"]*)\s*"
+)
+BUCKET = re.compile(r"([^:/?#@]+):(.+?)@([A-Za-z0-9][A-Za-z0-9.-]*(?:/.*)?)")
+# Credentials in a text: a name and a password that is no port, a token, parameters of a query.
 HELD = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@:'\"]*:(?!\d+/)[^\s?#@'\"]*@"
-    r"|((?:https?|s3|postgresql(?:\+\w+)?)://)[^\s/?#@:'\"]+@"
+    r"([A-Za-z][A-Za-z0-9+.-]{0,24}://)[^\s/?#@:'\"]*:(?!\d+(?:[/?#\s'\"]|$))[^\s'\"]*@"
+    r"|((?i:https?|s3|postgresql(?:\+\w+)?|mysql(?:\+\w+)?)://)[^\s/?#@:'\"]+@"
+)
+NAMED = re.compile(
+    r"([?&](?:user|password|sslpassword|token|secret|key)=)[^&\s'\"]+", re.IGNORECASE
 )
 
 
 class BadAddress(ValueError):
-    """An address whose credentials cannot be kept apart from it. The message names what would do."""
+    """An address whose credentials cannot be kept apart from it. The message says what would do."""
 
 
 class Names(NamedTuple):
@@ -31,13 +37,13 @@ class Names(NamedTuple):
     token: str | None = None  # where a name alone is one
 
 
+SERVER = Names("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SCHEMES = {
-    "http": Names("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-    "https": Names("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    "http": SERVER,
+    "https": SERVER,
     "postgresql": Names("PGUSER", "PGPASSWORD"),
     "s3": Names("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 }
-PARAMETERS = {"user": 0, "password": 1}  # of a query, where an address may have them
 
 
 def take(address: str) -> str:
@@ -47,31 +53,42 @@ def take(address: str) -> str:
         address: or any other text, which comes back as it is.
 
     Raises:
-        BadAddress: it holds credentials, and there is no place for those of its kind.
+        BadAddress: it holds credentials, and there is no place for those of its kind, or no telling where
+            they end.
     """
-    found = ADDRESS.match(address)
-    if found is None:
+    found = WHOLE.fullmatch(address)
+    if found is None or found["flag"]:
         return address
-    scheme = found[0].removesuffix("://").lower().partition("+")[0]
-    credentials, rest = _divided(address[found.end() :])
-    user, colon, password = credentials.partition(":")
-    names = SCHEMES.get(scheme)
+    scheme, rest = found["scheme"], found["rest"]
+    kind = scheme.removesuffix("://").lower().partition("+")[0]
+    names = SCHEMES.get(kind)
+    if kind == "s3":
+        user, password, rest = _of_bucket(rest)
+    else:
+        user, password, rest = _of_server(rest)
     if names is None:
-        if not colon:
+        if password is None:
             return address  # the @ of a container in a storage account, say
         raise BadAddress(
-            f"{found[0]}{rest}: this address holds credentials, which would be stored with it; set them "
-            "in the environment, as the provider has it"
+            f"{scheme}{hidden(rest)}: this address holds credentials, which would be stored with it; set "
+            "them in the environment, as the provider has it"
         )
-    if credentials and colon:
+    path, mark, query = rest.partition("?")
+    if kind != "s3" and "@" in path:
+        raise BadAddress(
+            f"an address that begins with {scheme} has an @ in more than one place, so that nobody knows "
+            "where its password ends; write @ as %40 and / as %2F, or set "
+            f"{names.user} and {names.password}"
+        )
+    if password is not None:
         _keep(names.user, user)
         _keep(names.password, password)
-    elif credentials:
+    elif user:
         alone = names.token is not None and not os.environ.get(names.password)
         _keep(names.token if alone and names.token else names.user, user)
-    if scheme == "postgresql":
-        rest = _without_parameters(rest, names)
-    return f"{found[0]}{rest}"
+    if mark:
+        path += _query(kind, query, names)
+    return f"{scheme}{path}"
 
 
 def taken(value: object) -> object:
@@ -80,7 +97,11 @@ def taken(value: object) -> object:
 
 
 def take_all(arguments: Iterable[str]) -> list[str]:
-    """Arguments of a command line, `--flag=ADDRESS` among them, without credentials."""
+    """Arguments of a command line, `--flag=ADDRESS` among them, without credentials.
+
+    What is an address as a whole is to be used, and its credentials are kept; out of other texts, such as
+    a reason, credentials are left out.
+    """
     return [_of_argument(argument) for argument in arguments]
 
 
@@ -93,40 +114,50 @@ def take_from_environment() -> None:
 
 def hidden(text: str) -> str:
     """Text with the credentials of whatever addresses are in it left out."""
-    return HELD.sub(r"\1\2", text) if "://" in text else text
+    if "://" not in text:
+        return text
+    return NAMED.sub(r"\1…", HELD.sub(r"\1\2", text))
 
 
 def _of_argument(argument: str) -> str:
-    found = ADDRESS.search(argument)
+    found = WHOLE.fullmatch(argument)
     if found is None:
-        return argument
-    return argument[: found.start()] + take(argument[found.start() :])
+        return hidden(argument)
+    return f"{found['flag'] or ''}{take(found['scheme'] + found['rest'])}"
 
 
-def _divided(rest: str) -> tuple[str, str]:
-    """Credentials, and what is behind them; a key may hold a slash that nobody has escaped."""
+def _of_bucket(rest: str) -> tuple[str, str | None, str]:
+    """Key, secret and what is behind them; a secret may hold a slash that nobody has escaped."""
+    found = BUCKET.fullmatch(rest)
+    return ("", None, rest) if found is None else (found[1], found[2], found[3])
+
+
+def _of_server(rest: str) -> tuple[str, str | None, str]:
+    """User, password and what is behind them, as RFC 3986 has it."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        credentials, _, host = authority.rpartition("@")
-        return credentials, host + rest[len(authority) :]
-    port = authority.rpartition(":")[2]
-    if ":" in authority and not port.isdigit() and port and "@" in rest:
-        credentials, _, behind = rest.rpartition("@")
-        return credentials, behind
-    return "", rest
+    credentials, mark, host = authority.rpartition("@")
+    if not mark:
+        return "", None, rest
+    user, colon, password = credentials.partition(":")
+    return user, password if colon else None, host + rest[len(authority) :]
 
 
-def _without_parameters(rest: str, names: Names) -> str:
-    where, mark, query = rest.partition("?")
-    kept = []
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in PARAMETERS:
-            _keep(names[PARAMETERS[name]] or "", value)
-        else:
-            kept.append((name, value))
-    return f"{where}?{urlencode(kept)}" if mark and kept else where
+def _query(kind: str, query: str, names: Names) -> str:
+    """What is left of a query: of PostgreSQL's the parameters that let nobody in, of others nothing."""
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if kind == "postgresql":
+        _keep(names.user, given.pop("user", ""))
+        _keep(names.password, given.pop("password", ""))
+    if NAMED.search(f"?{urlencode(given)}"):
+        raise BadAddress(
+            f"an address that begins with {kind}:// holds credentials in its query, which would be "
+            f"stored; set {names.user} and {names.password} in the environment"
+        )
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _keep(name: str, value: str) -> None:
+    if "\0" in unquote(value):
+        raise BadAddress(f"what is to be {name} holds a character that no variable can")
     if value:
         os.environ[name] = unquote(value)

@@ -26,7 +26,10 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
         Busy: another process still has it.
         OSError: the file cannot be opened.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError:  # another user's, which can be locked all the same
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     deadline = time.monotonic() + patience
     try:
         while True:

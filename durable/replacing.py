@@ -20,6 +20,7 @@ from typing import NamedTuple
 from durable.locks import Busy, locked
 
 PREFIX, UNBORN = ".converting-", ".beginning-"
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)  # a file system without them
 LOCK, INTENT = "lock", "intent.json"
 OLD = 3600.0  # s after which a folder that was never locked is one of a process that is gone
 
@@ -44,6 +45,7 @@ def workplace(parent: Path) -> Iterator[Path]:
     mend(parent)
     folder = Path(tempfile.mkdtemp(prefix=UNBORN, dir=parent))
     try:
+        folder.chmod(0o755)  # so that readers see what is under way
         with locked(folder / LOCK):  # before others look for it
             folder = folder.rename(parent / folder.name.replace(UNBORN, PREFIX, 1))
             yield folder
@@ -58,27 +60,24 @@ def rename_all(folder: Path, renamings: Sequence[Renaming]) -> None:
         OSError: one could not be renamed; all names stand for what they stood for before.
     """
     before: list[Path | None] = []
-    for number, (written, name) in enumerate(renamings):
+    for written, name in renamings:
         _sync(written)
-        before.append(_kept(name, folder / f"before-{number}"))
+        before.append(_kept(name, folder / f"before-{written.name}"))
     names = [[written.name, name.name] for written, name in renamings]
     draft = folder / f"{INTENT}.draft"
     draft.write_text(json.dumps(names))
     _sync(draft)
     draft.rename(folder / INTENT)
     _sync(folder)
-    done = 0
     try:
         for written, name in renamings:
             written.replace(name)
-            done += 1
         _sync(folder.parent)
     except BaseException:
-        for (_, name), old in zip(renamings[:done], before[:done], strict=True):
-            with suppress(OSError):
-                if old is None:
-                    name.unlink()
-                else:
+        for (written, name), old in zip(renamings, before, strict=True):
+            if not written.exists():  # it has its name: back, so that the intent still holds
+                name.replace(written)
+                if old is not None:
                     old.replace(name)
         raise
     finally:
@@ -88,13 +87,13 @@ def rename_all(folder: Path, renamings: Sequence[Renaming]) -> None:
 def mend(parent: Path) -> None:
     """Completes or takes away what processes that are gone left in a folder."""
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(Busy, FileNotFoundError), locked(folder / LOCK):
+        with suppress(Busy, FileNotFoundError, PermissionError), locked(folder / LOCK):
             for written, name in _intended(folder):
                 if (folder / written).exists():
                     (folder / written).replace(parent / name)
             shutil.rmtree(folder)
     for folder in parent.glob(f"{UNBORN}*"):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):
             if time.time() - folder.stat().st_mtime > OLD:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -118,7 +117,7 @@ def _intended(folder: Path) -> list[list[str]]:
     """Names in a workplace, and those that they are to have; none before that was written."""
     try:
         found: list[list[str]] = json.loads((folder / INTENT).read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
     return found
 
@@ -129,8 +128,8 @@ def _kept(name: Path, place: Path) -> Path | None:
         os.link(name, place)
     except FileNotFoundError:
         return None
-    except OSError:  # a file system without links
-        if name.is_dir():
+    except OSError as error:
+        if error.errno not in NO_LINKS or name.is_dir():
             raise
         shutil.copy2(name, place)
     return place

@@ -62,5 +62,12 @@ def _listen(file: int, command: str, ended: threading.Event) -> None:
 
 
 def _say(sentence: str) -> None:
-    with suppress(OSError):  # nobody reads it
-        os.write(2, sentence.encode())
+    """Writes without waiting for whoever reads it, or does not."""
+
+    def write() -> None:
+        with suppress(OSError):
+            os.write(2, sentence.encode())
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(0.1)

@@ -37,6 +37,10 @@ class Terminal(Console):
         """A line that says what goes on; `update` takes text, and is given `Text`."""
         return super().status(Text(status) if isinstance(status, str) else status, **settings)
 
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Text of a string, before anybody looks how long it is."""
+        return super().render_str(plain(hidden(text)), **settings)
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:

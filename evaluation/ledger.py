@@ -83,7 +83,7 @@ def asking_tags(bars: Bars, who: str, version: str, why: str) -> dict[str, str]:
     first, last = (f"{bars.table['time'][row]:%Y-%m-%d %H:%M}" for row in (0, -1))
     made = Opening(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", who, version, why, first, last)
     opening, closes = json.dumps(made._asdict()), json.dumps(closes_of(bars))
-    return {ASKED: opening, PRINT: closes, CHECKSUM: _checksum(opening, closes)}
+    return {ASKED: opening, PRINT: closes, CHECKSUM: checksum_of(opening, closes)}
 
 
 def grant(client: MlflowClient, run: Run) -> None:
@@ -106,7 +106,7 @@ def _entry(run: Run, kind: str) -> tuple[Opening, Closes]:
     tags: Mapping[str, str] = run.data.tags
     try:
         stated = tags.get(CHECKSUM)
-        if stated is not None and stated != _checksum(tags[kind], tags[PRINT]):
+        if stated is not None and stated != checksum_of(tags[kind], tags[PRINT]):
             raise ValueError("its checksum does not fit")  # noqa: TRY301
         closes = [(float(when), float(close)) for when, close in json.loads(tags[PRINT])]
         return Opening(**json.loads(tags[kind])), closes
@@ -117,7 +117,8 @@ def _entry(run: Run, kind: str) -> tuple[Opening, Closes]:
         ) from error
 
 
-def _checksum(opening: str, closes: str) -> str:
+def checksum_of(opening: str, closes: str) -> str:
+    """Of an entry: of what its two tags say."""
     return f"{crc32(f'{opening}{closes}'.encode()):08x}"
 
 

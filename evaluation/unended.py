@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from durable.locks import Busy, locked
+from durable.locks import locked
 from evaluation.trials import runs_of
 
 RUNNING = "running"  # the folder of what runs, one locked file each
@@ -39,9 +39,11 @@ def running(folder: Path, client: MlflowClient) -> Iterator[dict[str, str]]:
 def end_the_dead(folder: Path, client: MlflowClient) -> None:
     """Ends runs of this store whose processes were killed; what cannot be ended now is left."""
     for path in sorted((folder / RUNNING).glob("*")):
-        with suppress(Busy, FileNotFoundError), locked(path):
-            if path.read_text() == client.tracking_uri:
+        with suppress(OSError), locked(path):  # in use, or another user's
+            whose = path.read_text()
+            if whose == client.tracking_uri:
                 _end(client, path.name)
+            if whose in ("", client.tracking_uri):  # of one that ended meanwhile nothing is left
                 path.unlink(missing_ok=True)
 
 

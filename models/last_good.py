@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from durable.addresses import take
+from durable.addresses import BadAddress, take
 from models.bundle import Bundle
 from models.sealed import TEMPORARY, Damaged, replace
 
@@ -60,11 +60,14 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name):
         return LastGood(None, None, "none", [f"{name!r} is no model's name"], [])
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    uri = take(uri)
     cache = _Cache(cache_dir / name)
     search = _Search([], [])
     known = None
-    silent = _silent(uri)
+    try:
+        uri = take(uri)
+        silent = _silent(uri)
+    except BadAddress as error:
+        uri, silent = "the address that was given", str(error)
     if silent is not None:
         search.steps.append(f"MLflow at {uri} cannot be reached ({silent})")
     else:

@@ -1,12 +1,17 @@
 """Where a store is: a folder with MLflow's database in it, looked at before anything is loaded."""
 
+import fcntl
 import os
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 DATABASE = "mlflow.db"
 SIGNATURE = b"SQLite format 3\0"
-NEVER = "?%"  # what a path may not hold: in the address of a database they mean something else
+# What a path may not hold: in the address of a database it means something else.
+NEVER = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
 
 class BadPlace(ValueError):
@@ -19,12 +24,15 @@ def address_of(folder: Path) -> str:
     Raises:
         BadPlace: its path cannot be written as one.
     """
-    path = folder.resolve()
-    found = sorted(set(NEVER) & set(str(path)))
+    try:
+        path = folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadPlace(f"mlruns {folder}: this is no path ({error})") from error
+    found = NEVER.search(str(path))
     if found:
         raise BadPlace(
-            f"mlruns {folder}: a path with {' or '.join(found)} cannot be the address of a database; "
-            "name another folder"
+            f"mlruns {folder}: a path with {found[0]} cannot be the address of a database; name another "
+            "folder"
         )
     return f"sqlite:///{path}/{DATABASE}"
 
@@ -37,8 +45,10 @@ def require_database(folder: Path) -> None:
     """
     path = folder / DATABASE
     try:
-        with path.open("rb") as file:
-            begins = file.read(len(SIGNATURE))
+        begins = _beginning(path)
+        if not begins:  # another process may be making it
+            with _locked(folder):
+                begins = _beginning(path)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -68,3 +78,19 @@ def require_writable(folder: Path) -> None:
             raise BadPlace(f"{folder / DATABASE}: may not be written")
     except OSError as error:
         raise BadPlace(f"mlruns {folder}: cannot be used ({error.strerror})") from error
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits for whoever is making the database; they hold the folder's own lock."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,7 @@ champion without a record cannot come about. One move is made at a time, and one
 completed or undone before the next.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,7 +172,10 @@ def promote(
         Busy: somebody else moves the champion. Nothing was moved.
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
-    with _turn(client, name) as locked:
+    with _turn(client, name) as (locked, mended):
+        number = str(resolve(client, name, which).version)
+        if mended and mended[-1].completed and mended[-1].version == number:
+            return mended[-1]  # what is asked for was broken off, and has just been completed
         return _promote(client, name, which, why, who, judge, override, locked)
 
 
@@ -223,7 +227,7 @@ def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) 
         Damaged: its bundle cannot be trusted. Nothing was moved.
         Busy: somebody else moves the champion. Nothing was moved.
     """
-    with _turn(client, name) as locked:
+    with _turn(client, name) as (locked, _):
         now, back, *_ = recorded(client, name)
         if now is None or back is None:
             missing = "champion" if now is None else "previous champion to go back to"
@@ -237,11 +241,10 @@ def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) 
 
 
 @contextmanager
-def _turn(client: MlflowClient, name: str) -> Iterator[bool]:
+def _turn(client: MlflowClient, name: str) -> Iterator[tuple[bool, list[Promotion]]]:
     """Keeps others of this machine from moving the champion; mends what was broken off first."""
     with alone(client, f"promotion-{name}") as locked:
-        mend(client, name, locked)
-        yield locked
+        yield locked, mend(client, name, locked)
 
 
 def mend(client: MlflowClient, name: str, locked: bool = False) -> list[Promotion]:
@@ -264,23 +267,33 @@ def mend(client: MlflowClient, name: str, locked: bool = False) -> list[Promotio
 
 
 def _has_moved(client: MlflowClient, name: str, move: Promotion) -> bool:
-    """Whether the alias stands for a move's version, and no later move was made."""
-    now = champion(client, name)
+    """Whether both aliases stand as a move would have them, and no later move was made.
+
+    The champion's alone may have been set by hand.
+    """
+    now, before = champion(client, name), champion(client, name, PREVIOUS)
     later = any(each.completed and each.when > move.when for each in history(client, name))
-    return now is not None and str(now.version) == move.version and not later
+    moved = now is not None and str(now.version) == move.version
+    there = None if before is None else str(before.version)
+    told = there is not None or move.kind == "rollback"  # a first promotion leaves no other trace
+    return moved and told and there == _previous_of(client, name, move) and not later
 
 
 def _finish(client: MlflowClient, name: str, move: Promotion) -> Promotion:
     """Moves the aliases to where a move says, and puts it on record; a second time it changes nothing."""
-    previous = move.before
-    if move.kind == "rollback":
-        previous = before_of(client, name, move.version, move.before or "")
-    elif previous is None:  # the alias alone was wrong
-        known = recorded(client, name).previous
-        previous = known and known.version
-    _set_previous(client, name, previous)
+    _set_previous(client, name, _previous_of(client, name, move))
     client.set_registered_model_alias(name, CHAMPION, move.version)
     return complete(client, name, move)
+
+
+def _previous_of(client: MlflowClient, name: str, move: Promotion) -> str | None:
+    """The champion before, once a move is made."""
+    if move.kind == "rollback":
+        return before_of(client, name, move.version, move.before or "")
+    if move.before is not None:
+        return move.before
+    known = recorded(client, name).previous  # the alias alone was wrong
+    return known and known.version
 
 
 def _undo(client: MlflowClient, name: str, move: Promotion) -> Promotion:
@@ -324,5 +337,8 @@ def _await_turn(
 
 
 def _age(move: Promotion) -> float:
-    """Seconds since a move began."""
-    return (datetime.now(UTC) - datetime.fromisoformat(move.when)).total_seconds()
+    """Seconds since a move began; where it does not say, it was long ago."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(move.when)).total_seconds()
+    except (ValueError, TypeError):
+        return math.inf

@@ -6,19 +6,21 @@ and the others withdraw. So no two go ahead at once: of two requests, the later 
 owner read, and saw the other. A request that has been served must show by what was done before it goes.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from mlflow import MlflowClient
 from sqlalchemy.engine import make_url
 
-from durable.locks import locked
+from durable.locks import Busy, locked
 
 PATIENCE = 20.0  # s that another is waited for
 LOOK_EVERY = 0.25  # s between two looks at a store
+LONGEST = 150  # characters of the name of a lock
 BROKEN_OFF = (
     600.0  # s after which a request is one of a process that is gone, where no lock can tell
 )
@@ -33,14 +35,21 @@ def alone(client: MlflowClient, what: str) -> Iterator[bool]:
         what: they are kept from, a word for the lock's file.
 
     Raises:
-        Busy: another process is at it, and has been for a while.
-        OSError: the store's folder cannot be written.
+        Busy: another process is at it, and has been for a while; or there can be no lock.
     """
     folder = _folder(client)
     if folder is None:
         yield False
         return
-    with locked(folder / f".{quote(what, safe='')}.lock", PATIENCE):
+    name = quote(what, safe="")
+    name = name if len(name) <= LONGEST else hashlib.sha256(name.encode()).hexdigest()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / f".{name}.lock", PATIENCE))
+        except Busy:
+            raise
+        except OSError as error:
+            raise Busy(f"{folder / name}: cannot be locked ({error.strerror})") from error
         yield True
 
 

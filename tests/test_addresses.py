@@ -5,18 +5,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 import qdesk
 from durable.addresses import BadAddress, hidden, take, take_all, take_from_environment
+from durable.terminal import Terminal
 from models.last_good import load_last_good
 from tests.registered import NAME
 from tests.servers import KEYS, S3Server, free_port
 from tests.stores import fresh
 from tests.test_paper import WALK, bundle
 from tests.test_shipper import TABULAR
+from tests.test_trading_commands import said
 from training.checkpoint_settings import CheckpointSettings
 
 __all__ = ["bundle"]  # a fixture
@@ -48,7 +52,7 @@ def environment() -> Iterator[None]:
         ("http://token@h", "http://h", {"TOKEN": "token"}),
         ("http://u:@h", "http://h", {"USERNAME": "u"}),
         ("http://u:a@b@h", "http://h", {"USERNAME": "u", "PASSWORD": "a@b"}),
-        ("http://h:5000/a@b", "http://h:5000/a@b", {}),
+        (" http://u:p@h ", "http://h", {"USERNAME": "u", "PASSWORD": "p"}),
         ("http://[::1]:5000", "http://[::1]:5000", {}),
         ("postgresql://u:p@h/db", "postgresql://h/db", {"PGUSER": "u", "PGPASSWORD": "p"}),
         ("postgresql+psycopg://u@h/db", "postgresql+psycopg://h/db", {"PGUSER": "u"}),
@@ -59,7 +63,9 @@ def environment() -> Iterator[None]:
         ),
         ("s3://K:S@b/x", "s3://b/x", {"AWS_ACCESS_KEY_ID": "K", "AWS_SECRET_ACCESS_KEY": "S"}),
         ("s3://K:a/b+c@b/x", "s3://b/x", {"AWS_SECRET_ACCESS_KEY": "a/b+c"}),
+        ("s3://K:a/b@b1c/p@th", "s3://b1c/p@th", {"AWS_SECRET_ACCESS_KEY": "a/b"}),
         ("s3://b/x@y", "s3://b/x@y", {}),
+        ("see http://u:p@h and go", "see http://u:p@h and go", {}),
         ("abfs://container@account/x", "abfs://container@account/x", {}),
         ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db", {}),
         ("synthetic:walk?seed=5", "synthetic:walk?seed=5", {}),
@@ -91,6 +97,40 @@ def test_where_there_is_no_place_for_credentials_they_are_refused(address: str) 
     assert "u:p" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("postgresql://u:12/34@host/db", "postgresql://u:p@ss/w@host/db", "http://h:5000/a@b"),
+        *("https://h/?token=secret", "postgresql://h/db?sslpassword=secret", "http://a%00:b@h"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(BadAddress) as refused:
+        take(address)
+    for secret in ("34", "ss/w", "secret"):
+        assert secret not in str(refused.value)
+
+
+def test_a_desk_is_stopped_whatever_an_address_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+pymysql://u:planted@h/db")
+    (tmp_path / "desk").mkdir()
+    reason = ["--reason", "feed redis://x:planted@h:6379 went mad"]
+    said(capsys, "kill", "--desk", tmp_path / "desk", *reason)
+    text = (tmp_path / "desk" / "KILL").read_text()
+    assert "feed redis://h:6379 went mad" in text
+    said(capsys, "resume", "--desk", tmp_path / "desk", *reason)
+    assert planted(tmp_path) == []
+
+
+def test_a_server_without_a_place_for_its_key_is_a_step_down(tmp_path: Path) -> None:
+    found = load_last_good(NAME, tmp_path / "cache", "mysql+pymysql://u:planted@h/db")
+    assert found.bundle is None
+    assert "holds credentials" in found.steps_down[0]
+    assert "planted" not in str(found)
+
+
 def test_every_argument_and_variable_is_looked_at() -> None:
     os.environ["QDESK_CHECKPOINTS__WHERE"] = "s3://K:S@b"
     os.environ["MLFLOW_TRACKING_URI"] = "http://u:p@h"
@@ -107,6 +147,16 @@ def test_every_argument_and_variable_is_looked_at() -> None:
 def test_what_is_printed_has_none_either() -> None:
     assert hidden("a http://u:p@h b 's3://K:a/b@c/d' c") == "a http://h b 's3://c/d' c"
     assert hidden("me@here: nothing") == "me@here: nothing"
+    assert hidden("postgresql://u:p@SSS@host/x") == "postgresql://host/x"
+    assert hidden("a POSTGRESQL://SSS@h b") == "a POSTGRESQL://h b"
+    assert hidden("postgresql://h/db?user=u&password=SSS") == "postgresql://h/db?user=…&password=…"
+    assert hidden("http://h:5000/a@b") == "http://h:5000/a@b"
+    file = StringIO()
+    Terminal(file=file, width=40).print("why: postgresql://alice:S3CRET-and-very-very-long@host/db")
+    table = Table("a")
+    table.add_row("https://alice:S3CRET-and-very-very-long-indeed@host")
+    Terminal(file=file, width=20).print(table)
+    assert "S3CRET" not in file.getvalue()
     assert hidden("abfs://container@account/x") == "abfs://container@account/x"
 
 

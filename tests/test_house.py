@@ -149,7 +149,7 @@ def test_readme_commands_exist() -> None:
         models_parser().parse_args(shlex.split(command))
     for name, made, subcommands in (
         ("runs", runs_parser(), {"list", "compare", "best"}),
-        ("tracking", tracking_parser(), {"status", "sync", "move"}),
+        ("tracking", tracking_parser(), {"status", "sync", "move", "scrub"}),
     ):
         found = re.findall(rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE)
         assert {command.split()[0] for command in found} == subcommands

@@ -107,6 +107,24 @@ def test_only_a_person_raises_a_state(tmp_path: Path) -> None:
     assert state(latch) == "REDUCING"
 
 
+def test_that_a_journal_was_lost_is_not_forgotten_before_a_person_says_so(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    latch.hold("HALTED", "the journal could not be written", lost=True)
+    latch.kill("panic")
+    latch.hold("HALTED", "kill switch: panic")  # as a desk does that sees the switch
+    (tmp_path / KILL).unlink()
+    assert latch.lost() is not None
+    latch.resume("compared with the venue")
+    assert latch.lost() is None
+
+
+def test_a_long_reason_has_its_room_too(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    latch.hold("HALTED", "\U0001f600" * 500)
+    assert (tmp_path / STATE).stat().st_size == ROOM
+    assert state(latch) == "HALTED"
+
+
 def test_of_many_writers_at_once_the_gravest_stays(tmp_path: Path) -> None:
     states: list[RiskState] = ["ACTIVE", "REDUCING", "HALTED"]
     threads = [

@@ -96,7 +96,8 @@ def test_sigterm_flattens_or_holds(bundle: Path, on_stop: str, flat: bool) -> No
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (143, "")
+    acknowledged = "qdesk paper: SIGTERM: stopping; once more ends it at once\n"
+    assert (process.returncode, said) == (143, acknowledged)
     last = list(records(journal))[-1]
     assert (last["type"], last["reason"]) == ("stop", "SIGTERM")
     if flat:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from durable.addresses import hidden
 from market.findings import amount
 from trading.journal import last_position
 from trading.latch import Latch
@@ -64,7 +65,7 @@ def kill(arguments: list[str], console: Console) -> int:
     failed = 0
     for folder in _folders(options):
         try:
-            Latch(folder).kill(f"{options.reason} ({getpass.getuser()})")
+            Latch(folder).kill(hidden(f"{options.reason} ({getpass.getuser()})"))
         except OSError as error:  # the others are to be stopped all the same
             failed += 1
             reason = error.strerror or str(error)
@@ -90,7 +91,12 @@ def resume(arguments: list[str], console: Console) -> int:
     if not options.reason.strip():
         raise BadCommand("qdesk resume: --reason is empty; it is what the journal will say")
     for folder in _folders(options):
-        Latch(folder).resume(f"{options.reason} ({getpass.getuser()})")
+        try:
+            Latch(folder).resume(hidden(f"{options.reason} ({getpass.getuser()})"))
+        except OSError as error:
+            raise BadCommand(
+                f"{folder}: NOT set free ({error.strerror or error}); it stays as it was, or HALTED"
+            ) from error
         console.print(
             f"{folder}: ACTIVE again from the next bar, or the next start.",
             highlight=False,

@@ -159,7 +159,7 @@ def _arriving_blocks(file: int) -> Iterator[Block | None]:
             text = bytes(rest) + head + newline
             rest.clear()
         rest += tail
-        if ended:
+        if ended and len(rest) <= LONGEST_LINE:
             text += rest
         if text:
             count = text.count(b"\n") + (not text.endswith(b"\n"))

@@ -103,7 +103,10 @@ class Journal:
         self._checksum = end.checksum
         if end.whole:
             self._checksum = sealed(end.torn) or 0
-            os.write(self._file, b"\n")
+            try:
+                os.write(self._file, b"\n")
+            except OSError as error:
+                raise JournalLost(f"{self.path}: {error.strerror}") from error
         elif fits(end.torn[:-1], end.checksum):
             raise JournalError(
                 f"{self.path}: the end of the last line was changed after it was written; put the file "

@@ -89,6 +89,14 @@ class Latch:
                 continue
         return Latched("HALTED", f"{self.folder / STATE} cannot be read", False, 0)
 
+    def lost(self) -> Latched | None:
+        """What was latched when the journal could not be written, whatever was thrown since."""
+        try:
+            found = _parsed((self.folder / STATE).read_bytes())
+        except (OSError, *UNREADABLE):
+            return None
+        return found if found.lost else None
+
     def reserve(self, state: RiskState, reason: str) -> None:
         """Takes the room that a state needs, so that it can be latched once a disk is full.
 
@@ -123,6 +131,8 @@ class Latch:
                 now = _parsed(path.read_bytes())
             except UNREADABLE:
                 now = None
+            if now is not None and now.lost and not by_hand:  # which a person alone forgives
+                content = _written(state, reason, by_hand, lost=True)
             graver = now is not None and SEVERITY[now.state] > SEVERITY[state]
             if by_hand or not graver:
                 self._overwrite(content)
@@ -156,7 +166,11 @@ class Latch:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, self.folder / STATE)
+            try:
+                os.link(temporary, self.folder / STATE)
+            except PermissionError:  # a file system without links
+                os.close(os.open(self.folder / STATE, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                temporary.replace(self.folder / STATE)
         except FileExistsError:
             return False
         finally:
@@ -167,7 +181,9 @@ class Latch:
     def _overwrite(self, content: bytes) -> None:
         file = os.open(self.folder / STATE, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.pwrite(file, content, 0)
+            done = 0
+            while done < len(content):
+                done += os.pwrite(file, content[done:], done)
             os.ftruncate(file, len(content))
             os.fsync(file)
         finally:
@@ -183,9 +199,13 @@ class Latch:
 
 def _written(state: RiskState, reason: str, by_hand: bool, lost: bool) -> bytes:
     """A state as it stands in its file, `ROOM` bytes."""
-    found = {"state": state, "reason": reason[:LONGEST], "by_hand": by_hand, "time": time.time_ns()}
+    found: dict[str, object] = {"state": state, "by_hand": by_hand, "time": time.time_ns()}
     if lost:
         found["lost"] = True
+    said = reason[:LONGEST]
+    while len(json.dumps(said)) > ROOM - 200:  # as JSON a letter may be twelve
+        said = said[: len(said) // 2]
+    found["reason"] = said
     return json.dumps(found).encode().ljust(ROOM - 1) + b"\n"
 
 

@@ -56,10 +56,6 @@ def model_of(settings: TradingSettings) -> Model:
         NotPromoted: there are versions, but none was ever promoted.
     """
     asked = settings.model
-    try:
-        uri = settings.tracking_uri or address_of(settings.mlruns)
-    except BadPlace as error:
-        raise BadCommand(str(error)) from error
     folder = Path(asked)
     if (folder / MANIFEST).exists():
         try:
@@ -69,6 +65,10 @@ def model_of(settings: TradingSettings) -> Model:
         return Model(bundle, bundle.manifest.origin.name, "?", "folder", [])
     if folder.is_dir():
         raise BadCommand(f"{asked}: a folder without a bundle; it would hold {MANIFEST}")
+    try:
+        uri = settings.tracking_uri or address_of(settings.mlruns)
+    except BadPlace as error:
+        raise BadCommand(str(error)) from error
     for sign in ("@", "/"):
         name, found, which = asked.partition(sign)
         if found:
@@ -269,8 +269,8 @@ def _require_room(latch: Latch, book: Book) -> None:
     Raises:
         JournalError: so it is.
     """
-    latched = latch.read()
-    if latched is not None and latched.lost:
+    latched = latch.lost()
+    if latched is not None:
         raise JournalError(
             f"{latch.folder}: {latched.reason} when this desk last ran, so that it may not know what it "
             "did; compare its position with the venue's, then set it free with `qdesk resume`"

@@ -45,7 +45,7 @@ def import_tensorflow() -> None:
 def _other_settings() -> list[tuple[str, str, str]]:
     """Settings of Keras that are not those that are needed: where they are, which, and what they say."""
     found = []
-    home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
+    home = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))  # noqa: PTH111 - raises nothing
     with suppress(OSError, ValueError):
         settings = json.loads((home / "keras.json").read_text())
         if isinstance(settings, dict):

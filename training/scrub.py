@@ -5,6 +5,7 @@ lengths inside of lengths: there credentials become as many letters x.
 """
 
 import io
+import shutil
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ import orjson
 from durable.addresses import HELD, hidden
 from durable.lines import Lines, seal, sealed
 from durable.locks import Busy, locked
+from evaluation.ledger import ASKED, CHECKSUM, OPENED, PRINT, checksum_of
 from models.sealed import MANIFEST, reseal
 from training.faults import InUse
+from training.outbox import DELIVERED
 from training.relocation import no_training, text_columns
 
 TEXT = {".json", ".jsonl", ".html", ".txt", ".csv", ".md", ".toml", ".yaml", ".yml", ""}
@@ -49,8 +52,8 @@ def scrub(mlruns: Path) -> Scrubbed:
                 desks.enter_context(locked(journal))
             except Busy as error:
                 raise InUse(f"{journal.parent}: a desk trades here; stop it first") from error
-        files = [path for path in _files(mlruns) if _changed(path)]
-        return Scrubbed(_database(mlruns / "mlflow.db"), files)
+        cells = _database(mlruns / "mlflow.db")
+        return Scrubbed(cells, [path for path in _files(mlruns) if _changed(path)])
 
 
 def _desk_journals(mlruns: Path) -> Iterator[Path]:
@@ -74,6 +77,7 @@ def _changed(path: Path) -> bool:
         return True
     temporary = path.with_name(f".{path.name}-scrubbed")
     temporary.write_bytes(content)
+    shutil.copymode(path, temporary)
     temporary.replace(path)
     return True
 
@@ -83,12 +87,18 @@ def _text(path: Path) -> bytes | None:
     if path.suffix not in TEXT or path.stat().st_size > LONGEST:
         return None
     try:
-        text = path.read_text()
+        text = path.read_bytes().decode()
     except UnicodeDecodeError:
         return None
     if hidden(text) == text:
         return None
-    return _journal(path) if path.name == "journal.jsonl" else hidden(text).encode()
+    if path.name == "journal.jsonl":
+        return _journal(path)
+    if path.name == DELIVERED:
+        known = orjson.loads(hidden(text))
+        known.pop("crc", None)
+        return seal(orjson.dumps(known), 0)[0]
+    return hidden(text).encode()
 
 
 def _journal(path: Path) -> bytes:
@@ -99,7 +109,9 @@ def _journal(path: Path) -> bytes:
     for line in lines:
         old = raw[line.number - 1]
         if line.fault is not None:
-            whole += hidden(old.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            text = old.decode(errors="surrogateescape")
+            whole += hidden(text).encode(errors="surrogateescape")
+            checksum = checksum if sealed(old) is None else sealed(old) or 0
             continue
         record = orjson.dumps(orjson.loads(hidden(orjson.dumps(line.record).decode())))
         if sealed(old) is None:
@@ -151,5 +163,25 @@ def _database(path: Path) -> int:
                 f'WHERE "{column}" LIKE \'%://%@%\' AND hidden("{column}") <> "{column}"'
             )
             cells += done.rowcount
+        if cells:
+            _reseal_openings(connection)
         connection.execute("COMMIT")
     return cells
+
+
+def _reseal_openings(connection: sqlite3.Connection) -> None:
+    """Makes the checksums of the ledger of held-back bars anew."""
+    rows = connection.execute(
+        "SELECT run_uuid, key, value FROM tags WHERE key IN (?, ?, ?, ?)",
+        (OPENED, ASKED, PRINT, CHECKSUM),
+    )
+    runs: dict[str, dict[str, str]] = {}
+    for run, key, value in rows.fetchall():
+        runs.setdefault(run, {})[key] = value
+    for run, tags in runs.items():
+        opening = tags.get(OPENED, tags.get(ASKED))
+        if CHECKSUM in tags and opening is not None and PRINT in tags:
+            connection.execute(
+                "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?",
+                (checksum_of(opening, tags[PRINT]), run, CHECKSUM),
+            )

@@ -106,8 +106,8 @@ class Store:
             self._client = MlflowClient(self.uri, self.uri)
         elif self._client is None:
             self._require_unlocked()
+            require_database(self.folder)
             with _locked(self.folder):
-                require_database(self.folder)
                 client = MlflowClient(self.uri, self.uri)
                 client.search_experiments(max_results=1)
                 client.search_registered_models(max_results=1)

@@ -49,7 +49,14 @@ def tracking(arguments: list[str], console: Console, load_keras: Callable[[], No
     if not options.mlruns.is_dir():
         raise TrackingError(f"mlruns {options.mlruns}: there is no such folder")
     if options.command == "scrub":
-        done = scrub(options.mlruns)
+        try:
+            done = scrub(options.mlruns)
+        except InUse:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise TrackingError(
+                f"mlruns {options.mlruns}: cannot be cleaned ({error}); end what uses it, and try again"
+            ) from error
         for path in done.files:
             say(f"cleaned: {path}")
         say(

@@ -44,8 +44,9 @@ def seal(line: bytes, before: int) -> tuple[bytes, int]:
         line: a JSON object with at least one member, without a newline.
         before: the checksum of the line before, 0 of the first.
     """
-    checksum = crc32(line[:-1], before)
-    return b'%b,"crc":"%08x"}\n' % (line[:-1], checksum), checksum
+    body = line[:-1]
+    checksum = crc32(body, before)
+    return b'%b,"crc":"%08x"}\n' % (body, checksum), checksum
 
 
 def sealed(line: bytes) -> int | None:

@@ -41,7 +41,7 @@ UPLOADED = (
     "what_never_arrived_is_uploaded_by_the_next",
 )
 TESTS: dict[str, tuple[str, ...]] = {
-    "durable/lines.py": ("lines", "journal", "stored"),
+    "durable/lines.py": ("lines", "journal"),
     "market/accounting.py": ("bounds", "accounting", "sizing", "backtest", "measures"),
     "market/features.py": ("features", "feature_bars"),
     "models/n_step.py": ("targets", "replay"),
@@ -56,7 +56,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "trading/execution.py": (
         *("bounds", "execution", "odd_bundles", "limits", "drills", "trading_properties"),
     ),
-    "trading/journal.py": ("journal", "stored", "desk_account", "drills"),
+    "trading/journal.py": ("journal", "desk_account", "drills"),
     "trading/latch.py": ("latch", "drills"),
     "trading/risk.py": ("bounds", "order_limits", "limits", "drills", "trading_properties"),
 }

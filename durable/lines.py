@@ -34,7 +34,7 @@ class Ending(NamedTuple):
     size: int  # bytes, of the lines that are whole
     checksum: int  # of the last one
     torn: bytes  # what stands behind them
-    whole: bool = False  # of a line that lacks nothing but its newline
+    whole: bool  # of a line that lacks nothing but its newline
 
 
 def seal(line: bytes, before: int) -> tuple[bytes, int]:

@@ -1,6 +1,7 @@
 """The latch: room for it is reserved, and only a person raises a state."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -118,6 +119,32 @@ def test_that_a_journal_was_lost_is_not_forgotten_before_a_person_says_so(tmp_pa
     assert latch.lost() is None
 
 
+def test_a_file_system_without_links_holds_a_latch_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("trading.latch.os.link", refused)
+    latch = Latch(tmp_path / "deep" / "desk")
+    latch.reserve("ACTIVE", "")
+    assert state(latch) == "ACTIVE"
+    assert [path.name for path in latch.folder.iterdir()] == [STATE]
+    assert not latch._create(b"another was quicker")
+    assert state(latch) == "ACTIVE"
+    latch.hold("HALTED", "a fault")
+    assert state(latch) == "HALTED"
+
+
+def test_only_its_owner_may_write_the_switch(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Latch(tmp_path).kill("a drill")
+    finally:
+        os.umask(before)
+    assert (tmp_path / KILL).stat().st_mode & 0o777 == 0o644
+
+
 def test_a_long_reason_has_its_room_too(tmp_path: Path) -> None:
     latch = Latch(tmp_path)
     latch.hold("HALTED", "\U0001f600" * 500)
@@ -157,8 +184,9 @@ def test_what_cannot_be_read_is_halted(tmp_path: Path, text: str) -> None:
     (tmp_path / STATE).write_text(text)
     found = Latch(tmp_path).read()
     assert found is not None
-    assert (found.state, found.by_hand) == ("HALTED", False)
+    assert (found.state, found.by_hand, found.time) == ("HALTED", False, 0)
     assert "cannot be read" in found.reason
+    assert LATEST == 2**63 - 1
 
 
 def test_a_running_desk_sees_every_change(tmp_path: Path) -> None:

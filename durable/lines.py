@@ -96,13 +96,15 @@ class Lines:
                 yield self._read(number, line)
 
     def _read(self, number: int, line: bytes) -> Line:
-        checksum, before = sealed(line), self.checksum
+        checksum = sealed(line)
+        before = self.checksum
         if checksum is None:
             if self._checked:
                 return Line(number, {}, "its checksum is missing")
             self.unchecked += 1
         else:
-            self._checked, self.checksum = True, checksum
+            self._checked = True
+            self.checksum = checksum
             if not fits(line, before):
                 what = "it, or the line before it, was changed after it was written"
                 return Line(number, {}, f"its checksum does not fit: {what}")
@@ -122,7 +124,8 @@ def ending(file: int) -> Ending:
     Raises:
         OSError: it cannot be read.
     """
-    size, tail = os.fstat(file).st_size, b""
+    size = os.fstat(file).st_size
+    tail = b""
     while size > 0:
         start = max(size - BLOCK, 0)
         block = os.pread(file, size - start, start)

@@ -17,11 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from durable.files import sync
 from durable.locks import Busy, locked
 
-PREFIX, UNBORN = ".converting-", ".beginning-"
+PREFIX = ".converting-"  # of a folder that is locked while its process lives
+UNBORN = ".beginning-"  # before it is
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)  # a file system without them
-LOCK, INTENT = "lock", "intent.json"
+LOCK = "lock"
+INTENT = "intent.json"
 OLD = 3600.0  # s after which a folder that was never locked is one of a process that is gone
 
 
@@ -61,18 +64,18 @@ def rename_all(folder: Path, renamings: Sequence[Renaming]) -> None:
     """
     before: list[Path | None] = []
     for written, name in renamings:
-        _sync(written)
+        sync(written)
         before.append(_kept(name, folder / f"before-{written.name}"))
     names = [[written.name, name.name] for written, name in renamings]
     draft = folder / f"{INTENT}.draft"
     draft.write_text(json.dumps(names))
-    _sync(draft)
+    sync(draft)
     draft.rename(folder / INTENT)
-    _sync(folder)
+    sync(folder)
     try:
         for written, name in renamings:
             written.replace(name)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:
         for (written, name), old in zip(renamings, before, strict=True):
             if not written.exists():  # it has its name: back, so that the intent still holds
@@ -133,11 +136,3 @@ def _kept(name: Path, place: Path) -> Path | None:
             raise
         shutil.copy2(name, place)
     return place
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

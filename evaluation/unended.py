@@ -12,7 +12,7 @@ from evaluation.trials import runs_of
 
 RUNNING = "running"  # the folder of what runs, one locked file each
 PROCESS = "evaluation_process"  # the tag that says which of those a run is of
-ENDED = "ended"  # the tag that says that nobody heard how a run ended
+ENDED = "ended"  # the tag of a run whose process was gone
 
 
 @contextmanager

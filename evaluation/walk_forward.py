@@ -26,9 +26,9 @@ from market.bars import BarsError
 from models.sealed import Damaged, seal, unseal
 
 CHOICE = "choice.safetensors"
-# A compiled program keeps pieces of memory for as long as its process lives, which may have 65,530: with
-# some 60 trainings of networks they are used up, and the process is gone. (The pool's own limit of tasks
-# a process hangs in Python 3.12.1, https://github.com/python/cpython/issues/115634.)
+# A compiled program keeps pieces of memory for as long as its process lives, of which Linux allows 65,530
+# (vm.max_map_count): with enough trainings they are used up, and the process is gone. The pool's own
+# limit of tasks hangs in Python 3.12.1, https://github.com/python/cpython/issues/115634.
 JOBS_A_PROCESS = 20
 LOOK_EVERY = 0.25  # s between two looks whether a stop is wanted
 

@@ -14,7 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -71,7 +71,7 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
     if silent is not None:
         search.steps.append(f"MLflow at {uri} cannot be reached ({silent})")
     else:
-        with impatient():
+        with impatient(uri):
             try:
                 known = _recorded(name, uri)
             except Exception as error:
@@ -268,12 +268,9 @@ def _silent(uri: str) -> str | None:
 
 @contextmanager
 def _asked_once() -> Iterator[None]:
-    """Has MLflow open a database in one attempt of its ten, where it is there to be told."""
-    try:
-        from mlflow.store.db import utils
-    except ImportError:
-        yield
-        return
+    """Has MLflow open a database in one attempt of its ten."""
+    from mlflow.store.db import utils
+
     before = utils.MAX_RETRY_COUNT
     utils.MAX_RETRY_COUNT = 1
     try:
@@ -283,8 +280,12 @@ def _asked_once() -> Iterator[None]:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """Has MLflow's client give up at once; it would ask a dead server or database again for minutes."""
+def impatient(uri: str) -> Iterator[None]:
+    """Has MLflow's client give up at once; it would ask a dead server or database again for minutes.
+
+    Args:
+        uri: of the store.
+    """
     wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
@@ -293,7 +294,7 @@ def impatient() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        with _asked_once():
+        with nullcontext() if uri.startswith(("http://", "https://")) else _asked_once():
             yield
     finally:
         for name, value in before.items():

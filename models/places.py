@@ -47,7 +47,7 @@ def require_database(folder: Path) -> None:
     try:
         begins = _beginning(path)
         if not begins:  # another process may be making it
-            with _locked(folder):
+            with making(folder):
                 begins = _beginning(path)
     except FileNotFoundError:
         return
@@ -86,11 +86,11 @@ def _beginning(path: Path) -> bytes:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits for whoever is making the database; they hold the folder's own lock."""
+def making(folder: Path) -> Iterator[None]:
+    """Keeps other processes out: several that make a fresh database at once break it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

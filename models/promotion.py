@@ -173,23 +173,22 @@ def promote(
         Damaged: its bundle cannot be trusted. Nothing was moved.
     """
     with _turn(client, name) as (locked, mended):
-        number = str(resolve(client, name, which).version)
-        if mended and mended[-1].completed and mended[-1].version == number:
+        version = resolve(client, name, which)
+        if mended and mended[-1].completed and mended[-1].version == str(version.version):
             return mended[-1]  # what is asked for was broken off, and has just been completed
-        return _promote(client, name, which, why, who, judge, override, locked)
+        return _promote(client, name, version, why, who, judge, override, locked)
 
 
 def _promote(
     client: MlflowClient,
     name: str,
-    which: str,
+    version: ModelVersion,
     why: str,
     who: str | None,
     judge: Judge,
     override: str | None,
     locked: bool,
 ) -> Promotion:
-    version = resolve(client, name, which)
     known = recorded(client, name)
     now = known.champion
     if now is not None and now.version == str(version.version) and known.elsewhere is None:
@@ -271,12 +270,13 @@ def _has_moved(client: MlflowClient, name: str, move: Promotion) -> bool:
 
     The champion's alone may have been set by hand.
     """
-    now, before = champion(client, name), champion(client, name, PREVIOUS)
+    now = champion(client, name)
+    before = champion(client, name, PREVIOUS)
     later = any(each.completed and each.when > move.when for each in history(client, name))
     moved = now is not None and str(now.version) == move.version
     there = None if before is None else str(before.version)
-    told = there is not None or move.kind == "rollback"  # a first promotion leaves no other trace
-    return moved and told and there == _previous_of(client, name, move) and not later
+    traced = there is not None or move.kind == "rollback"  # a first promotion leaves no other trace
+    return moved and traced and there == _previous_of(client, name, move) and not later
 
 
 def _finish(client: MlflowClient, name: str, move: Promotion) -> Promotion:

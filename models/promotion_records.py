@@ -2,7 +2,7 @@
 
 Every move stands as a tag of the registered model, `promotion/<time>`: written before the aliases move,
 and again, as completed, once they have. What was broken off in between is completed by the next command
-where the champion's alias had moved already, and else undone.
+where both aliases had moved already, and else undone.
 """
 
 import json

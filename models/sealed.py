@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save_file
 
+from durable.files import sync
+
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
 READ_AT_ONCE = 64 * 2**20  # bytes
@@ -95,20 +97,20 @@ def reseal(path: Path, manifest: dict[str, Any]) -> None:
     manifest["sha256"] = _digest(manifest)
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def replace(temporary: Path, folder: Path) -> None:
     """Gives a whole folder its name, in place of a folder that has it, once it is on the disk."""
     for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+        sync(path)
     old = folder.with_name(f"{REPLACED}{folder.name}")
     if folder.exists():
         folder.rename(old)  # a folder that is not empty cannot be renamed onto
     temporary.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -222,15 +224,6 @@ def _digest(manifest: dict[str, Any]) -> str:
     """Of everything in a manifest but this very digest."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _or_link(path: Path) -> str:

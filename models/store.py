@@ -47,8 +47,9 @@ def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
         NoVersion: there is none, or it cannot be used.
     """
     try:
-        with impatient():
-            yield _client(options.tracking_uri, options.mlruns)
+        uri = _uri(options.tracking_uri, options.mlruns)
+        with impatient(uri):
+            yield MlflowClient(uri, uri)
     except (MlflowException, SQLAlchemyError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         if "Max retries exceeded" in reason or "Failed to establish" in reason:
@@ -57,18 +58,17 @@ def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
         raise NoVersion(f"{store}: this store cannot be used ({reason})") from error
 
 
-def _client(tracking_uri: str | None, mlruns: Path | None) -> MlflowClient:
+def _uri(tracking_uri: str | None, mlruns: Path | None) -> str:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri or (None if mlruns else os.environ.get(SERVER))
     if uri is not None:
-        uri = take(uri)
-    else:
-        folder = mlruns or default_mlruns()
-        try:
-            uri = address_of(folder)
-            require_database(folder)
-        except BadPlace as error:
-            raise NoVersion(str(error)) from error
-        if not (folder / DATABASE).exists():
-            raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
-    return MlflowClient(uri, uri)
+        return take(uri)
+    folder = mlruns or default_mlruns()
+    try:
+        uri = address_of(folder)
+        require_database(folder)
+    except BadPlace as error:
+        raise NoVersion(str(error)) from error
+    if not (folder / DATABASE).exists():
+        raise NoVersion(f"{folder}: there is no store here; `qdesk train` makes one")
+    return uri

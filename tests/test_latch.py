@@ -152,7 +152,10 @@ def test_a_long_reason_has_its_room_too(tmp_path: Path) -> None:
     assert state(latch) == "HALTED"
 
 
-def test_of_many_writers_at_once_the_gravest_stays(tmp_path: Path) -> None:
+def test_of_many_writers_at_once_the_gravest_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trading.latch.PATIENCE", 600.0)  # however slow the disk is
     states: list[RiskState] = ["ACTIVE", "REDUCING", "HALTED"]
     threads = [
         threading.Thread(target=Latch(tmp_path).hold, args=(states[k % 3], f"number {k}"))

@@ -29,7 +29,7 @@ from market.events import EventsError
 Row = dict[str, Any]
 TICK = 0.25  # s between looks around
 READ = 1 << 20  # bytes
-BATCH = 4 << 20  # bytes, at most, that are taken in at once: a tenth of a second of work
+BATCH = 4 << 20  # bytes, at most, between two looks around
 ALARM_SECONDS = 60.0  # without an event of the instrument that is good, before a person is told
 SPOKEN = 20  # rejected lines that are named one by one
 

@@ -14,12 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from durable.files import sync
 from durable.locks import locked
 from trading.book import RiskState
 from trading.journal import JournalLost
 from trading.risk import SEVERITY
 
-STATE, KILL = "risk.json", "KILL"
+STATE = "risk.json"
+KILL = "KILL"
 ROOM = 4096  # bytes of the state, whatever it says
 LONGEST = 500  # characters of a reason
 LATEST = 2**63 - 1  # ns since 1970
@@ -145,7 +147,7 @@ class Latch:
         """
         file = os.open(self.folder / KILL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._sync_folder()
+            sync(self.folder)
             with suppress(OSError):
                 os.ftruncate(file, 0)
                 os.write(file, f"{reason}\n".encode(errors="replace"))
@@ -175,7 +177,7 @@ class Latch:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        self._sync_folder()
+        sync(self.folder)
         return True
 
     def _overwrite(self, content: bytes) -> None:
@@ -188,13 +190,6 @@ class Latch:
             os.fsync(file)
         finally:
             os.close(file)
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _written(state: RiskState, reason: str, by_hand: bool, lost: bool) -> bytes:

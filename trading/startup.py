@@ -100,7 +100,7 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
     from models.promotion_records import CHAMPION, NoVersion, recorded, resolve
 
     try:
-        with impatient():
+        with impatient(uri):
             client = MlflowClient(uri, uri)
             version = resolve(client, name, which)
             if which.removeprefix("@") == CHAMPION:

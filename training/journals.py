@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from durable.lines import fits, sealed
-from training.outbox import JOURNAL, delivered
+from training.outbox import JOURNAL, delivery_of
 
 JOURNALS = "journals"  # the folder of all runs' journals in that of the tracking data
 
@@ -41,7 +41,7 @@ def heads(mlruns: Path) -> Iterator[dict[str, Any]]:
 
 def undelivered(folder: Path) -> bool:
     """Whether a journal that nobody writes may hold something that is not sent, by a short look."""
-    known = delivered(folder)
+    known = delivery_of(folder)
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         with (folder / JOURNAL).open("rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - 2**16, 0))
@@ -57,7 +57,7 @@ def run_known_as(mlruns: Path, which: str) -> list[str]:
     """Ids of the runs whose id, here or in MLflow, begins so."""
     found = []
     for folder in journals(mlruns):
-        names = (folder.name, str(delivered(folder).get("learned", {}).get("run_id")))
+        names = (folder.name, str(delivery_of(folder).get("learned", {}).get("run_id")))
         if any(name.startswith(which) for name in names):
             found.append(folder.name)
     return found

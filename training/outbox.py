@@ -110,7 +110,7 @@ class Outbox:
         self._waiting: deque[Entry] = deque()  # for delivery
         self._counted = {POINTS: 0, VERSION: 0, "": 0}  # of what waits
         self._unwritten: deque[tuple[Entry, Write | None]] = deque()
-        known = delivered(folder)
+        known = delivery_of(folder)
         self.learned: dict[str, Any] = known.get("learned", {})
         self._delivered = int(known.get("up_to", 0))
         self._number = self._delivered
@@ -332,7 +332,7 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def delivered(folder: Path) -> dict[str, Any]:
+def delivery_of(folder: Path) -> dict[str, Any]:
     """How far MLflow has a journal, and what it answered; nothing where that is not known for certain.
 
     Then everything is sent again, which changes nothing.

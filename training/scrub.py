@@ -103,23 +103,24 @@ def _text(path: Path) -> bytes | None:
 
 def _journal(path: Path) -> bytes:
     """A journal with new checksums; a line that was damaged stays so."""
-    whole, checksum = b"", 0
+    made: list[bytes] = []
+    checksum = 0
     lines = Lines(path)
     raw = path.read_bytes().splitlines(keepends=True)
     for line in lines:
         old = raw[line.number - 1]
         if line.fault is not None:
             text = old.decode(errors="surrogateescape")
-            whole += hidden(text).encode(errors="surrogateescape")
+            made.append(hidden(text).encode(errors="surrogateescape"))
             checksum = checksum if sealed(old) is None else sealed(old) or 0
             continue
         record = orjson.dumps(orjson.loads(hidden(orjson.dumps(line.record).decode())))
         if sealed(old) is None:
-            whole += record + b"\n"
+            made.append(record + b"\n")
         else:
-            made, checksum = seal(record, checksum)
-            whole += made
-    return whole
+            line_made, checksum = seal(record, checksum)
+            made.append(line_made)
+    return b"".join(made)
 
 
 def _events(content: bytes) -> bytes | None:
@@ -128,7 +129,9 @@ def _events(content: bytes) -> bytes | None:
         return None
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    made, start, changed = io.BytesIO(), 0, False
+    made = io.BytesIO()
+    start = 0
+    changed = False
     writer = RecordWriter(made)
     while start + HEADER <= len(content):
         (length,) = struct.unpack("<Q", content[start : start + 8])

@@ -1,13 +1,11 @@
 """The tracking data of a folder, and MLflow's part of it: a database there, or a server."""
 
-import fcntl
 import logging
 import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from durable.addresses import take
-from models.places import BadPlace, address_of, require_database
+from models.places import BadPlace, address_of, making, require_database
 from models.registry import NOT_THERE
 from models.store import SERVER
 from training.faults import TrackingError
@@ -107,7 +105,7 @@ class Store:
         elif self._client is None:
             self._require_unlocked()
             require_database(self.folder)
-            with _locked(self.folder):
+            with making(self.folder):
                 client = MlflowClient(self.uri, self.uri)
                 client.search_experiments(max_results=1)
                 client.search_registered_models(max_results=1)
@@ -233,14 +231,3 @@ def _require_usable(uri: str) -> None:
             f"tracking URI {uri}: must be that of an MLflow server, http:// or https://; without one "
             "everything is in mlruns"
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out: several creating a fresh database at once break it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

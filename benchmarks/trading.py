@@ -27,6 +27,7 @@ from models.bundle import Bundle
 from models.last_good import _Cache
 from models.manifest import Golden, Manifest, Network, Origin
 from trading.feed import Row, recorded
+from trading.journal import TOGETHER
 from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
 from trading.paper import settle_memory
@@ -119,7 +120,12 @@ def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
             desk = open_desk(
-                settings, model, Path(folder) / "a", "X", lambda _: SimulatedVenue(market)
+                settings,
+                model,
+                Path(folder) / "a",
+                "X",
+                lambda _: SimulatedVenue(market),
+                together=TOGETHER,
             )
             venue = desk.venue
             assert isinstance(venue, SimulatedVenue)
@@ -132,7 +138,14 @@ def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
             orders.add(desk.book.orders)
             assert desk.book.state == "ACTIVE", desk.book.reason
             engine = NautilusVenue(market)
-            desk = open_desk(settings, model, Path(folder) / "b", "X", lambda _, v=engine: v)  # type: ignore[misc]
+            desk = open_desk(
+                settings,
+                model,
+                Path(folder) / "b",
+                "X",
+                lambda _, v=engine: v,  # type: ignore[misc]
+                together=TOGETHER,
+            )
             settle_memory()
             seconds = run(desk, engine, rows, quotes, NautilusSettings(), 1e6)
             speeds["NautilusTrader"].append(len(rows) / seconds)

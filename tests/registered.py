@@ -22,13 +22,18 @@ def register_three(mlruns: Path, versions: int = 3) -> None:
     before = mlflow.get_tracking_uri()
     client = Store(fresh(mlruns)).client
     experiment = client.create_experiment("tested", artifact_location=f"{mlruns}/artifacts")
+    register_some(client, experiment, versions)
+    mlflow.set_tracking_uri(before)
+
+
+def register_some(client: MlflowClient, experiment: str, versions: int) -> None:
+    """So many versions, of networks that differ by their seed."""
     run_id = client.create_run(experiment, run_name="run").info.run_id
     for seed in range(1, versions + 1):
         model = linear_q_network(3, seed)
         tags = {"bars": "made", "net_return": str(seed / 10), "algorithm": "dqn", "seed": "1"}
         register(client, bundle_of(model), run_id, tags, f"number {seed}")
     client.set_terminated(run_id)
-    mlflow.set_tracking_uri(before)
 
 
 def uri_of(mlruns: Path) -> str:

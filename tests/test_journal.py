@@ -37,6 +37,46 @@ def test_nothing_is_written_before_it_is_flushed_and_then_once(tmp_path: Path) -
     assert FORMAT == "qdesk-journal/2"
 
 
+def test_what_nothing_waits_for_is_written_together_and_all_before_what_something_does(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, together=3)
+    for _ in range(2):
+        journal.append(FIRST)
+        journal.flush(awaited=False)
+    assert path.read_bytes() == b""
+    journal.append(SECOND)
+    journal.flush(awaited=False)
+    assert len(list(records(path))) == 3
+    journal.append(FIRST)
+    journal.flush()
+    assert len(list(records(path))) == 4
+    journal.append(SECOND)
+    journal.close()
+    assert list(records(path)) == [FIRST, FIRST, SECOND, FIRST, SECOND]
+    prompt = Journal(path)
+    prompt.append(FIRST)
+    prompt.flush(awaited=False)
+    assert len(list(records(path))) == 6
+    prompt.close()
+
+
+def test_one_that_is_lost_is_closed_without_another_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", together=2)
+    journal.append(FIRST)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(JournalLost, match="No space left"):
+        journal.flush()
+    journal.close()
+
+
 def test_anybody_may_read_it_and_its_owner_alone_write(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

@@ -119,7 +119,7 @@ class Desk:
         self._check(now)
         known = fault is not None or features is not None
         if not known or not self._is_current(bar, now):
-            self.ledger.flush()
+            self.ledger.flush(awaited=False)
             return None
         if fault is None:
             decision = self.policy.decide(features, self.sizing.held)
@@ -138,7 +138,7 @@ class Desk:
         elif book.working is not None or wanted.units != book.position:
             self.execution.pursue(wanted.units, now, wanted.position, wanted.full)
             self._check(now)
-        self.ledger.flush()
+        self.ledger.flush(awaited=False)
         return decision
 
     def on_idle(self) -> None:

@@ -3,13 +3,15 @@
 It is an event log as `docs/event-log.md` has it, and each line has a checksum (`durable/lines.py`), so
 that a desk does not go on from a line that was changed. A record is in the operating system's hands
 before what it tells is done: no order leaves that the journal does not know. A process that is killed
-loses nothing of that; a power cut neither where the journal is durable. A last line that was torn is cut
+loses nothing of that; a power cut neither where the journal is durable. A log that is played back may
+have the records of bars on which nothing was done written together. A last line that was torn is cut
 off, and told, when the journal is opened again.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from durable.lines import Lines, ending, fits, seal, sealed
 FORMAT = "qdesk-journal/2"
 UNCHECKED = "qdesk-journal/1"  # of versions before, whose lines have no checksum
 TAIL = 1 << 16  # bytes at the end of a journal, in which its last decision stands
+TOGETHER = 64  # records that a log that is played back writes at once
 
 
 class JournalError(ValueError):
@@ -39,15 +42,18 @@ class Journal:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, durable: bool = False) -> None:
+    def __init__(self, path: Path, durable: bool = False, together: int = 1) -> None:
         """Opens a journal, or begins one.
 
         Args:
             path: of the file; folders around it are made.
             durable: wait for the disk at every flush, as trading in real time does.
+            together: how many records a flush that nothing waits for may leave for the next.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.durable = path, durable
+        self.path = path
+        self.durable = durable
+        self.together = together
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,15 +78,18 @@ class Journal:
         line, self._checksum = seal(line, self._checksum)
         self._lines.append(line)
 
-    def flush(self) -> None:
+    def flush(self, awaited: bool = True) -> None:
         """Writes what was added.
+
+        Args:
+            awaited: something is about to be done that the journal must know of.
 
         Raises:
             JournalLost: now or before, a record could not be written.
         """
         if self._lost is not None:
             raise JournalLost(f"{self.path}: {self._lost.strerror}") from self._lost
-        if not self._lines:
+        if len(self._lines) < (1 if awaited else self.together):
             return
         data = b"".join(self._lines)
         try:
@@ -94,7 +103,10 @@ class Journal:
         self._lines.clear()
 
     def close(self) -> None:
-        """Gives the file back; what was not flushed is not written."""
+        """Gives the file back; what was left for a later flush is written, if it can be."""
+        if self.together > 1:
+            with suppress(JournalLost):
+                self.flush()
         os.close(self._file)
 
     def _take_up(self) -> str | None:

@@ -21,6 +21,6 @@ class Ledger:
         self._append(fields)
         self._apply(fields)
 
-    def flush(self) -> None:
-        """Has the journal written; raises `JournalLost`."""
-        self.journal.flush()
+    def flush(self, awaited: bool = True) -> None:
+        """Has the journal written, at once where something waits for it; raises `JournalLost`."""
+        self.journal.flush(awaited)

@@ -15,7 +15,7 @@ from market.bars import BarsError
 from market.events import EventsError
 from trading.desk import Desk
 from trading.feed import Rejections, Row, paced
-from trading.journal import JournalLost, funding
+from trading.journal import TOGETHER, JournalLost, funding
 from trading.market_data import market_data
 from trading.preflight import Preflight
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
@@ -85,6 +85,7 @@ def paper(
     model = model_of(settings)
     live = settings.events == "-" and settings.pace != "max"
     pace = settings.pace or "max"
+    timed = live or pace != "max"
     found = market_data(settings, model, say, live)
     market = market_of(settings, model.bundle)
     folder = folder_of(settings)
@@ -98,9 +99,10 @@ def paper(
         found.instrument,
         lambda book: SimulatedVenue(market, book),
         time.time_ns if live else None,
-        durable=live or pace != "max",
+        durable=timed,
         interval=found.facts.interval,
         say=say,
+        together=1 if timed else TOGETHER,
     )
     found.alarms.append(desk.note)
     venue = desk.venue
@@ -217,7 +219,14 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
         venue = SimulatedVenue(market)
     interval = found.facts.interval
     desk = open_desk(
-        settings, model, folder, found.instrument, lambda _: venue, interval=interval, say=say
+        settings,
+        model,
+        folder,
+        found.instrument,
+        lambda _: venue,
+        interval=interval,
+        say=say,
+        together=TOGETHER,
     )
     summary = Summary(desk.book)
     try:

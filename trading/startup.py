@@ -165,6 +165,7 @@ def open_desk(
     durable: bool = False,
     interval: float | None = None,
     say: Callable[[str], None] = lambda _: None,
+    together: int = 1,
 ) -> Desk:
     """A desk that goes on from its folder's journal, started.
 
@@ -178,12 +179,13 @@ def open_desk(
         interval: as of `Desk`.
         say: as of `Desk`.
         durable: whether the journal waits for the disk.
+        together: as of `Journal`.
 
     Raises:
         JournalError: the journal is in use, damaged, or of another instrument or scheme.
     """
     bundle, path = model.bundle, folder / JOURNAL
-    journal = Journal(path, durable)
+    journal = Journal(path, durable, together)
     try:
         limits = settings.limits
         book = Book(limits.volatility_bars, limits.fault_memory)

@@ -37,7 +37,7 @@ def test_nothing_is_written_before_it_is_flushed_and_then_once(tmp_path: Path) -
     assert FORMAT == "qdesk-journal/2"
 
 
-def test_what_nothing_waits_for_is_written_together_and_all_before_what_something_does(
+def test_bars_and_decisions_are_written_together_and_all_else_at_once(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "journal.jsonl"
@@ -53,12 +53,18 @@ def test_what_nothing_waits_for_is_written_together_and_all_before_what_somethin
     journal.flush()
     assert len(list(records(path))) == 4
     journal.append(SECOND)
+    journal.append({**FIRST, "type": "fill"})
+    journal.flush(awaited=False)
+    assert len(list(records(path))) == 6
+    journal.append(SECOND)
+    journal.flush(awaited=False)
+    assert len(list(records(path))) == 6
     journal.close()
-    assert list(records(path)) == [FIRST, FIRST, SECOND, FIRST, SECOND]
+    assert [each["time"] for each in records(path)] == [1, 1, 2, 1, 2, 1, 2]
     prompt = Journal(path)
     prompt.append(FIRST)
     prompt.flush(awaited=False)
-    assert len(list(records(path))) == 6
+    assert len(list(records(path))) == 8
     prompt.close()
 
 

@@ -51,27 +51,35 @@ def replayed(bundle: Path) -> Book:
     return book
 
 
-def test_killed_at_random_moments_it_goes_on(bundle: Path) -> None:
+@pytest.mark.parametrize(
+    "pace, bars",
+    [
+        ("60000x", 4000),  # a bar a millisecond
+        ("max", 20_000),  # where bars and decisions are written together
+    ],
+)
+def test_killed_at_random_moments_it_goes_on(bundle: Path, pace: str, bars: int) -> None:
     rng = np.random.default_rng(4)
+    walk = WALK.replace("4000", str(bars))
     journal = bundle.parent / "desk" / "journal.jsonl"
-    command = paper(bundle, "--bars", WALK, "--pace", "60000x", *LOOSE)  # a bar a millisecond
+    command = paper(bundle, "--bars", walk, "--pace", pace, *LOOSE)
     for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         before = journal.stat().st_size if journal.exists() else 0
-        wanted = before + int(rng.integers(3_000, 150_000))
+        wanted = before + bars * int(rng.integers(1, 40))  # bytes; a bar takes some 500
         while process.poll() is None and (not journal.exists() or journal.stat().st_size < wanted):
             time.sleep(0.01)
         process.kill()
         _, said = process.communicate()
         assert process.returncode == -signal.SIGKILL, said
         replayed(bundle)
-    code, out, err = finished(paper(bundle, "--bars", WALK, *LOOSE))
+    code, out, err = finished(paper(bundle, "--bars", walk, *LOOSE))
     assert (code, err) == (0, "")
     assert "gone on from the journal" in out
     book = replayed(bundle)
     found = list(records(journal))
     closes = [each["closed"] for each in found if each["type"] == "bar"]
-    assert len(closes) == len(set(closes)) == 4000
+    assert len(closes) == len(set(closes)) == bars
     sent = [each["order"] for each in found if each.get("status") == "sent"]
     assert len(sent) > 20
     assert set(book.ended) == set(sent)

@@ -6,14 +6,18 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from benchmarks.kills import QDESK, client_of, fingerprint, resuming, study, training
+from durable.lines import seal
 from market.bars import load_bars
 from tests.stores import fresh
 from tests.trained import SMALL, Trained, learn_until, refused, runs_of
 from training.checkpoint import STATE, RunLock, newest
 from training.faults import NoCheckpoint
+from training.journals import JOURNALS
+from training.outbox import DELIVERED
 from training.resume import resumed
 from training.stop import Stop
 from training.store import RUN
@@ -33,6 +37,24 @@ def test_killed_at_random_moments_it_ends_as_if_left_alone(
     assert result["kills"] == kills
     assert result["trainings"] >= 1
     assert result["differ"] == {}
+
+
+def test_killed_at_its_very_end_it_is_refused_and_what_was_not_sent_is(tmp_path: Path) -> None:
+    """Its journal has its end, which MLflow never heard of: there is nothing to train, only to send."""
+    store = fresh(tmp_path / "mlruns")
+    subprocess.run(training("tabular", STEPS, store), check=True, capture_output=True)
+    expected = fingerprint(store)
+    (path,) = store.glob(f"{JOURNALS}/*/{DELIVERED}")
+    delivered = orjson.loads(path.read_bytes())
+    delivered["up_to"] -= 2  # the description and the end
+    del delivered["crc"]
+    path.write_bytes(seal(orjson.dumps(delivered), 0)[0])
+    with client_of(store) as client:
+        (run,) = client.search_runs(["1"])
+        client.update_run(run.info.run_id, "RUNNING")
+    done = subprocess.run(resuming(store), capture_output=True, text=True)
+    assert (done.returncode, "has ended after 3,000 iterations" in done.stderr) == (2, True)
+    assert fingerprint(store) == expected
 
 
 def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 It is an event log as `docs/event-log.md` has it, and each line has a checksum (`durable/lines.py`), so
 that a desk does not go on from a line that was changed. A record is in the operating system's hands
 before what it tells is done: no order leaves that the journal does not know. A process that is killed
-loses nothing of that; a power cut neither where the journal is durable. A log that is played back may
-have the records of bars on which nothing was done written together. A last line that was torn is cut
-off, and told, when the journal is opened again.
+loses nothing of that; a power cut neither where the journal is durable. Where a log is played back, bars
+and decisions without consequences may be written together: those that are lost are played again. A last
+line that was torn is cut off, and told, when the journal is opened again.
 """
 
 import fcntl
@@ -23,7 +23,8 @@ from durable.lines import Lines, ending, fits, seal, sealed
 FORMAT = "qdesk-journal/2"
 UNCHECKED = "qdesk-journal/1"  # of versions before, whose lines have no checksum
 TAIL = 1 << 16  # bytes at the end of a journal, in which its last decision stands
-TOGETHER = 64  # records that a log that is played back writes at once
+TOGETHER = 64  # records that are written at once where a log is played back
+PATIENT = frozenset({"bar", "decision"})  # types of records that may wait for those
 
 
 class JournalError(ValueError):
@@ -48,7 +49,7 @@ class Journal:
         Args:
             path: of the file; folders around it are made.
             durable: wait for the disk at every flush, as trading in real time does.
-            together: how many records a flush that nothing waits for may leave for the next.
+            together: until there are so many records, bars and decisions may be left for a later flush.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -70,10 +71,13 @@ class Journal:
             os.close(self._file)
             raise
         self._lines: list[bytes] = []
+        self._urgent = False
         self._lost: OSError | None = None
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a record; it is written with the next flush."""
+        if record["type"] not in PATIENT:
+            self._urgent = True
         line = orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY)
         line, self._checksum = seal(line, self._checksum)
         self._lines.append(line)
@@ -82,14 +86,15 @@ class Journal:
         """Writes what was added.
 
         Args:
-            awaited: something is about to be done that the journal must know of.
+            awaited: whatever was added; otherwise only where some of it may not wait.
 
         Raises:
             JournalLost: now or before, a record could not be written.
         """
         if self._lost is not None:
             raise JournalLost(f"{self.path}: {self._lost.strerror}") from self._lost
-        if len(self._lines) < (1 if awaited else self.together):
+        may_wait = not (awaited or self._urgent) and len(self._lines) < self.together
+        if may_wait or not self._lines:
             return
         data = b"".join(self._lines)
         try:
@@ -101,6 +106,7 @@ class Journal:
             self._lost = error
             raise JournalLost(f"{self.path}: {error.strerror}") from error
         self._lines.clear()
+        self._urgent = False
 
     def close(self) -> None:
         """Gives the file back; what was left for a later flush is written, if it can be."""

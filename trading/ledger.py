@@ -22,5 +22,5 @@ class Ledger:
         self._apply(fields)
 
     def flush(self, awaited: bool = True) -> None:
-        """Has the journal written, at once where something waits for it; raises `JournalLost`."""
+        """Has the journal written; raises `JournalLost`."""
         self.journal.flush(awaited)

@@ -13,7 +13,7 @@ from evaluation.statistics import interquartile_mean
 from training import console as screen
 from training import labels
 from training.data import TrainingData
-from training.faults import StoreLost
+from training.faults import NoCheckpoint, StoreLost
 from training.journals import JOURNALS, head_of, heads
 from training.keeper import Versions, measures_of
 from training.resume import Start
@@ -73,6 +73,8 @@ def train(
                     break
         except BaseException as error:
             now = isinstance(error, KeyboardInterrupt)  # a second signal
+            if isinstance(error, NoCheckpoint):  # one that has ended may not have sent all of it
+                shipper.add_leftovers(runs[0][0].mlruns)
             _sent(shipper, stop, console, runs[0][0], 0.0 if now else STOP_SECONDS)
             raise
         patience = STOP_SECONDS if stop.by else END_SECONDS

@@ -29,7 +29,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-stopping bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden peers ui tensorboard lock clean study-statistics study-sizing
+.PHONY: help train test test-ui test-team test-all lint format type bench bench-throughput bench-growth bench-whole bench-policy bench-events bench-environments bench-variants bench-checkpoints bench-evaluation bench-trading bench-stopping bench-tracking evaluate study-simulation study-gate study-kills study-known study-real study-mutations golden count peers ui tensorboard lock clean study-statistics study-sizing
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -135,6 +135,9 @@ study-mutations: $(READY) ## plant faults in critical code, see whether its test
 
 golden: $(GOLDEN) ## make the golden numbers of the tests anew, with other libraries
 	@.venv-golden/bin/python tests/golden/make_golden.py
+
+count: $(READY) ## count arrows, circles and packed lines of the house
+	@$(PYTHON) -m benchmarks.count
 
 peers: $(PEERS) ## train the peers' agents on the Gymnasium environment
 	@PYTHONPATH=. .venv-peers/bin/python docs/examples/train_with_sb3.py $(ARGS)

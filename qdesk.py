@@ -36,7 +36,8 @@ commands:
 
 `qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version."""
 
-NEEDED, NEEDED_BY_NETWORKS = ("mlflow", "tensorboard"), ("tensorflow", "keras")
+NEEDED = ("mlflow", "tensorboard")
+NEEDED_BY_NETWORKS = ("tensorflow", "keras")
 
 
 def main() -> int:

@@ -41,7 +41,8 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--preset", preset, "--replay.capacity", str(STORED), "--steps", str(10**8)]
         (settings,) = load_settings([*arguments, "--mlruns", folder])
-        data, store = TrainingData.of(settings), Store(settings.mlruns)
+        data = TrainingData.of(settings)
+        store = Store(settings.mlruns)
         streams = settings.replay.streams
         console = Console(quiet=True)
         with (
@@ -50,7 +51,10 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
         ):
             agents = session.agents
             agents.run(STORED // streams + 1)
-            plain, after_save, saves, extra = [], [], [], []
+            plain = []
+            after_save = []
+            saves = []
+            extra = []
             for _ in range(rounds):
                 plain.append(timed(lambda: agents.run(STEPS // streams)))
                 reset_peak()

@@ -26,13 +26,18 @@ from evaluation.statistics import (
     sharpe_estimate,
 )
 
-PATHS, BARS, BOOTSTRAPPED, DRAWS = 4000, 2000, 400, 500
+PATHS = 4000
+BARS = 2000
+BOOTSTRAPPED = 400
+DRAWS = 500
 WARM_UP = 300  # bars until a law has forgotten where it began
 CHUNK = 100  # paths that are made at once
 TRUE = (0.0, 0.05, 0.15)  # Sharpe ratios, a bar
-SEEDS, SHARED = 5, 0.7  # agents of one configuration, and the share of variance that they share
+SEEDS = 5
+SHARED = 0.7  # agents of one configuration, and the share of variance that they share
 LEVEL = 0.9
-ALPHA, BETA = 0.08, 0.9  # of GARCH(1, 1)
+ALPHA = 0.08
+BETA = 0.9  # of GARCH(1, 1)
 
 Paths = NDArray[np.float64]
 Law = Callable[[np.random.Generator, int, int], Paths]
@@ -118,7 +123,8 @@ def study(law: Law, paths: int, bars: int, bootstrapped: int, seed: int = 0) -> 
         benchmark = market[:, -1]
         for true in TRUE[1:]:
             count_covered(benchmark, true)
-        own, shared = market[:, :SEEDS], market[:, SEEDS : SEEDS + 1]
+        own = market[:, :SEEDS]
+        shared = market[:, SEEDS : SEEDS + 1]
         agents = (1 - SHARED) ** 0.5 * own + SHARED**0.5 * shared + TRUE[1]
         difference = sharpe_difference(agents, benchmark)
         low, high = difference.interval(LEVEL)

@@ -72,7 +72,8 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     logs = {}
     with tempfile.TemporaryDirectory() as folder:
-        log, out = Path(folder) / "log.jsonl", Path(folder) / "bars.parquet"
+        log = Path(folder) / "log.jsonl"
+        out = Path(folder) / "bars.parquet"
         for name, shares in LOGS.items():
             write_event_log(log, options.events, seed=1, shares=shares)
             parse(log)

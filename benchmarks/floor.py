@@ -47,8 +47,11 @@ def floor(work: dict[str, Any], state_size: int, fastest: bool) -> Callable[[int
         return layers
 
     def products(acting: Any, states: Any, next_states: Any) -> tuple[Any, tuple[Any, ...]]:
-        chosen, goal, layers = forward(acting)[-1], forward(next_states)[-1], forward(states)
-        flowing, gradients = layers[-1], []
+        chosen = forward(acting)[-1]
+        goal = forward(next_states)[-1]
+        layers = forward(states)
+        flowing = layers[-1]
+        gradients = []
         for kernel, layer in reversed(list(zip(kernels, layers[:-1], strict=True))):
             head = fastest and kernel is kernels[-1]
             if head:
@@ -93,6 +96,8 @@ def bytes_touched(work: dict[str, Any], state_size: int) -> int:
         weights += inputs * units + (units if work["hidden"] else 0)
     arrays = 2 * 3 + 1 if work["optimizer"] == "adam" else 2 + 1
     row = state_size - 2 + 6  # features and terms
-    per_transition, per_stream = 1 + 2 * row, 1 + row + 2 * 4
-    batch, streams = int(work["batch"]), int(work["streams"])
+    per_transition = 1 + 2 * row
+    per_stream = 1 + row + 2 * 4
+    batch = int(work["batch"])
+    streams = int(work["streams"])
     return 4 * (arrays * weights + batch * per_transition + streams * per_stream)

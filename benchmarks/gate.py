@@ -51,7 +51,8 @@ BARS = 6000
 DIVIDED = WalkForwardSettings()
 DRAWS = 1000  # of the bootstrap, half of what an evaluation does
 FACTS = Facts("known", "known", "known", "known", 0.0, same_bundle=True)
-WALK, REVERTING = "synthetic:walk?sigma=0.01", "synthetic:ou?theta=0.05&sigma=0.01"
+WALK = "synthetic:walk?sigma=0.01"
+REVERTING = "synthetic:ou?theta=0.05&sigma=0.01"
 Family = dict[str, tuple[str, ...]]
 COMMON = ("--market.episode-bars", "500")
 AGENTS: Family = {
@@ -315,7 +316,8 @@ def main() -> None:
 
 
 def _row(decisions: list[Decision]) -> dict[str, Any]:
-    count, yes = len(decisions), sum(each.passed for each in decisions)
+    count = len(decisions)
+    yes = sum(each.passed for each in decisions)
     if not count:
         return {"agents": 0}
     interval = stats.binomtest(yes, count).proportion_ci(0.95, "exact")

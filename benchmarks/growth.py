@@ -58,7 +58,8 @@ def main() -> None:
 def measured(works: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Microseconds an iteration of the loop and of the floor's fastest form, round by round."""
     runs: dict[tuple[str, str], Callable[[int], Any]] = {}
-    counts, stored = {}, {}
+    counts = {}
+    stored = {}
     for point, work in works.items():
         # The ring is full before the first update.
         full = {**work, "learning_starts": work["capacity"]}

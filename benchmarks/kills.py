@@ -124,7 +124,8 @@ def fingerprint(store: Path) -> dict[str, Any]:
 @contextmanager
 def client_of(store: Path) -> Iterator[MlflowClient]:
     """A client of a store that was trained into."""
-    before, named = mlflow.get_tracking_uri(), os.environ.get(SERVER)
+    before = mlflow.get_tracking_uri()
+    named = os.environ.get(SERVER)
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     try:
         yield MlflowClient()

@@ -26,8 +26,11 @@ from training.build import build_agents
 from training.learn import better, learn, validate
 from training.sources import load_settings
 
-MARKET, FEE_RATE, GAMMA = OrnsteinUhlenbeck(), 0.01, 0.99
-UPDATES, ENOUGH = 20_000, 0.95
+MARKET = OrnsteinUhlenbeck()
+FEE_RATE = 0.01
+GAMMA = 0.99
+UPDATES = 20_000
+ENOUGH = 0.95
 LITTLE = "--epsilon.decay 0.999 --epsilon.min 0.01"
 VARIANTS = {
     "linear": "--preset linear",
@@ -92,7 +95,8 @@ def study(arguments: list[str], seeds: int, first: int = 1, updates: int = UPDAT
         for index, result in enumerate(point.validations):
             curves[index].append(float(result.net.sum() / ceiling))
             if better(result, best[index]):
-                best[index], chosen[index] = result, agents.q_values(index)
+                best[index] = result
+                chosen[index] = agents.q_values(index)
     ceiling = _best_earns(fresh)
     shares = [float(validate(q_values, fresh).net.sum() / ceiling) for q_values in chosen]
     return Study(shares, steps, curves, time.perf_counter() - began)
@@ -137,7 +141,8 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, found in result["studies"].items():
-        shares, curves = np.array(found["shares"]), np.array(found["curves"])
+        shares = np.array(found["shares"])
+        curves = np.array(found["curves"])
         enough = curves >= ENOUGH
         first = sorted(enough.argmax(axis=1)[enough.any(axis=1)])
         middle = len(curves) // 2

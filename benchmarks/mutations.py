@@ -65,7 +65,8 @@ HOUSE = {path.stem for path in ROOT.glob("*.py")} | {
 }
 # What takes long to import and starts no threads: those do not live on in a fork.
 WARM = ("numpy", "scipy.stats", "tensorflow", "keras", "pydantic", "pytest", "fsspec")
-TIMES, MORE = 4, 20.0  # seconds that a mutant may take: so many times the tests' own, and more
+TIMES = 4
+MORE = 20.0  # seconds that a mutant may take: so many times the tests' own, and more
 NO_FAILURE, FAILURES, INTERRUPTED = 0, 1, 2  # pytest's exit codes; the last: not even collected
 
 Outcome = Literal["caught", "timeout", "survived"]
@@ -75,7 +76,8 @@ class Tree:
     """A copy of the repository, in which one process runs tests."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.temporary = folder / "tree", folder / "temporary"
+        self.folder = folder / "tree"
+        self.temporary = folder / "temporary"
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
@@ -296,11 +298,15 @@ def main() -> None:
         "--again", action="store_true", help="run survivors of the saved study alone"
     )
     options = parser.parse_args()
-    before, began, minutes = os.getloadavg()[0], time.monotonic(), 0.0
+    before = os.getloadavg()[0]
+    began = time.monotonic()
+    minutes = 0.0
     rows: dict[str, Any] = {}
     if options.again or (options.only and options.save):  # the rest stays as it is
         saved = record.load("mutations")
-        rows, options.seed, minutes = saved["files"], saved["seed"], saved["minutes"]
+        rows = saved["files"]
+        options.seed = saved["seed"]
+        minutes = saved["minutes"]
     if options.again:
         mutants = left_over(rows, options.seed)
         print(f"the {sum(map(len, mutants.values()))} survivors of the saved study", flush=True)

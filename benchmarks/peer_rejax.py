@@ -44,7 +44,8 @@ class JaxMarket:
     """`market.simulator.Simulator` as rejax takes an environment: the same terms, by the same code."""
 
     def __init__(self, table: MarketTable, scale: float) -> None:
-        self.settings, self.episode_bars = table.settings, table.episode_bars
+        self.settings = table.settings
+        self.episode_bars = table.episode_bars
         self.features = jnp.asarray(table.features, jnp.float32)
         self.terms = jnp.stack([jnp.asarray(c * scale, jnp.float32) for c in table.terms], axis=1)
         self.starts = len(table) - table.episode_bars

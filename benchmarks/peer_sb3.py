@@ -66,7 +66,8 @@ class Reports(BaseCallback):  # type: ignore[misc]
 
     def __init__(self, every: int) -> None:
         super().__init__()
-        self._every, self._seconds = every, 0.0
+        self._every = every
+        self._seconds = 0.0
 
     def _on_training_start(self) -> None:
         sys.stdin.readline()

@@ -30,13 +30,12 @@ from evaluation.backtest import backtest, follow
 from training.learn import validate
 
 EQUAL = {**WORK, **ON_KNOWN, "gamma": GAMMA, "fee_rate": FEE_RATE}
-QDESK, SB3, OWN = (
-    "qdesk",
-    "Stable-Baselines3, equal settings",
-    "Stable-Baselines3, its own settings",
-)
+QDESK = "qdesk"
+SB3 = "Stable-Baselines3, equal settings"
+OWN = "Stable-Baselines3, its own settings"
 # Iterations between two judgements, and at most; at its own settings it has one stream, not four.
-EVERY, MOST = {QDESK: 500, SB3: 500, OWN: 2500}, {QDESK: 60_000, SB3: 60_000, OWN: 150_000}
+EVERY = {QDESK: 500, SB3: 500, OWN: 2500}
+MOST = {QDESK: 60_000, SB3: 60_000, OWN: 150_000}
 QValues = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
@@ -67,7 +66,9 @@ def main() -> None:
         for who, trainings in found.items():
             compiled, reports = REPORTS[who]({**EQUAL, "seed": seed}, versions)
             shares: list[float] = []
-            seconds, before, held = 0.0, 0.0, None
+            seconds = 0.0
+            before = 0.0
+            held = None
             for seconds, q_values in reports:
                 shares.append(float(validate(q_values, judged).net.sum()) / ceiling)
                 if len(shares) > 1 and min(shares[-2:]) >= ENOUGH:
@@ -109,7 +110,8 @@ def of_peer(who: str, change: dict[str, Any]) -> Callable[..., Reports]:
     """The same of Stable-Baselines3, which compiles nothing."""
 
     def start(work: dict[str, Any], versions: dict[str, str]) -> Reports:
-        every, most = EVERY[who], MOST[who]
+        every = EVERY[who]
+        most = MOST[who]
 
         def reports() -> Iterator[tuple[float, QValues]]:
             with Peer("peer_sb3.py", {**work, **change, "report": every, "most": most}) as peer:

@@ -24,7 +24,8 @@ SIZINGS: tuple[Sizing, ...] = ("unit", "notional", "equity")
 SIDES = {"long": 1, "short": -1}
 FEE_RATE = 0.001
 BANDS = (None, 0.01, 0.05, 0.1)
-STOCK_DAYS, STOCK_YEARS = 5000, 20
+STOCK_DAYS = 5000
+STOCK_YEARS = 20
 
 
 def tabulated(bars: Bars, fee_rate: float = FEE_RATE) -> MarketTable:

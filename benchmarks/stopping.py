@@ -32,13 +32,15 @@ class Feed:
     """Trades at a rate into a pipe, each at the time when it is written."""
 
     def __init__(self, file: int, rate: int) -> None:
-        self._file, self._rate = file, rate
+        self._file = file
+        self._rate = rate
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
     def _write(self) -> None:
-        began, sent = time.monotonic(), 0
+        began = time.monotonic()
+        sent = 0
         while not self._ended.wait(PIECE):
             due = int((time.monotonic() - began) * self._rate) - sent
             now = time.time_ns()

@@ -24,7 +24,10 @@ from benchmarks.peer import Peer
 from benchmarks.record import PERFORMANCE, README, machine, save
 from benchmarks.work import WORK, build, first_update, table_of
 
-QDESK, SB3, REJAX, SMALL_RING = "qdesk", "Stable-Baselines3", "rejax", "rejax, ring of 4,096"
+QDESK = "qdesk"
+SB3 = "Stable-Baselines3"
+REJAX = "rejax"
+SMALL_RING = "rejax, ring of 4,096"
 FLOORS = {"the floor, as written": False, "the floor, fastest": True}
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     SB3: ("peer_sb3.py", {}),

@@ -173,7 +173,9 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     from training.shipper import Shipper
     from training.tracking import Tracker
 
-    spent, waited, compiled = [0.0], [0.0], list[tuple[float, float]]()
+    spent = [0.0]
+    waited = [0.0]
+    compiled = list[tuple[float, float]]()
     depth = [0]
     compile_program = TrainingLoop.compile
 
@@ -206,7 +208,8 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     steps = str(round(MODES[mode] * share))
     sys.argv = ["qdesk", "train", "--preset", "two_layer", "--steps", steps, "--mlruns", mlruns]
     code = qdesk.main()
-    ended, used = time.perf_counter(), time.process_time()
+    ended = time.perf_counter()
+    used = time.process_time()
     if code:
         raise SystemExit(code)
     began, before = compiled[0]
@@ -249,7 +252,8 @@ def page_seconds(mlruns: Path) -> list[float]:
 
     if CHROMIUM is None or shutil.which("make") is None:
         return []
-    port, log = free_port(), mlruns.parent / "ui.log"
+    port = free_port()
+    log = mlruns.parent / "ui.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             ["make", "-C", str(HERE.parent), "ui", f"UI_PORT={port}", f"STORE={mlruns}"],
@@ -297,7 +301,8 @@ def table(result: dict[str, Any]) -> str:
     for mode, found in runs.items():
         seconds = [each["seconds"] for each in found]
         shares = [100 * (each["tracking"] + each["waited"]) / each["seconds"] for each in found]
-        ratios, other = {"seconds": "", "cpu": ""}, ""
+        ratios = {"seconds": "", "cpu": ""}
+        other = ""
         if mode in beside:
             other = named[beside[mode]]
             for what in ratios:

@@ -83,13 +83,15 @@ def decisions(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
     policy = SafePolicy(bundle)
     stream = policy.pipeline.stream()
     features = [stream.take(row["time"] // 1000, row) for row in rows]
-    alone, guarded = [], []
+    alone = []
+    guarded = []
     with tempfile.TemporaryDirectory() as folder:
         model = Model(bundle, NAME, "1", "measured", [])
         desk = open_desk(settings, model, Path(folder), "X", lambda _: SimulatedVenue(market))
         for row in rows[:100]:
             desk.on_bar(row)
-        book, limits = desk.book, settings.limits
+        book = desk.book
+        limits = settings.limits
         now = book.time
         settle_memory()
         for number, seen in enumerate(features[1:]):
@@ -160,7 +162,8 @@ def start_up(bundle: Bundle) -> list[float]:
     """Seconds of `qdesk paper` from the cached bundle, MLflow being gone, for a market of 100 bars."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        made, mlruns = Path(folder) / "made", Path(folder) / "mlruns"
+        made = Path(folder) / "made"
+        mlruns = Path(folder) / "mlruns"
         made.mkdir()
         sha256 = bundle.save_into(made)
         _Cache(mlruns / "last_good" / NAME).keep(made, "1", sha256, "2026-01-01T00:00:00Z")
@@ -216,7 +219,8 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     bars = bars_from("btcusd_30m")
-    bundle, rows = untrained(bars), recorded(bars)
+    bundle = untrained(bars)
+    rows = recorded(bars)
     times = {}
     for name, each in decisions(bundle, rows).items():
         values = np.array(each[1000:])

@@ -17,7 +17,8 @@ from benchmarks.record import ALGORITHMS, machine, save
 from benchmarks.throughput import spread
 from benchmarks.work import WORK, build
 
-BASE, LINEAR = "uniform, one step", "linear"
+BASE = "uniform, one step"
+LINEAR = "linear"
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "prioritised, 1,000,000 stored": {"replay": {"prioritised": True, "capacity": 1_000_000}},

@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks.record import HERE, PERFORMANCE, machine, save
 from benchmarks.throughput import spread
 
-PRESET, BARS = "two_layer", "btcusd_30m"
+PRESET = "two_layer"
+BARS = "btcusd_30m"
 QDESK = Path(sys.executable).parent / "qdesk"
 CACHE = "TF_XLA_FLAGS"  # where TensorFlow takes the flags of its persistent compilation cache from
 
@@ -106,7 +107,8 @@ def whole_training(steps: int) -> dict[str, float]:
     import qdesk
     from training.loop import TrainingLoop
 
-    began, compiled = time.perf_counter(), []
+    began = time.perf_counter()
+    compiled = []
     compile_program = TrainingLoop.compile
 
     def watched(loop: TrainingLoop) -> None:
@@ -143,7 +145,8 @@ ONE = {"loop": bare_loop, "train": whole_training, "compile": compiling}
 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown: medians and spreads, and the ratio round by round."""
-    runs, starts = result["runs"], result["starts"]
+    runs = result["runs"]
+    starts = result["starts"]
     seconds = {which: [each["seconds"] for each in found] for which, found in runs.items()}
     peaks = {which: [each["peak_mb"] for each in found] for which, found in runs.items()}
     ratios = [whole / bare for whole, bare in zip(seconds["train"], seconds["loop"], strict=True)]

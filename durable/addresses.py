@@ -59,7 +59,8 @@ def take(address: str) -> str:
     found = WHOLE.fullmatch(address)
     if found is None or found["flag"]:
         return address
-    scheme, rest = found["scheme"], found["rest"]
+    scheme = found["scheme"]
+    rest = found["rest"]
     kind = scheme.removesuffix("://").lower().partition("+")[0]
     names = SCHEMES.get(kind)
     if kind == "s3":

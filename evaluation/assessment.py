@@ -322,7 +322,8 @@ def _capacity(run: Backtest, volume: NDArray[np.float64]) -> float | None:
 
 
 def _costs(table: MarketTable) -> str:
-    market, terms = table.settings, table.terms
+    market = table.settings
+    terms = table.terms
     half = f"{market.half_spread or 0:g}"
     paid = terms.entry_cost if market.sizing == "unit" else terms.entry_cost * table.fill_price
     paid = paid - market.slippage - market.fee_rate * table.fill_price

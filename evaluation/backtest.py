@@ -197,7 +197,8 @@ def within_band(
         raise ValueError(f"the band is {band}; it must be a share of at least 0, such as 0.05")
     kind = type(table.terms)
     held = []
-    now, before = 0.0, 0
+    now = 0.0
+    before = 0
     for row, wanted in zip(zip(*table.terms, strict=True), positions.tolist(), strict=True):
         share = float(drifted(kind(*row), now))
         stays = wanted == before and abs(share - wanted) <= band * abs(wanted)

@@ -95,11 +95,13 @@ def perfect_foresight(table: MarketTable) -> Backtest:
     sizing "equity" as growth of the logarithm, so the best sum is the best account.
     """
     outcomes = table.outcomes()
-    held, net = outcomes.held.tolist(), outcomes.net.tolist()
+    held = outcomes.held.tolist()
+    net = outcomes.net.tolist()
     worth = [0.0, 0.0, 0.0]  # of each position coming in, from here to the end
     best: list[list[int]] = []
     for moves, gains in zip(reversed(held), reversed(net), strict=True):
-        ahead, chosen = [], []
+        ahead = []
+        chosen = []
         for to, gain in zip(moves, gains, strict=True):
             values = [g + worth[p + 1] for g, p in zip(gain, to, strict=True)]
             top = max(values)
@@ -107,7 +109,8 @@ def perfect_foresight(table: MarketTable) -> Backtest:
             chosen.append(to[values.index(top)])
         worth = ahead
         best.append(chosen)
-    position, positions = 0, []
+    position = 0
+    positions = []
     for row in reversed(best):
         position = row[position + 1]
         positions.append(position)

@@ -51,7 +51,8 @@ def svg(draw: Callable[[Figure], None], says: str, height: float = 3.6) -> str:
 
 def equity(found: Assessment) -> str:
     """Equity of the typical seed with its bootstrap band, of the others and of holding; drawdowns."""
-    typical, hold = found.typical, found.hold
+    typical = found.typical
+    hold = found.hold
     paths = 100 * (found.resampled.paths - 1)
     low, high = np.quantile(paths, [0.05, 0.95], axis=0)
 

@@ -73,7 +73,8 @@ def _autoregression(covariances: Series, count: int) -> tuple[float, Series]:
     """
     variance = float(covariances[0])
     coefficients = np.zeros(0)
-    best, lowest = (variance, coefficients), np.inf
+    best = (variance, coefficients)
+    lowest = np.inf
     for order in range(len(covariances)):
         if order:
             explained = float(coefficients @ covariances[order - 1 : 0 : -1])
@@ -84,5 +85,6 @@ def _autoregression(covariances: Series, count: int) -> tuple[float, Series]:
             break  # nothing is left to explain
         criterion = np.log(variance) + (count + order) / max(count - order - 2, 1)
         if criterion < lowest:
-            best, lowest = (variance, coefficients), criterion
+            best = (variance, coefficients)
+            lowest = criterion
     return best

@@ -53,7 +53,8 @@ from models.configuration import configuration_hash, flatten
 from models.registry import user
 
 EXPERIMENT = "qdesk-evaluations"
-FILE, RETURNS = "evaluation.json", "returns.safetensors"
+FILE = "evaluation.json"
+RETURNS = "returns.safetensors"
 WALKED = "evaluation/walk-forward"  # tag of a version: the run of its newest walk-forward
 
 
@@ -267,7 +268,8 @@ def _keep_series(
         client.log_artifact(run.info.run_id, str(path))
         client.set_tag(run.info.run_id, "judged", judged)
         client.log_metric(run.info.run_id, SHARPE_A_BAR, walked.findings.sharpe_a_bar or 0.0)
-        series, skipped = {run.data.tags["configuration"]: mine}, 0
+        series = {run.data.tags["configuration"]: mine}
+        skipped = 0
         query = f"tags.walk_forward = 'yes' and tags.data_hash = '{material.bars.content_hash}'"
         for other in reversed(runs_of(client, query)):  # the newest of each configuration
             key = other.data.tags["configuration"]

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from evaluation.backtest import Backtest
 from models.bundle import Bundle
 
-AGENT, HOLD, GOOD, BAD = "#1b6ca8", "#8d99ae", "#2a9d8f", "#d1495b"
+AGENT = "#1b6ca8"
+HOLD = "#8d99ae"
+GOOD = "#2a9d8f"
+BAD = "#d1495b"
 COLOURS = (AGENT, BAD, HOLD, GOOD)
 # Fixed, since to have edges found for every figure doubles the time that drawing it takes.
 EDGES = {"left": 0.08, "right": 0.98, "bottom": 0.1, "top": 0.92, "hspace": 0.08}
@@ -75,7 +78,8 @@ def draw_positions(axes: Axes, run: Backtest) -> None:
     table = run.table
     rows = rows_shown(len(table))
     axes.plot(table.time[rows], table.close[rows], color="black", linewidth=0.7)
-    low, high = float(table.close.min()), float(table.close.max())
+    low = float(table.close.min())
+    high = float(table.close.max())
     held = np.concatenate([run.positions, run.positions[-1:]])
     for position, colour, name in ((1, GOOD, "long"), (-1, BAD, "short")):
         changes = np.flatnonzero(np.diff((held == position).astype(int), prepend=0, append=0))
@@ -151,7 +155,8 @@ def _states(bundle: Bundle, features: NDArray[np.float32], position: int) -> NDA
     """States with the first features given, the others at their means."""
     states = np.zeros((len(features), bundle.manifest.network.state_size), np.float32)
     states[:, : features.shape[1]] = features
-    states[:, -2], states[:, -1] = position, 1
+    states[:, -2] = position
+    states[:, -1] = 1
     return states
 
 

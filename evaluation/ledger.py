@@ -21,7 +21,8 @@ from evaluation.faults import BadEvaluation
 from evaluation.trials import runs_of
 from market.bars import Bars
 
-OPENED, PRINT = "opened", "opened_closes"  # tags: the opening, and a sample of the bars' closes
+OPENED = "opened"
+PRINT = "opened_closes"  # tags: the opening, and a sample of the bars' closes
 ASKED = "opening"  # tag: an opening that is asked for, before it is one
 CHECKSUM = "opened_crc"  # tag: of both together; versions before wrote none
 POINTS = 200  # of the sample
@@ -82,7 +83,8 @@ def asking_tags(bars: Bars, who: str, version: str, why: str) -> dict[str, str]:
     """Tags of a run that asks to open bars."""
     first, last = (f"{bars.table['time'][row]:%Y-%m-%d %H:%M}" for row in (0, -1))
     made = Opening(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", who, version, why, first, last)
-    opening, closes = json.dumps(made._asdict()), json.dumps(closes_of(bars))
+    opening = json.dumps(made._asdict())
+    closes = json.dumps(closes_of(bars))
     return {ASKED: opening, PRINT: closes, CHECKSUM: checksum_of(opening, closes)}
 
 
@@ -125,7 +127,8 @@ def checksum_of(opening: str, closes: str) -> str:
 def closes_of(bars: Bars) -> Closes:
     """Times and closes that bars are known again by."""
     rows = np.unique(np.linspace(0, len(bars) - 1, POINTS).astype(int))
-    times, closes = _seconds(bars)[rows], bars.column("close")[rows]
+    times = _seconds(bars)[rows]
+    closes = bars.column("close")[rows]
     return [
         (round(time, 3), float(f"{close:.7g}")) for time, close in zip(times, closes, strict=True)
     ]
@@ -133,7 +136,8 @@ def closes_of(bars: Bars) -> Closes:
 
 def holds(bars: Bars, closes: Closes) -> bool:
     """Whether bars hold a stretch of those that the closes were taken from, if not to the last digit."""
-    times, prices = _seconds(bars), bars.column("close")
+    times = _seconds(bars)
+    prices = bars.column("close")
     slack = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     same = []
     for time, close in closes:

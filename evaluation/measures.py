@@ -41,12 +41,14 @@ def measures_of(run: "Backtest") -> dict[str, float]:
             account was ruined.
         ruined: 1 where equity fell to the floor, else 0.
     """
-    returns, first = run.returns, float(run.equity[0])
+    returns = run.returns
+    first = float(run.equity[0])
     bars_a_year = run.table.calendar.bars_a_year
     fall = 1 - run.equity / np.maximum.accumulate(run.equity)
     deepest = float(fall.max())
     net_return = float(run.equity[-1] / first - 1)
-    total_cost, gross = float(run.costs.sum()), float((run.net + run.costs).sum())
+    total_cost = float(run.costs.sum())
+    gross = float((run.net + run.costs).sum())
     changed = np.diff(run.positions.astype(int), prepend=0) != 0
     profits, lengths = _trades(run)
     losses = -float(profits[profits < 0].sum())
@@ -95,7 +97,8 @@ def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     live = np.arange(len(held)) <= (len(held) if run.ruined_at is None else run.ruined_at)
     units = closes.astype(float) + opens
     share = np.divide(closes, units, out=np.zeros(len(units)), where=units > 0)
-    terms, before_fill = run.table.terms, np.concatenate([[0.0], run.exposures[:-1]])
+    terms = run.table.terms
+    before_fill = np.concatenate([[0.0], run.exposures[:-1]])
     turning = money(terms, run.equity[:-1], terms.entry_cost * run.traded)
     kept = money(terms, run.equity[:-1], carried(terms, before_fill))
     old = live * (kept * (held != previous) - share * turning)
@@ -122,7 +125,8 @@ def _break_even(run: "Backtest", gross: float, total_cost: float) -> float:
         return float(growth(terms, net).sum())
 
     # Growth falls almost in a line with the costs: secants close in within a few steps.
-    (low, above), (high, below) = (0.0, log_growth(0.0)), (1.0, log_growth(1.0))
+    (low, above) = (0.0, log_growth(0.0))
+    (high, below) = (1.0, log_growth(1.0))
     if above <= 0:
         return NAN
     for _ in range(50):

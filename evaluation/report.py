@@ -57,7 +57,8 @@ def verdict(conditions: Sequence[Condition], walked: Findings | None) -> str:
     said = f"It fulfils all {len(conditions)} conditions."
     if failed:
         said = f"It fails {failed} of {len(conditions)} conditions."
-    typical, hold = walked.measures[walked.typical], walked.baselines["buy and hold"]
+    typical = walked.measures[walked.typical]
+    hold = walked.baselines["buy and hold"]
     difference = walked.intervals["sharpe_difference"]
     over = "over all seeds the" if len(walked.seeds) > 1 else "the"
     return (
@@ -73,7 +74,8 @@ def misleading(found: Findings) -> str | None:
     """What is to be said where an account of one unit misleads; None where it does not."""
     if found.equity_sized is None:
         return None
-    agent, hold = found.equity_sized["agent"], found.equity_sized["buy and hold"]
+    agent = found.equity_sized["agent"]
+    hold = found.equity_sized["buy and hold"]
     figures = [
         f"{formatted(each['net_return'], '{:+.1%}')} "
         f"(drawdown {formatted(each['max_drawdown'], '{:.1%}')})"
@@ -250,7 +252,8 @@ def _windows(found: Findings) -> list[tuple[str, list[float | None]]]:
 
 
 def _tried(evaluation: Evaluation) -> list[str]:
-    trials, snooping = evaluation.trials, evaluation.snooping
+    trials = evaluation.trials
+    snooping = evaluation.snooping
     families = "; ".join(f"{name}: {count}" for name, count in sorted(trials.families.items()))
     said = [
         f"Configurations scored on these data so far: {trials.number} ({families}). The variance of "

@@ -198,11 +198,14 @@ def resample(returns: Returns, draws: int = 2000, seed: int = 0, points: int = 1
     block = block_length(returns[:, None])
     bootstrap = StationaryBootstrap(block, returns, seed=np.random.default_rng(seed))
     marks = np.unique(np.linspace(0, bars - 1, min(points, bars)).astype(np.intp))
-    final, drawdown, paths = np.empty(draws), np.empty(draws), np.empty((draws, len(marks)))
+    final = np.empty(draws)
+    drawdown = np.empty(draws)
+    paths = np.empty((draws, len(marks)))
     for draw, ((drawn,), _) in enumerate(bootstrap.bootstrap(draws)):
         equity = np.cumprod(1 + drawn)
         peak = np.maximum(np.maximum.accumulate(equity), 1.0)
-        final[draw], drawdown[draw] = equity[-1] - 1, (1 - equity / peak).max()
+        final[draw] = equity[-1] - 1
+        drawdown[draw] = (1 - equity / peak).max()
         paths[draw] = equity[marks]
     return Resampled(final, drawdown, paths, marks, block)
 

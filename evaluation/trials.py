@@ -75,7 +75,8 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
     families: dict[str, str] = {}
     divisions: dict[tuple[str, str], float] = {}
     for run in runs_of(client, f"tags.data_hash = '{data_hash}'"):
-        tags, metrics = run.data.tags, run.data.metrics
+        tags = run.data.tags
+        metrics = run.data.metrics
         if "configuration" in tags:
             key = tags["configuration"]
             if SHARPE_A_BAR not in metrics:

@@ -246,7 +246,8 @@ def _validated(source: str, raw: pl.DataFrame) -> pl.DataFrame:
     table = table.with_columns(_quotes(source, raw) + _carried(raw))
     if "bid" in table.columns:
         _refuse(source, table, pl.col("ask") < pl.col("bid"), "ask", "at or above the bid")
-    low, high = pl.col("low"), pl.col("high")
+    low = pl.col("low")
+    high = pl.col("high")
     _refuse(source, table, high < low, "high", "at or above the low")
     _refuse(
         source,

@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-HOUR, DAY, WEEK = 3600.0, 86_400.0, 7 * 86_400.0  # seconds
+HOUR = 3600.0
+DAY = 86_400.0
+WEEK = 7 * 86_400.0  # seconds
 YEAR = 365.25 * DAY
 MONDAY = 4 * DAY  # 1970 began on a Thursday
 UNITS = (("day", DAY), ("hour", HOUR), ("minute", 60.0), ("second", 1.0))
@@ -62,7 +64,8 @@ class Calendar(NamedTuple):
         distances, counts = np.unique(np.diff(seconds), return_counts=True)
         interval = float(distances[counts.argmax()])
         span = float(seconds[-1] - seconds[0])
-        steps, weeks = len(seconds) - 1, span // WEEK
+        steps = len(seconds) - 1
+        weeks = span // WEEK
         phase = _phase(seconds, interval)
         if counts.max() < steps / 2 or interval >= WEEK:
             return cls("irregular", interval, _counted(seconds), phase, seen=span)
@@ -71,7 +74,8 @@ class Calendar(NamedTuple):
         # Hours of the week, or days of it, that ever have a bar.
         slot = DAY if interval > HOUR else HOUR
         open_share = len(np.unique(((seconds - 1e-6) % WEEK) // slot)) * slot / WEEK
-        counted, full = _counted(seconds), YEAR / interval
+        counted = _counted(seconds)
+        full = YEAR / interval
         if open_share >= 0.95:
             # Unless many bars are missing, as where nothing was traded.
             a_year = full if counted >= 0.95 * full else counted

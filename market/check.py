@@ -18,7 +18,8 @@ from market.times import parsed_times
 
 Numbers = NDArray[np.float64]
 Rows = NDArray[np.int64]
-NEARBY, MOST_NEARBY = 50, 1440  # returns around one that it is judged by
+NEARBY = 50
+MOST_NEARBY = 1440  # returns around one that it is judged by
 FEWEST = 30  # returns over closures that have a scale of their own
 # What a report calls each kind of gap, and what it counts of it.
 GAPS = {

@@ -30,7 +30,9 @@ class _Histogram:
     From 2^-64 to 2^64; what is smaller or larger counts in the outermost bins.
     """
 
-    BINS, FROM, DOUBLINGS = 32, -64, 128
+    BINS = 32
+    FROM = -64
+    DOUBLINGS = 128
 
     def __init__(self) -> None:
         self.counts = np.zeros(self.BINS * self.DOUBLINGS, np.int64)
@@ -67,7 +69,8 @@ class _Seen:
     largest: list[tuple[float, float, int]] = field(default_factory=list)  # size, return, line
 
     def add(self, events: pl.DataFrame) -> None:
-        lines, ns = events["line"].to_numpy(), events["ns"].to_numpy()
+        lines = events["line"].to_numpy()
+        ns = events["ns"].to_numpy()
         self.events += len(lines)
         pauses = np.diff(ns, prepend=ns[0] if self.last_time is None else self.last_time) / 1e9
         self.last_time = int(ns[-1])

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from market.calendar import DAY, HOUR, SATURDAY, WEEK, Calendar, Seconds, slots_of
 
 NEIGHBOURS = 4  # weeks on either side that say what is expected
-FEWEST_WEEKS, FEWEST_DAYS = 3, 3
+FEWEST_WEEKS = 3
+FEWEST_DAYS = 3
 EDGE_SECONDS = (
     HOUR  # what is missing at a session's edge is a late open or early close from here on
 )
@@ -56,7 +57,8 @@ def gaps_of(seconds: Seconds, calendar: Calendar) -> Gaps:
         seconds: closes since 1970, strictly ascending, shape (bars,).
         calendar: of these bars. Where it is 24/7, every gap is a hole; irregular bars have none.
     """
-    interval, steps = calendar.interval, np.diff(seconds)
+    interval = calendar.interval
+    steps = np.diff(seconds)
     wide = calendar.kind != "irregular"
     after = np.flatnonzero(steps > 1.5 * interval) if wide else np.array([], np.int64)
     bars = np.round(steps[after] / (interval or 1.0)).astype(np.int64) - 1
@@ -81,7 +83,8 @@ def _sorted(expected: "_Expected", i: int, long: bool) -> tuple[int, int]:
     if long and expected.is_weekend(i):
         return WEEKEND, 0
     a_day = DAY / expected.slot
-    sessions, edges = list[int](), list[int]()
+    sessions = list[int]()
+    edges = list[int]()
     for start, stop in _runs(flags):
         at_edge = (start == 0) != (stop == len(flags))
         (edges if at_edge and stop - start < a_day else sessions).append(stop - start)
@@ -116,7 +119,8 @@ class _Expected:
         if WEEK % self.slot:
             self.slot = DAY if self.interval > HOUR else HOUR
         self._number, shift = slots_of(seconds, self.interval, calendar.phase, self.slot)
-        self._a_week, a_day = round(WEEK / self.slot), max(round(DAY / self.slot), 1)
+        self._a_week = round(WEEK / self.slot)
+        a_day = max(round(DAY / self.slot), 1)
         self._weekday = self._number // a_day % 7
         weeks = len(np.unique(self._number // self._a_week))
         self.weekly = weeks >= FEWEST_WEEKS or a_day == 1
@@ -149,9 +153,11 @@ class _Expected:
 
         The last array says where the second is right: no whole period lies in the gap.
         """
-        begin, end = self._number[i] + 1, self._number[i + 1]
+        begin = self._number[i] + 1
+        end = self._number[i + 1]
         between = np.maximum(end - begin, 0)
-        first, last = self._place[i] + 1, self._place[i + 1]
+        first = self._place[i] + 1
+        last = self._place[i + 1]
         missing = self._counted[np.maximum(first, last)] - self._counted[first]
         weeks, rest = np.divmod(np.stack([begin, np.maximum(begin, end)]), self._a_week)
         shut = weeks * self._shut[-1] + self._shut[rest]
@@ -160,8 +166,10 @@ class _Expected:
 
     def between(self, i: int) -> Slots:
         """Which slots between bar i and the next should have a bar."""
-        row, other = int(self._row[i]), int(self._row[i + 1])
-        start, stop = int(self._column[i]) + 1, int(self._column[i + 1])
+        row = int(self._row[i])
+        other = int(self._row[i + 1])
+        start = int(self._column[i]) + 1
+        stop = int(self._column[i + 1])
         if row == other:
             return self._expected[row, start:stop]
         empty = int(self._period[other] - self._period[row]) - 1
@@ -211,13 +219,16 @@ def _majorities(present: Slots, unknown: Slots) -> tuple[Slots, Slots, NDArray[n
     """
     rows = len(present)
     sums = np.concatenate([np.zeros_like(present[:1], np.int32), np.cumsum(present, 0, np.int32)])
-    before, after = np.empty_like(present), np.empty_like(present)
+    before = np.empty_like(present)
+    after = np.empty_like(present)
     sides = np.zeros(present.shape, np.int8)
     for row in range(rows):
-        start, stop = max(row - NEIGHBOURS, 0), min(row + 1 + NEIGHBOURS, rows)
+        start = max(row - NEIGHBOURS, 0)
+        stop = min(row + 1 + NEIGHBOURS, rows)
         first = unknown[0] if start == 0 and row else 0
         last = unknown[1] if stop == rows and row + 1 < rows else 0
-        known_before, known_after = row - start - first, stop - row - 1 - last
+        known_before = row - start - first
+        known_after = stop - row - 1 - last
         before[row] = 2 * (sums[row] - sums[start]) >= known_before
         after[row] = 2 * (sums[stop] - sums[row + 1]) >= known_after
         sides[row] += np.asarray(known_before > 0, np.int8)

@@ -164,8 +164,11 @@ class _Run:
     def __init__(
         self, every: Every, empty: Empty, only: str | None, paths: Sequence[Path], folder: Path
     ) -> None:
-        self.every, self.empty, self.only = every, empty, only
-        self.paths, self.folder = paths, folder
+        self.every = every
+        self.empty = empty
+        self.only = only
+        self.paths = paths
+        self.folder = folder
         self.result = Conversion()
         self.order = EventOrder()
         self.rejected: list[Rejected] = []
@@ -174,7 +177,8 @@ class _Run:
 
     def read(self, block_bytes: int, max_rejected: float) -> None:
         """Reads everything, or so much that there is no hope for the rest."""
-        result, early = self.result, 0
+        result = self.result
+        early = 0
         with closing(event_blocks(self.paths, block_bytes)) as blocks:
             for block in blocks:
                 first_lines = block.first + FIRST_LINES - result.lines
@@ -211,7 +215,8 @@ class _Run:
 
     def refuse_too_many(self, max_rejected: float, rejected_path: Path) -> None:
         """Raises where more than a share of the lines was rejected."""
-        bad, lines = len(self.rejected), self.result.lines
+        bad = len(self.rejected)
+        lines = self.result.lines
         if self.stopped or bad > min(max_rejected * lines, MOST_REJECTED):
             first = self.rejected[0]
             where = ", where reading stopped" if self.stopped else ""

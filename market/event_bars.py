@@ -125,7 +125,8 @@ class BarBuilder:
 
     def end(self) -> Iterator[pl.DataFrame]:
         """The last bar, which may not have been full, and empty ones before it."""
-        rows, self._open = self._open, None
+        rows = self._open
+        self._open = None
         if rows is not None:
             yield from self._tables(rows)
 
@@ -155,9 +156,11 @@ class BarBuilder:
             quoted=self._quotes(events, kind, ends),
         )
         if self._open is not None and self._open.id[0] == rows.id[0]:
-            rows.traded[0], rows.trades[0] = self._open.traded[0], self._open.trades[0]
+            rows.traded[0] = self._open.traded[0]
+            rows.trades[0] = self._open.trades[0]
         elif self._open is not None:
-            rows, row = rows.after(self._open), row + 1
+            rows = rows.after(self._open)
+            row = row + 1
         _trade(rows, row, price, size)
         return rows
 
@@ -186,7 +189,8 @@ class BarBuilder:
         weights = [1.0] * len(size) if self.every.by == "trades" else size.tolist()
         for stamp, weight in zip((-(-ns // 1000)).tolist(), weights, strict=True):
             if full >= self.every.amount and stamp > last:
-                bar, full = bar + 1, 0.0
+                bar = bar + 1
+                full = 0.0
             full += weight
             last = stamp
             ids.append(bar)
@@ -247,7 +251,8 @@ class BarBuilder:
 
 def _table(rows: _Rows) -> pl.DataFrame:
     traded = dict(zip(TRADED, rows.traded.T, strict=True))
-    notional, volume = traded.pop("notional"), traded["volume"]
+    notional = traded.pop("notional")
+    volume = traded["volume"]
     with np.errstate(invalid="ignore"):
         mean = np.where(rows.trades > 0, notional / volume, traded["close"])
     table = pl.DataFrame(

@@ -157,7 +157,8 @@ def text_chunks(path: Path, file: IO[bytes], size: int) -> Iterator[bytes]:
             buffer.extend(bytes(held))
         with memoryview(buffer) as view:
             read = file.readinto(view[held:])  # type: ignore[attr-defined]  # every file that is opened here has it
-        start, held = held, held + read
+        start = held
+        held = held + read
         end = buffer.rfind(b"\n", start, held) + 1 if read else held
         if end:
             yield bytes(memoryview(buffer)[:end])
@@ -195,7 +196,8 @@ class _Salvage:
     """The good lines of a block that does not parse as a whole."""
 
     def __init__(self, form: "JsonLines | Csv", block: Block) -> None:
-        self.form, self.block = form, block
+        self.form = form
+        self.block = block
         self.parsed: list[tuple[pl.DataFrame, Sequence[int]]] = []
 
     def text(self, text: bytes, first: int, count: int) -> None:
@@ -275,7 +277,8 @@ def _contents(text: bytes, first: int, count: int, numbers: Iterable[int]) -> di
         start = text.rfind(b"\n", 0, end) + 1
         if number in wanted:
             found[number] = _as_text(text[start:end])
-        end, number = start - 1, number - 1
+        end = start - 1
+        number = number - 1
     return found
 
 

@@ -146,14 +146,16 @@ def require_types(path: Path, schema: pl.Schema) -> None:
             good = text or dtype.is_integer() or dtype in (pl.Datetime, pl.Date)
             wanted = "timestamps, integers or ISO-8601 text"
         elif name in NUMBERS:
-            good, wanted = text or dtype.is_numeric(), "numbers"
+            good = text or dtype.is_numeric()
+            wanted = "numbers"
         elif name == "levels":
             inner = dtype.inner if isinstance(dtype, rows_of_numbers) else None
             value = inner.inner if isinstance(inner, rows_of_numbers) else None
             good = text or (value is not None and value.is_numeric())
             wanted = "lists of lists of numbers, or JSON of them"
         elif name in SCHEMA:
-            good, wanted = text or dtype.is_integer(), "text"
+            good = text or dtype.is_integer()
+            wanted = "text"
         else:
             continue
         if not good:
@@ -162,7 +164,8 @@ def require_types(path: Path, schema: pl.Schema) -> None:
 
 def typed(rows: pl.DataFrame) -> pl.DataFrame:
     """Columns of any type as those of `SCHEMA`; `unread` says what could not be."""
-    columns, lost = [], []
+    columns = []
+    lost = []
     for name, dtype in SCHEMA.items():
         if name not in rows.columns:
             columns.append(pl.lit(None, dtype).alias(name))

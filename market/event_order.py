@@ -209,7 +209,8 @@ def _sent_again(instrument: _Instrument, events: pl.DataFrame) -> NDArray[np.int
         return rows[:0]
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]
-    place, earlier = order[1:][same], order[:-1][same]
+    place = order[1:][same]
+    earlier = order[:-1][same]
     near = (place - earlier <= REMEMBERED) & (place >= before)
     again: NDArray[np.int64] = rows[np.sort(place[near]) - before]
     return again

@@ -276,7 +276,8 @@ def _books(levels: pl.Series) -> pl.DataFrame:
     for price in (0, 2):  # the bid and the ask; their sizes stand beside them
         broken |= (missing[:, price] != missing[:, price + 1]) | (values[:, price] <= 0)
         broken |= first & missing[:, price]
-    falls, rises = np.diff(values[:, 0]) > 0, np.diff(values[:, 2]) < 0
+    falls = np.diff(values[:, 0]) > 0
+    rises = np.diff(values[:, 2]) < 0
     broken[1:] |= ~first[1:] & (falls | rises)
     bad |= np.bincount(book[broken], minlength=len(levels)) > 0
     best = np.full((len(levels), len(LEVEL)), np.nan)

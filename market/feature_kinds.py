@@ -111,7 +111,8 @@ def _volume_surprise(columns: Columns, n: int) -> Column:
 
 
 def _spread(columns: Columns) -> Column:
-    bid, ask = columns["bid"], columns["ask"]
+    bid = columns["bid"]
+    ask = columns["ask"]
     return 2 * (ask - bid) / (ask + bid)
 
 
@@ -126,8 +127,10 @@ def _clock(function: Callable[[Column], Column], days: int) -> Callable[[Columns
 
 class _EwmaVolatility:
     def __init__(self, n: int) -> None:
-        self.n, self.weight = n, 2 / (n + 1)
-        self.seen, self.variance = 0, 0.0
+        self.n = n
+        self.weight = 2 / (n + 1)
+        self.seen = 0
+        self.variance = 0.0
 
     def step(self, log_return: float) -> float:
         square = log_return * log_return
@@ -139,7 +142,9 @@ class _EwmaVolatility:
 class _Rsi:
     def __init__(self, n: int) -> None:
         self.n = n
-        self.seen, self.gain, self.loss = 0, 0.0, 0.0
+        self.seen = 0
+        self.gain = 0.0
+        self.loss = 0.0
 
     def step(self, log_return: float) -> float:
         self.seen += 1

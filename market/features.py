@@ -96,7 +96,8 @@ class FeaturePipeline:
         settings = settings or FeatureSettings()
         raw = _raw(settings.names, bars)
         raw = raw[_skipped(raw, settings.names, bars) :]
-        offsets, scales = [], []
+        offsets = []
+        scales = []
         for name, values in zip(settings.names, raw.T, strict=True):
             scale = float(values.std()) if settings.scale else 1.0
             if scale <= 1e-12:
@@ -170,7 +171,8 @@ class FeatureStream:
 
     def __init__(self, pipeline: FeaturePipeline) -> None:
         self.pipeline = pipeline
-        self._offsets, self._scales = pipeline.offsets, pipeline.scales
+        self._offsets = pipeline.offsets
+        self._scales = pipeline.scales
         features = [Feature.named(name) for name in pipeline.names]
         self._steps = [
             (feature, feature.kind.of(feature.bars) if feature.kind.recursive else None)
@@ -222,7 +224,8 @@ class FeatureStream:
         if self._windowed:
             self._keep(row)
         self._closes.append(row[CLOSE])
-        before, self._last = self._last, row
+        before = self._last
+        self._last = row
         raw = [self._value(feature, step, before, row) for feature, step in self._steps]
         total = sum(raw)
         if total - total != 0:  # a value that is not finite leaves no finite sum
@@ -245,7 +248,8 @@ class FeatureStream:
                 return np.nan
             return float(step.step(float(np.log(row[CLOSE] / before[CLOSE]))))
         if feature.kind.last is not None:
-            closes, bars = self._closes, feature.bars or 1
+            closes = self._closes
+            bars = feature.bars or 1
             past = closes[-1 - bars] if len(closes) > bars else np.nan
             return feature.kind.last(row[CLOSE], past)
         rows = self._history[:, max(self._held - feature.rows, 0) : self._held]
@@ -296,7 +300,8 @@ class _Window(dict[str, Column]):
     """The last bars' columns by name, each cut out when it is asked for."""
 
     def __init__(self, rows: Column, places: Mapping[str, int]) -> None:
-        self.rows, self.places = rows, places
+        self.rows = rows
+        self.places = places
 
     def __missing__(self, name: str) -> Column:
         column: Column = self.rows[self.places[name]]

@@ -111,7 +111,8 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
         """
         if self.end is None:
             raise EpisodeOver(NOT_BEGUN)
-        bar, settings = self.bar, self._settings
+        bar = self.bar
+        settings = self._settings
         terms = self._kind(*[column[bar] for column in self._terms])
         previous = self.position
         position = next_position(
@@ -237,11 +238,13 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
             reward, equity, _ = booked(terms, self._equity, net - closing, self._floor)
         paid = money(terms, self._equity, paid)
         reward = (reward - penalty) * self.reward_scale
-        self._equity, self._position = equity, position
+        self._equity = equity
+        self._position = position
         self._bar = self._bar + 1
         truncated = (self._bar == self._end) & ~terminated
         over = terminated | truncated
-        states, infos = self._states(), self._infos(paid)
+        states = self._states()
+        infos = self._infos(paid)
         if over.any():
             infos |= {
                 "final_obs": states,
@@ -295,7 +298,8 @@ def _rows(table: MarketTable) -> Observation:
 
 def _bounds(table: MarketTable) -> gymnasium.spaces.Space[Observation]:
     """What states of this table lie in: the features' own extremes, [-1, 1], and [0, 1] for the bias."""
-    low, high = table.features.min(axis=0), table.features.max(axis=0)
+    low = table.features.min(axis=0)
+    high = table.features.max(axis=0)
     low, high = np.where(low < high, low, low - 1), np.where(low < high, high, high + 1)
     box = gymnasium.spaces.Box(
         np.append(low, [-1, 0]).astype(np.float32), np.append(high, [1, 1]).astype(np.float32)

@@ -58,7 +58,8 @@ class Simulator:
         self, table: MarketTable, streams: int, seeds: Sequence[int], reward_scale: float
     ) -> None:
         table.require_episode()
-        self.settings, self.episode_bars = table.settings, table.episode_bars
+        self.settings = table.settings
+        self.episode_bars = table.episode_bars
         self.feature_count = table.features.shape[1]
         self.starts = len(table) - table.episode_bars
         known = scaled(table.terms, reward_scale)
@@ -130,9 +131,12 @@ class Simulator:
 
     def recall(self, code: tf.Tensor) -> Recalled:
         """Looks up what codes of any shape stand for."""
-        ending, rest = code % 3, code // 3
-        action, rest = rest % 3, rest // 3
-        position, bar = rest % 3 - 1, rest // 3
+        ending = code % 3
+        rest = code // 3
+        action = rest % 3
+        rest = rest // 3
+        position = rest % 3 - 1
+        bar = rest // 3
         ruined = tf.cast(tf.equal(ending, RUINED), tf.float32)
         terms = self._terms(tf.gather(self.rows, bar))
         held, net, penalty = self._hold(terms, position, action)
@@ -168,7 +172,8 @@ class Simulator:
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The position taken, what it earns net of costs, and the risk penalty."""
         held = next_position(position, action - 1, self.settings.scheme)
-        previous, taken = tf.cast(position, tf.float32), tf.cast(held, tf.float32)
+        previous = tf.cast(position, tf.float32)
+        taken = tf.cast(held, tf.float32)
         net = earned(terms, previous, taken, tf.math) - cost(terms, previous, taken, tf.math)
         return held, net, risk_penalty(terms, previous, taken, self.settings, tf.math)
 
@@ -177,6 +182,7 @@ class Simulator:
         terms: AnyTerms, position: tf.Tensor, held: tf.Tensor, net: tf.Tensor, ruined: tf.Tensor
     ) -> tf.Tensor:
         """The reward before penalties; where an account is ruined, its position is liquidated."""
-        previous, taken = tf.cast(position, tf.float32), tf.cast(held, tf.float32)
+        previous = tf.cast(position, tf.float32)
+        taken = tf.cast(held, tf.float32)
         net -= ruined * liquidation_cost(terms, taken, previous, tf.math)
         return growth(terms, net, tf.math)

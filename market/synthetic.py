@@ -141,7 +141,8 @@ class RegimeSwitching:
 
     def beliefs(self, close: Numbers) -> Numbers:
         """Probability, at each close, that the next return is of the rising regime; shape (n,)."""
-        belief, beliefs = 0.5, [0.5]
+        belief = 0.5
+        beliefs = [0.5]
         for log_return in np.diff(np.log(close)).tolist():
             belief = float(self._updated(belief, log_return))
             beliefs.append(belief)
@@ -152,7 +153,8 @@ class RegimeSwitching:
     ) -> NDArray[np.int8]:
         """As `Market` has it: value iteration over a grid of beliefs, in units of the price."""
         grid = np.linspace(0, 1, points)
-        shares, places = [], []
+        shares = []
+        places = []
         for sign, probability in ((1, grid), (-1, 1 - grid)):
             returns = sign * self.drift - self.sigma**2 / 2 + self.sigma * NODES
             places.append(self._updated(grid[:, None], returns))
@@ -202,7 +204,8 @@ def synthetic_bars(specification: str) -> Bars:
         if not low <= value <= high:
             raise BarsError(f"{written}: {key} is {text!r}; it must be from {low:g} to {high:g}")
         numbers[key] = value
-    count, seed = int(numbers.pop("bars")), int(numbers.pop("seed"))
+    count = int(numbers.pop("bars"))
+    seed = int(numbers.pop("seed"))
     try:
         with np.errstate(over="ignore"):
             bars = law(**{key: numbers[key] for key in known if key in numbers}).bars(count, seed)

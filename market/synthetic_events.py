@@ -98,14 +98,17 @@ def write_event_log(
     rng = np.random.default_rng(seed)
     rates = dict(faults or {})
     faulty: dict[int, str] = {}
-    line, price, time = 0, 100.0, START_NS
+    line = 0
+    price = 100.0
+    time = START_NS
     with path.open("wb") as file:
         for first in range(0, events, BLOCK):
             count = min(BLOCK, events - first)
             price_path = np.round(price + TICK * np.cumsum(rng.integers(-1, 2, count)), 2)
             times = time + np.cumsum(rng.exponential(mean_pause * 1e9, count).astype(np.int64) + 1)
             lines = _lines(times, np.maximum(price_path, 1.0), instrument, shares, rng)
-            price, time = max(float(price_path[-1]), 1.0), int(times[-1])
+            price = max(float(price_path[-1]), 1.0)
+            time = int(times[-1])
             if not rates and not truncated:
                 file.write("\n".join(lines).encode() + b"\n")
                 continue

@@ -81,7 +81,8 @@ class MarketTable:
                     f"{bars.name}: no bid and ask are known in these bars, but are in others of the same "
                     "source; set market.half_spread, or begin the bars later"
                 )
-            values, start = values[max(quoted - start, 0) :], max(quoted, start)
+            values = values[max(quoted - start, 0) :]
+            start = max(quoted, start)
         if len(values) < 2:
             raise BarsError(f"{bars.name}: {len(bars)} bars; at least {start + 2} are needed")
         open, close = (bars.column(name)[start:] for name in ("open", "close"))
@@ -165,10 +166,12 @@ class MarketTable:
     def outcomes(self) -> Outcomes:
         """The outcome of every action out of every position at every step."""
         terms = type(self.terms)(*(term[:, None, None] for term in self.terms))
-        previous, action = np.array(POSITIONS)[:, None], np.array(POSITIONS)
+        previous = np.array(POSITIONS)[:, None]
+        action = np.array(POSITIONS)
         held = next_position(previous, action + 0 * previous, self.settings.scheme)
         net = earned(terms, previous, held) - cost(terms, previous, held)
-        reward, closing = growth(terms, net), liquidation_cost(terms, held, previous)
+        reward = growth(terms, net)
+        closing = liquidation_cost(terms, held, previous)
         if isinstance(terms, EquityTerms):
             closing = reward - growth(terms, net - closing)
         columns = (reward, risk_penalty(terms, previous, held, self.settings), closing)

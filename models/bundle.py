@@ -81,7 +81,8 @@ class Bundle:
         ordered = np.sort(q_values, axis=1)
         clear = ordered[:, 2] - ordered[:, 1] > 4 * TOLERANCE * max(1.0, float(abs(q_values).max()))
         if clear.any():
-            states, q_values = states[clear], q_values[clear]
+            states = states[clear]
+            q_values = q_values[clear]
         golden = Golden(states=states.tolist(), q_values=q_values.tolist())
         bundle = cls(Manifest(network=network, origin=origin, golden=golden), weights)
         bundle.verify("the bundle that was made")
@@ -95,7 +96,8 @@ class Bundle:
             Damaged: it is not what was sealed, or not a bundle of this schema.
             OSError: it cannot be read.
         """
-        where, sealed = str(folder), unseal(folder, WEIGHTS)
+        where = str(folder)
+        sealed = unseal(folder, WEIGHTS)
         sealing = ("files", "arrays", "sha256")
         known = {name: value for name, value in sealed.manifest.items() if name not in sealing}
         try:

@@ -142,7 +142,8 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
 
 def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> None:
     grid = Table.grid(padding=(0, 2))
-    origin, network = bundle.manifest.origin, bundle.manifest.network
+    origin = bundle.manifest.origin
+    network = bundle.manifest.network
     features = [feature["name"] for feature in origin.features["features"]]
     size = sum(array.size for array in bundle.weights.values())
     rows = {

@@ -67,7 +67,8 @@ def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) 
         uri = take(uri)
         silent = _silent(uri)
     except BadAddress as error:
-        uri, silent = "the address that was given", str(error)
+        uri = "the address that was given"
+        silent = str(error)
     if silent is not None:
         search.steps.append(f"MLflow at {uri} cannot be reached ({silent})")
     else:

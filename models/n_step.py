@@ -36,7 +36,8 @@ def n_step_return(
     Returns:
         What the window adds up to.
     """
-    reward, discount = rewards[0], discounts[0]
+    reward = rewards[0]
+    discount = discounts[0]
     steps = within = goes_on[0] * 0 + 1
     for k in range(1, len(rewards)):
         within = within * goes_on[k - 1]

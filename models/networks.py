@@ -73,7 +73,8 @@ def two_layer_q_network(
         return keras.layers.Reshape((actions, quantiles), name=f"{name}_quantiles")(outputs)
 
     if dueling:
-        advantage, value = head(ACTIONS, 0, "advantage"), head(1, len(hidden) + 1, "value")
+        advantage = head(ACTIONS, 0, "advantage")
+        value = head(1, len(hidden) + 1, "value")
         outputs = value + (advantage - ops.mean(advantage, axis=1, keepdims=True))
     else:
         outputs = head(ACTIONS, 0, "q_values")
@@ -101,7 +102,9 @@ class NoisyDense(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, units: int, seed: int, name: str, sigma: float = 0.5, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self.units, self.seed, self.sigma = units, seed, sigma
+        self.units = units
+        self.seed = seed
+        self.sigma = sigma
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights, in the order kernel, bias, their noise levels, and the noise."""

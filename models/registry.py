@@ -74,9 +74,11 @@ def register(
     known = find_version(client, run_id, bundle)
     if known is not None:
         return known
-    name, step = registered_name(bundle.manifest.origin.name), bundle.manifest.origin.step
+    name = registered_name(bundle.manifest.origin.name)
+    step = bundle.manifest.origin.step
     tags = {**tags, "step": str(step), "weights_sha256": bundle.weights_sha256}
-    run, model = client.get_run(run_id), bundle.model()
+    run = client.get_run(run_id)
+    model = bundle.model()
     broken_off = client.search_logged_models(
         [run.info.experiment_id],
         f"source_run_id = '{run_id}' AND tags.weights_sha256 = '{bundle.weights_sha256}' "
@@ -221,7 +223,8 @@ def _candidate(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _create_registered_model(client: MlflowClient, name: str, bundle: Bundle) -> None:
-    what, called = WHAT[bundle.manifest.network.kind], bundle.manifest.origin.name
+    what = WHAT[bundle.manifest.network.kind]
+    called = bundle.manifest.origin.name
     try:
         client.create_registered_model(
             name, description=DESCRIPTION.format(what=what, called=called, name=name)

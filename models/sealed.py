@@ -173,7 +173,8 @@ def unseal(folder: Path, file: str) -> Sealed:
         Damaged: it is not what was sealed, or its numbers are not finite.
         OSError: it cannot be read.
     """
-    manifest, path = read_manifest(folder, file), folder / file
+    manifest = read_manifest(folder, file)
+    path = folder / file
     stated = manifest["files"][file]
     if path.stat().st_size != stated["bytes"]:
         raise Damaged(f"{path}: {path.stat().st_size:,} bytes; there must be {stated['bytes']}")

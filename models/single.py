@@ -17,7 +17,8 @@ def one_state(bundle: Bundle) -> Callable[[State], NDArray[np.float32]]:
     The plain networks are multiplied into arrays made once; tables, and networks of many heads, go
     through `Bundle.q_values`.
     """
-    network, weights = bundle.manifest.network, bundle.weights
+    network = bundle.manifest.network
+    weights = bundle.weights
     plain = not (network.dueling or network.quantiles or network.layer_norm)
     if network.kind == "tabular" or not plain:
         return lambda state: bundle.q_values(state[np.newaxis])[0]
@@ -38,7 +39,9 @@ def one_state(bundle: Bundle) -> Callable[[State], NDArray[np.float32]]:
         )
         for layer, units in enumerate(network.hidden, start=1)
     ]
-    bias, add, maximum = weights["q_values/bias"], np.add, np.maximum
+    bias = weights["q_values/bias"]
+    add = np.add
+    maximum = np.maximum
 
     def two_layer(state: State) -> NDArray[np.float32]:
         x = state

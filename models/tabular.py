@@ -162,7 +162,9 @@ class TabularLearner:
         learning_rate: float | None = None,
         omega: float = 0.8,
     ) -> None:
-        self.algorithm, self.learning_rate, self.omega = algorithm, learning_rate, omega
+        self.algorithm = algorithm
+        self.learning_rate = learning_rate
+        self.omega = omega
         # Lists: one number at a time they are several times as fast as arrays.
         count = tables_of(algorithm)
         self._tables = [[[0.0] * ACTIONS for _ in range(rows)] for _ in range(count)]
@@ -200,7 +202,8 @@ class TabularLearner:
             The TD error, and the Q-value of the action before.
         """
         which = int(len(self._tables) == 2 and coin < 0.5)
-        table, visits = self._tables[which], self._visits[which][row]
+        table = self._tables[which]
+        visits = self._visits[which][row]
         values = table[next_row]
         value = max(values)
         if self.algorithm == "double_q_learning":
@@ -231,4 +234,5 @@ class TabularLearner:
         for name, present in self.state().items():
             if state[name].shape != present.shape:
                 raise ValueError(f"{name} has shape {state[name].shape}, not {present.shape}")
-        self._tables, self._visits = state["tables"].tolist(), state["visits"].tolist()
+        self._tables = state["tables"].tolist()
+        self._visits = state["visits"].tolist()

@@ -213,7 +213,8 @@ class Book:
         self.silent = True
 
     def _order(self, record: Record) -> None:
-        status, name = record["status"], record["order"]
+        status = record["status"]
+        name = record["order"]
         if status == "sent":
             self.orders += 1
             self.order_times.append(record["time"])

@@ -71,8 +71,13 @@ class Desk:
             say: told in a sentence what a person should know.
             market: sizing and costs; none: one unit, without any.
         """
-        self.policy, self.features, self.scheme, self.venue = policy, features, scheme, venue
-        self.ledger, self.book, self.latch = ledger, ledger.book, latch
+        self.policy = policy
+        self.features = features
+        self.scheme = scheme
+        self.venue = venue
+        self.ledger = ledger
+        self.book = ledger.book
+        self.latch = latch
         self.settings = settings or DeskSettings()
         self.interval = interval
         self.sizing = Sizing(market or MarketSettings(), self.settings, self.book)
@@ -88,7 +93,8 @@ class Desk:
 
     def start(self, now: int) -> None:
         """Takes the latch's word where it is graver, or a person's, and settles with the venue."""
-        latched, book = self.latch.read(), self.book
+        latched = self.latch.read()
+        book = self.book
         self.latch.changed()
         differs = latched is not None and latched.state != book.state
         if latched is not None and differs and not self._follow(latched, now):
@@ -219,7 +225,9 @@ class Desk:
         if not graver and not (latched.by_hand and latched.time > self.book.latched):
             return False
         stamp = max(latched.time, self.book.latched)
-        name, state, reason = f"risk-{self.book.changes}", latched.state, latched.reason
+        name = f"risk-{self.book.changes}"
+        state = latched.state
+        reason = latched.reason
         self.ledger.record("risk", now, id=name, state=state, reason=reason, latched=stamp)
         if graver:  # the switch may be gone when it is next looked for; what it did is not
             self._hold(state, reason)
@@ -235,7 +243,8 @@ class Desk:
         if self._clock is None:
             self._now = max(self._now, bar["time"])
             return self._now
-        now, skew = self._clock(), self.limits.clock_skew
+        now = self._clock()
+        skew = self.limits.clock_skew
         if skew is not None:
             if now < self._now - skew * SECOND:
                 back = (self._now - now) / SECOND
@@ -327,7 +336,8 @@ class Desk:
         book = self.book
         odd: dict[str, Any] = {}
         if decision.fault is not None:
-            odd["fault"], odd["id"] = decision.fault, f"decision-{book.decisions}"
+            odd["fault"] = decision.fault
+            odd["id"] = f"decision-{book.decisions}"
         if decision.explored:
             odd["explored"] = True
         if self.sizing.resizes:

@@ -54,7 +54,10 @@ class ExecutionService:
             downgrade: told of what calls for another state: state, reason, time in ns.
             settings: how orders are sent.
         """
-        self.venue, self.ledger, self.book, self.limits = venue, ledger, ledger.book, limits
+        self.venue = venue
+        self.ledger = ledger
+        self.book = ledger.book
+        self.limits = limits
         self.reachable = True
         self._downgrade = downgrade
         self.settings = settings or ExecutionSettings()
@@ -340,7 +343,8 @@ class ExecutionService:
 
     def _agree(self, now: int) -> None:
         """Halts where the venue holds another position."""
-        theirs, ours = self.venue.position(), self.book.position
+        theirs = self.venue.position()
+        ours = self.book.position
         if not abs(theirs - ours) <= self.limits.position_tolerance:
             self._downgrade("HALTED", f"the venue holds {theirs:g}, the desk {ours:g}", now)
 

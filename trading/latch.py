@@ -60,7 +60,8 @@ class Latch:
             now = os.stat(self.folder).st_mtime_ns, self._written  # noqa: PTH116  # at every bar
         except OSError as error:
             raise JournalLost(f"{self.folder}: {error.strerror}") from error
-        changed, self._seen = now != self._seen, now
+        changed = now != self._seen
+        self._seen = now
         return changed
 
     @property
@@ -125,7 +126,8 @@ class Latch:
         Raises:
             OSError: it cannot be written.
         """
-        path, content = self.folder / STATE, _written(state, reason, by_hand, lost)
+        path = self.folder / STATE
+        content = _written(state, reason, by_hand, lost)
         if not path.exists() and self._create(content):
             return
         with locked(path, PATIENCE):
@@ -207,8 +209,10 @@ def _written(state: RiskState, reason: str, by_hand: bool, lost: bool) -> bytes:
 def _parsed(content: bytes) -> Latched:
     """A state; raises one of `UNREADABLE` where it is none."""
     found = json.loads(content)
-    state, moment = found["state"], int(found["time"])
+    state = found["state"]
+    moment = int(found["time"])
     if state not in SEVERITY or not 0 <= moment <= LATEST:
         raise ValueError(state)
-    by_hand, lost = bool(found["by_hand"]), bool(found.get("lost", False))
+    by_hand = bool(found["by_hand"])
+    lost = bool(found.get("lost", False))
     return Latched(state, str(found["reason"]), by_hand, moment, lost)

@@ -10,12 +10,17 @@ class Ledger:
     """Where a desk writes what happens."""
 
     def __init__(self, journal: Journal, book: Book, instrument: str) -> None:
-        self.journal, self.book, self.instrument = journal, book, instrument
-        self._append, self._apply = journal.append, book.apply
+        self.journal = journal
+        self.book = book
+        self.instrument = instrument
+        self._append = journal.append
+        self._apply = book.apply
 
     def record(self, kind: str, time: int, **fields: Any) -> None:
         """Tells journal and book; times (ns) never go back, whatever a clock does."""
-        fields["time"], fields["type"], fields["instrument"] = time, kind, self.instrument
+        fields["time"] = time
+        fields["type"] = kind
+        fields["instrument"] = self.instrument
         if time < self.book.time:
             fields["time"] = self.book.time
         self._append(fields)

@@ -98,7 +98,8 @@ class NautilusVenue:
 
     def poll(self) -> list[Event]:
         """What happened since the last call."""
-        events, self._events = self._events, []
+        events = self._events
+        self._events = []
         return events
 
     def report(self, order_id: str) -> Report | None:
@@ -161,7 +162,8 @@ class DeskStrategy(Strategy):
         self.rows = iter(rows)
         self.after_bar = after_bar
         self.failed: BaseException | None = None
-        venue.send, venue.withdraw = self._send, self._withdraw
+        venue.send = self._send
+        venue.withdraw = self._withdraw
 
     def on_start(self) -> None:
         """Asks for the bars."""

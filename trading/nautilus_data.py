@@ -53,7 +53,8 @@ def instrument_of(digits: int, initial_margin: float) -> tuple[CurrencyPair, Cur
 
 def tick_of(name: InstrumentId, quote: Quote, digits: int) -> QuoteTick:
     """A quote as the engine has it."""
-    (bid, bid_size), (ask, ask_size) = quote.bids[0], quote.asks[0]
+    (bid, bid_size) = quote.bids[0]
+    (ask, ask_size) = quote.asks[0]
     return QuoteTick(
         name,
         Price(bid, digits),

@@ -132,7 +132,8 @@ class SafePolicy:
             if values.shape != (3,):
                 return Decision(0, state, None, f"Q-values have the shape {values.shape}, not (3,)")
             q_values: list[float] = values.tolist()
-            low, high = min(q_values), max(q_values)
+            low = min(q_values)
+            high = max(q_values)
             total = q_values[0] + q_values[1] + q_values[2]
             if total - total != 0:  # only numbers that are finite have a finite sum
                 return Decision(0, state, None, f"Q-values are {q_values}")

@@ -27,7 +27,9 @@ class Quote:
     def __init__(
         self, time: int, bids: Sequence[tuple[float, float]], asks: Sequence[tuple[float, float]]
     ) -> None:
-        self.time, self.bids, self.asks = time, bids, asks
+        self.time = time
+        self.bids = bids
+        self.asks = asks
 
 
 def scale_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> float:
@@ -85,11 +87,13 @@ def quotes_of(bars: Sequence[Bar], settings: MarketSettings, latency_ns: int) ->
     comes on top. The open stands until the close: bars do not tell what lies between.
     """
     quotes: list[Quote] = []
-    half, before = settings.half_spread or 0.0, None
+    half = settings.half_spread or 0.0
+    before = None
     for bar in bars:
         if before is not None and latency_ns > 0:
             width = half + settings.slippage
-            bids, asks = [(bar["open"] - width, ENDLESS)], [(bar["open"] + width, ENDLESS)]
+            bids = [(bar["open"] - width, ENDLESS)]
+            asks = [(bar["open"] + width, ENDLESS)]
             quotes.append(Quote(before + STARTS, bids, asks))
             arrival = before + latency_ns
             if before + STARTS < arrival < bar["time"]:  # the engine looks at orders after quotes
@@ -139,13 +143,15 @@ def quotes_of_log(path: Path, instrument: str | None) -> list[Quote]:
                 if bids and asks:
                     books.append(Quote(time, bids, asks))
             elif event["type"] == "quote":
-                bid_size, ask_size = event.get("bid_size"), event.get("ask_size")
+                bid_size = event.get("bid_size")
+                ask_size = event.get("ask_size")
                 sizes = (bid_size or ENDLESS, ask_size or ENDLESS)
                 quotes.append(Quote(time, [(event["bid"], sizes[0])], [(event["ask"], sizes[1])]))
     found = books or quotes
     if not found:
         raise EventsError(f"{path}: neither books nor quotes; an order would meet nobody")
-    latest, ordered = 0, []
+    latest = 0
+    ordered = []
     for each in found:
         if each.time >= latest:
             ordered.append(each)

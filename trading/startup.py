@@ -184,7 +184,8 @@ def open_desk(
     Raises:
         JournalError: the journal is in use, damaged, or of another instrument or scheme.
     """
-    bundle, path = model.bundle, folder / JOURNAL
+    bundle = model.bundle
+    path = folder / JOURNAL
     journal = Journal(path, durable, together)
     try:
         limits = settings.limits

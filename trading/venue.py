@@ -26,9 +26,11 @@ class SimulatedVenue:
         """
         book = book or Book()
         self.settings = settings
-        self._position, self._cash = book.position, book.cash
+        self._position = book.position
+        self._cash = book.cash
         self._floor = floor_of(settings) * (book.funded or 0.0)
-        self._close, self._bars = 0.0, 0
+        self._close = 0.0
+        self._bars = 0
         self._half: float | None = settings.half_spread
         self._events: list[Event] = []
         self._reports: dict[str, Report] = {}
@@ -43,9 +45,11 @@ class SimulatedVenue:
 
     def on_bar(self, bar: Mapping[str, Any]) -> None:
         """Takes the next bar in: open and close, and bid and ask where they are known."""
-        settings, before = self.settings, self._close
+        settings = self.settings
+        before = self._close
         if self._working is not None:
-            order, self._working = self._working, None
+            order = self._working
+            self._working = None
             self._execute(order, bar["open"])
         if self._position < 0 and settings.borrow_rate > 0 and self._bars:
             amount = -self._position * settings.borrow_rate * before
@@ -80,7 +84,8 @@ class SimulatedVenue:
     def close_out(self) -> None:
         """Fills the order that waits at the last close: there will be no next open."""
         if self._working is not None:
-            order, self._working = self._working, None
+            order = self._working
+            self._working = None
             self._execute(order, self._close)
 
     def cancel(self, order_id: str) -> None:
@@ -91,7 +96,8 @@ class SimulatedVenue:
 
     def poll(self) -> list[Event]:
         """What happened since the last call."""
-        events, self._events = self._events, []
+        events = self._events
+        self._events = []
         return events
 
     def report(self, order_id: str) -> Report | None:
@@ -144,12 +150,14 @@ class SimulatedVenue:
         self._events.append(ended)
 
     def _liquidate(self, time: object) -> None:
-        quantity, self._closed = -self._position, True
+        quantity = -self._position
+        self._closed = True
         paid = abs(quantity) * unit_cost(self._close, self._half or 0.0, self.settings)
         self._hold(quantity, self._close, paid)
         self._events.append(Liquidated(f"liquidation-{time}", quantity, self._close, paid))
         if self._working is not None:
-            order, self._working = self._working, None
+            order = self._working
+            self._working = None
             self._end(Ended(order.id, "canceled", 0.0, "the account is closed"))
 
     def _hold(self, signed: float, price: float, paid: float) -> None:

@@ -37,7 +37,9 @@ def sampled(simulator: Simulator, code: tf.Tensor, known: tf.Tensor, gamma: floa
         tf.unstack(gamma * (1 - steps.ruined), axis=-1),
         tf.unstack(steps.goes_on * known, axis=-1),
     )
-    bar, position, held = steps.bar[..., 0], steps.position[..., 0], steps.held[..., 0]
+    bar = steps.bar[..., 0]
+    position = steps.position[..., 0]
+    held = steps.held[..., 0]
     last = bar  # within an episode bars follow one another
     if code.shape[-1] > 1:
         extra = tf.cast(window.steps, tf.int32) - 1

@@ -102,7 +102,10 @@ class Checkpoints:
         tell: Tell = print,
         elsewhere: Mapping[int, float | None] | None = None,
     ) -> None:
-        self.folder, self.settings, self.every, self._tell = lock.folder, settings, every, tell
+        self.folder = lock.folder
+        self.settings = settings
+        self.every = every
+        self._tell = tell
         self._lock = lock
         self._uploads: Uploads | None = None
         self._scores = dict(elsewhere or {})

@@ -44,7 +44,9 @@ class _Delivery:
     """One attempt to send a journal."""
 
     def __init__(self, store: Store, box: Outbox) -> None:
-        self.store, self.box, self.client = store, box, store.client
+        self.store = store
+        self.box = box
+        self.client = store.client
         self.run_id = self._run_id()
 
     def all(self, paused: Callable[[], bool]) -> None:
@@ -99,7 +101,8 @@ class _Delivery:
 
     def _run_id(self) -> str:
         """MLflow's id of the journal's run, which is created where it is missing."""
-        known, head = self.box.learned.get("run_id"), self.box.head
+        known = self.box.learned.get("run_id")
+        head = self.box.head
         if known is not None:
             return str(known)
         if head is None:

@@ -42,7 +42,8 @@ class QGuard:
     """
 
     def __init__(self, most: float) -> None:
-        self._most, self._warned = most, False
+        self._most = most
+        self._warned = False
 
     def shares(self, q_values: Sequence[NDArray[np.float64]]) -> list[float]:
         """The largest Q-value of each agent, as a share of the most that rewards can explain."""

@@ -68,8 +68,14 @@ class Keeper:
         origin: dict[str, Any],
         about: str,
     ) -> None:
-        self.agents, self.index, self.data, self.market = agents, index, data, market
-        self.cvar, self.tracker, self.tags, self.origin = cvar, tracker, tags, origin
+        self.agents = agents
+        self.index = index
+        self.data = data
+        self.market = market
+        self.cvar = cvar
+        self.tracker = tracker
+        self.tags = tags
+        self.origin = origin
         self.about = about
         self.best: Kept | None = None
         self.last: Kept | None = None

@@ -116,7 +116,8 @@ def trained_market(data: TrainingData) -> TrainedMarket:
 
 def _algorithm(settings: TrainSettings) -> str:
     """DQN and what it was extended by: `dqn`, `dqn+double+n_step+prioritised`."""
-    learner, network = settings.learner, settings.network
+    learner = settings.learner
+    network = settings.network
     parts = {
         learner.target: learner.target != "q_learning",
         "all_actions": learner.backup == "all_actions",

@@ -56,7 +56,9 @@ def learn(
         seconds = time.perf_counter() - began
         if not windows:
             return
-        step, results, looked_up = agents.iteration, None, None
+        step = agents.iteration
+        results = None
+        looked_up = None
         if step % settings.evaluate_interval == 0 or step == settings.steps:
             results, looked_up = validate_all(agents, validation)
         yield Progress(step, windows, (step - begun_at) / seconds, results, looked_up)
@@ -66,9 +68,11 @@ def validate_all(
     agents: Agents, table: MarketTable
 ) -> tuple[list[Backtest], list[NDArray[np.float64]]]:
     """The greedy policy of each agent over a table, and the Q-values that it chose by."""
-    results, looked_up = [], []
+    results = []
+    looked_up = []
     for index in range(len(agents.seeds)):
-        q_values, seen = agents.q_values(index), list[NDArray[np.float64]]()
+        q_values = agents.q_values(index)
+        seen = list[NDArray[np.float64]]()
 
         def watched(states: NDArray[np.float32]) -> NDArray[Any]:
             values = q_values(states)  # noqa: B023 - called within this round of the loop

@@ -54,7 +54,9 @@ class Learner:
     def __init__(
         self, networks: Sequence[keras.Model], settings: LearnerSettings, cvar: float = 1.0
     ) -> None:
-        self.settings, self.cvar, self.seeds = settings, cvar, len(networks)
+        self.settings = settings
+        self.cvar = cvar
+        self.seeds = len(networks)
         self.online = StackedNetwork(networks, "online")
         self.target = StackedNetwork(networks, "target")
         self.noise_size = sum(self.online.noise_sizes)
@@ -98,7 +100,8 @@ class Learner:
             chosen = self._of_actions(self.online(batch.state, noise.online), batch.action)
             losses, td_error = self._losses_of(chosen, goal)
             if batch.action is None:
-                losses, td_error = tf.reduce_mean(losses, -1), tf.reduce_mean(td_error, -1)
+                losses = tf.reduce_mean(losses, -1)
+                td_error = tf.reduce_mean(td_error, -1)
             if weight is not None:
                 losses *= weight
             loss = tf.reduce_mean(losses, axis=1)
@@ -133,7 +136,8 @@ class Learner:
 
     def _target_of(self, batch: Transition, epsilon: tf.Tensor | float, noise: Noise) -> tf.Tensor:
         """Targets of shape (seeds, batch), with an axis of actions, of quantiles, or both behind."""
-        settings, reward = self.settings, batch.reward
+        settings = self.settings
+        reward = batch.reward
         next_values = self._next(self.target, batch.next_state, noise.target)
         if settings.target == "munchausen":
             temperature = settings.munchausen_temperature

@@ -29,7 +29,8 @@ from training.settings import LearnerSettings
 # A call should be long enough to hide its cost and short enough to be stopped: about a tenth of a second.
 # It is counted in products of weights, never timed, since sums are rounded call by call.
 PRODUCTS_A_CALL = 3e8
-FEWEST, MOST = 20, 10_000  # iterations
+FEWEST = 20
+MOST = 10_000  # iterations
 
 
 class TrainingLoop:
@@ -62,13 +63,16 @@ class TrainingLoop:
         reward_scale: float,
         cvar: float = 1.0,
     ) -> None:
-        self.seeds, self.reward_scale, self.exploration = tuple(seeds), reward_scale, exploration
+        self.seeds = tuple(seeds)
+        self.reward_scale = reward_scale
+        self.exploration = exploration
         self.learner = Learner(networks, learner, cvar)
         self.simulator = Simulator(table, replay.streams, seeds, reward_scale)
         self.ring = Ring(len(seeds), replay)
         self._iteration = tf.Variable(0, trainable=False, name="iteration")
         self._first_update = replay.first_update
-        self._keys, self._keys_of_more = keys_of(seeds, use=0), keys_of(seeds, use=1)
+        self._keys = keys_of(seeds, use=0)
+        self._keys_of_more = keys_of(seeds, use=1)
         # A transition is drawn; where all actions are backed up, a position beside it.
         self._bits_a_batch = learner.batch * (2 if learner.backup == "all_actions" else 1)
         self.variables: dict[str, tf.Variable] = {
@@ -128,7 +132,8 @@ class TrainingLoop:
         require_fits(self.state(), state)
         for name, variable in self.variables.items():
             variable.assign(state[name])
-        self._began, self._sums = int(state["window/began"]), state["window/sums"].copy()
+        self._began = int(state["window/began"])
+        self._sums = state["window/sums"].copy()
 
     @property
     def learning_rate(self) -> float:
@@ -236,7 +241,8 @@ class TrainingLoop:
             def again(number: tf.Tensor) -> tf.Tensor:
                 update = iteration * updates + number
                 bits = random_bits(self._keys_of_more, update, self._bits_a_batch)
-                stored, noise = iteration + 1, self._noise(update)
+                stored = iteration + 1
+                noise = self._noise(update)
                 sample, _, metrics, td_error = self._update(stored, iteration, bits, noise)
                 self.ring.prioritise(iteration, sample, td_error, stored=False)
                 return metrics

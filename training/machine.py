@@ -17,7 +17,8 @@ class Machine:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, psutil.Process()
+        self._folder = folder
+        self._process = psutil.Process()
         self._read = -EVERY_SECONDS
         psutil.cpu_percent()  # the next one is of the time since this one
         self._process.cpu_percent()

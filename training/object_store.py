@@ -20,7 +20,8 @@ from durable.addresses import take
 from models.sealed import MANIFEST, TEMPORARY, replace
 from training.faults import BucketError, MissingExtra
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0  # seconds between two attempts
 
 
 class Bucket:
@@ -146,8 +147,11 @@ class Uploads:
         gone: Callable[[], Set[str]],
         tell: Callable[[str], None],
     ) -> None:
-        self._bucket, self._run, self._most = bucket, run, most
-        self._gone, self._tell = gone, tell
+        self._bucket = bucket
+        self._run = run
+        self._most = most
+        self._gone = gone
+        self._tell = tell
         self._waiting: deque[Path] = deque()
         self._if_missing: set[Path] = set()
         self._changed = threading.Condition()

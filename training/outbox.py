@@ -23,8 +23,11 @@ from models.sealed import TEMPORARY
 from training.faults import InUse
 from training.growing_file import GrowingFile
 
-JOURNAL, DELIVERED, FILES = "journal.jsonl", "delivered.json", "files"
-POINTS, VERSION = "points", "version"  # kinds of entries that are counted by themselves
+JOURNAL = "journal.jsonl"
+DELIVERED = "delivered.json"
+FILES = "files"
+POINTS = "points"
+VERSION = "version"  # kinds of entries that are counted by themselves
 
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what a line that is no entry raises
 RETRY_SECONDS = 1.0  # between two attempts to write files to a disk that is full
@@ -87,7 +90,8 @@ class Outbox:
     """
 
     def __init__(self, folder: Path, make: bool = True) -> None:
-        self.folder, self.run = folder, folder.name
+        self.folder = folder
+        self.run = folder.name
         if make:
             (folder / FILES).mkdir(parents=True, exist_ok=True)
         elif not (folder / JOURNAL).exists():

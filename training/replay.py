@@ -54,8 +54,10 @@ class ReplayBuffer:
             )
         if capacity % streams:
             raise ValueError(f"capacity is {capacity}; it must be a multiple of streams, {streams}")
-        self.capacity, self.state_size = capacity, state_size
-        self.n_step, self.streams = n_step, streams
+        self.capacity = capacity
+        self.state_size = state_size
+        self.n_step = n_step
+        self.streams = streams
         self._ring = Batch(
             state=np.zeros((capacity, state_size), np.float32),
             action=np.zeros(capacity, np.int32),
@@ -136,7 +138,9 @@ class ReplayBuffer:
         """The transitions in slots; with n_step above 1, the windows that begin there."""
         newest = self._pushed - 1
         number = newest - (newest - slots) % self.capacity  # of the push that filled a slot
-        ring, places, known = self._ring, [], []
+        ring = self._ring
+        places = []
+        known = []
         for k in range(self.n_step):
             later = number + k * self.streams
             places.append(later % self.capacity)
@@ -195,7 +199,8 @@ class ReplayBuffer:
         generator.bit_generator.state = state["random"]  # raises before anything is changed
         for name, column in self._columns().items():
             column[:held] = state[name]
-        self._pushed, self._random = state["pushed"], generator
+        self._pushed = state["pushed"]
+        self._random = generator
 
     def _columns(self) -> dict[str, NDArray[Any]]:
         return {**self._ring._asdict(), "goes_on": self._goes_on}
@@ -258,7 +263,8 @@ class PrioritizedReplayBuffer:
             )
         self._buffer = ReplayBuffer(capacity, state_size, seed, n_step, streams)
         self._tree = SumTree(capacity)
-        self.alpha, self.floor = alpha, floor
+        self.alpha = alpha
+        self.floor = floor
         self._largest = np.float32(1)
 
     def push(
@@ -337,4 +343,5 @@ class PrioritizedReplayBuffer:
         tree.restore(state)
         self._buffer.restore(state)
         self._tree = tree
-        self._largest, self.alpha = state["largest_priority"], state["alpha"]
+        self._largest = state["largest_priority"]
+        self.alpha = state["alpha"]

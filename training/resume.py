@@ -64,7 +64,8 @@ class Start(NamedTuple):
         Raises:
             NoCheckpoint: names it, and those that have not ended.
         """
-        manifest, step = self.checkpoint.manifest, self.checkpoint.step
+        manifest = self.checkpoint.manifest
+        step = self.checkpoint.step
         finished = all(end == "FINISHED" for end in ends)
         if not finished or not (manifest["ended"] or step >= settings.steps):
             return
@@ -133,7 +134,8 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
     Raises:
         NoCheckpoint: what differs, there and here.
     """
-    here, there = identity(data), start.checkpoint.manifest
+    here = identity(data)
+    there = start.checkpoint.manifest
     was = ADDED | flatten(there["settings"])
     now = flatten(settings.tree())
     said = there["settings"]["market"]["episode_bars"]
@@ -168,7 +170,8 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
                 "--steps above that"
             )
         for name in ("seed", "seeds"):
-            was, now = checkpoint.manifest["settings"][name], getattr(settings, name)
+            was = checkpoint.manifest["settings"][name]
+            now = getattr(settings, name)
             if was != now:
                 raise NoCheckpoint(
                     f"{name} is {was} in the checkpoint and {now} here; a fork goes on with the random "
@@ -255,7 +258,8 @@ def find(which: str, root: Path, bucket: Bucket | None, known_as: Sequence[str] 
 
 def resuming(run_id: str, settings: TrainSettings) -> str:
     """The command that goes on with a run."""
-    where, mlruns = settings.checkpoints.where, str(settings.mlruns)
+    where = settings.checkpoints.where
+    mlruns = str(settings.mlruns)
     flags = ["--resume", run_id[:8]]
     flags += ["--checkpoints", where] if where is not None else []
     flags += ["--mlruns", mlruns] if mlruns != "mlruns" else []

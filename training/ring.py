@@ -34,7 +34,8 @@ class Ring:
     """
 
     def __init__(self, seeds: int, settings: ReplaySettings) -> None:
-        self.settings, self._seeds = settings, seeds
+        self.settings = settings
+        self._seeds = seeds
         self.streams = settings.streams
         self.rows = settings.capacity // self.streams
         shape = (self.rows, seeds, self.streams)
@@ -78,7 +79,8 @@ class Ring:
             Codes, int32, and whether one more is known (1.0) or this is the newest (0.0), both of shape
             (seeds, batch, length). What stands after the newest is not of this window.
         """
-        row, stream = slot[..., None] // self.streams, slot[..., None] % self.streams
+        row = slot[..., None] // self.streams
+        stream = slot[..., None] % self.streams
         row = (row + tf.range(length)) % self.rows
         known = tf.cast(row != (iteration - 1) % self.rows, tf.float32)
         seed = tf.range(self._seeds)[:, None, None]
@@ -115,8 +117,10 @@ class Ring:
             return
         priority = self.settings.priority
         end = priority.alpha if priority.alpha_end is None else priority.alpha_end
-        largest, row = self._largest.read_value(), iteration % self.rows
-        slots, sizes = [], []
+        largest = self._largest.read_value()
+        row = iteration % self.rows
+        slots = []
+        sizes = []
         if sample is not None and td_error is not None:
             size = tf.minimum(td_error + priority.floor, LARGEST)
             largest = tf.maximum(largest, tf.reduce_max(size, axis=1))
@@ -157,7 +161,8 @@ class TensorSumTree:
     def __init__(self, seeds: int, capacity: int) -> None:
         sizes = level_sizes(capacity)
         first = np.cumsum([0, *(seeds * size for size in sizes)])
-        self._depth, self._seeds = len(sizes), seeds
+        self._depth = len(sizes)
+        self._seeds = seeds
         self._sizes, self._first = (tf.constant(a, tf.int32) for a in (sizes, first))
         self.nodes = tf.Variable(tf.zeros(first[-1]), trainable=False, name="replay_tree")
 
@@ -191,7 +196,8 @@ class TensorSumTree:
             level: tf.Tensor, node: tf.Tensor, mass: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             prefix = self._prefixes(level, node)
-            child, before = tf.zeros_like(node), tf.zeros_like(mass)
+            child = tf.zeros_like(node)
+            before = tf.zeros_like(mass)
             for sums in prefix[:-1]:
                 beyond = (sums <= mass) & (sums < prefix[-1])
                 child += tf.cast(beyond, tf.int32)

@@ -171,12 +171,14 @@ def _figure(metric: str, figure: Figure | None) -> str:
         return "-"
     if figure.low is None or figure.high is None:
         return shown(metric, figure.mean)
-    low, high = shown(metric, figure.low), shown(metric, figure.high)
+    low = shown(metric, figure.low)
+    high = shown(metric, figure.high)
     return f"{shown(metric, figure.mean)} [{low} to {high}]"
 
 
 def _row(run: Run) -> list[str]:
-    info, tags = run.info, run.data.tags
+    info = run.info
+    tags = run.data.tags
     began = datetime.fromtimestamp(info.start_time / 1000, UTC)
     took = "-" if not info.end_time else _took((info.end_time - info.start_time) / 1000)
     return [

@@ -63,9 +63,14 @@ class Session:
         console: Console,
         start: Start | None = None,
     ) -> None:
-        self.settings, self.data, self.store, self.start = settings, data, store, start
+        self.settings = settings
+        self.data = data
+        self.store = store
+        self.start = start
         self._shipper = shipper
-        self._group, self._command, self._console = group, command, console
+        self._group = group
+        self._command = command
+        self._console = console
         self.market = data.validation[settings.market.fill]
         self.agents = build_agents(settings, data.train, data.reward_scale)
         self._guard = QGuard(explained_q(settings, data.train, data.reward_scale))
@@ -96,8 +101,10 @@ class Session:
         if len(self.names) > 1:
             shown += f" to s{self.agents.seeds[-1]}"
         begun_at = self.agents.iteration
-        steps, lags = self.settings.steps, lambda: self._shipper.lags
-        with screen.progress(self._console, shown, steps, lags, begun_at) as show:
+        steps = self.settings.steps
+        with screen.progress(
+            self._console, shown, steps, lambda: self._shipper.lags, begun_at
+        ) as show:
             while not self.ended and stop.by is None:
                 try:
                     for point in learn(
@@ -174,12 +181,14 @@ class Session:
     def _say_resumed(self, checkpoint: Checkpoint) -> None:
         for tracker in self._trackers:
             tracker.set_tags(resumed_from_step=str(checkpoint.step))
-        was, now = checkpoint.manifest["code_version"], code_version()
+        was = checkpoint.manifest["code_version"]
+        now = code_version()
         if was != now:
             self.tell(f"note: this checkpoint was made by code {was}, and this is {now}")
 
     def _open_run(self, index: int, seed: int, box: Outbox) -> None:
-        settings, data = self.settings, self.data
+        settings = self.settings
+        data = self.data
         tags = labels.tags(settings, data, seed, self._group)
         what = labels.about(settings, data, seed, self._command)
         about = labels.run_of(
@@ -213,7 +222,8 @@ class Session:
 
     def _record(self, point: Progress) -> None:
         """Logs a point, registers and saves what is due at it."""
-        step, rate = point.step, point.iterations_a_second
+        step = point.step
+        rate = point.iterations_a_second
         machine = self._machine.reading()
         for tracker, window in zip(self._trackers, point.windows, strict=True):
             metrics = {f"train/{key}": value for key, value in window._asdict().items()}
@@ -250,7 +260,8 @@ class Session:
         """Saves a checkpoint; where that fails training goes on, and the one before stays."""
         step = self.agents.iteration
         arrays = {f"{AGENTS}{name}": array for name, array in self.agents.state().items()}
-        kept, metrics = [], []
+        kept = []
+        metrics = []
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):
             tracker.flush()  # what a checkpoint knows, the journal has
             names, history = packed(tracker.history)
@@ -298,7 +309,8 @@ class Session:
 
     def _go_back(self, checkpoint: Checkpoint, repeats: bool = True) -> None:
         """Makes everything what it was at a checkpoint."""
-        manifest, arrays = checkpoint.manifest, checkpoint.arrays
+        manifest = checkpoint.manifest
+        arrays = checkpoint.arrays
         self.checkpoints.set_aside_after(checkpoint.step)
         self.agents.restore(part(arrays, AGENTS))
         for index, (tracker, keeper) in enumerate(zip(self._trackers, self._keepers, strict=True)):

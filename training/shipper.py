@@ -111,7 +111,8 @@ class Shipper:
             stopped: where it says so, there is no more waiting.
         """
         began = moved = time.monotonic()
-        left, away_since = self.unsent, None
+        left = self.unsent
+        away_since = None
         with self._changed:
             self._hurry = self._draining = True
             next_round = self._begun + 1
@@ -120,7 +121,9 @@ class Shipper:
                 now = time.monotonic()
                 present = self.unsent
                 if present != left:
-                    left, moved, away_since = present, now, None
+                    left = present
+                    moved = now
+                    away_since = None
                 elif self.trouble is not None:
                     away_since = away_since or now
                 away = away_since is not None and now - away_since > AWAY_SECONDS
@@ -167,7 +170,8 @@ class Shipper:
         """One attempt at everything; a store that is away is asked once in it."""
         failed: dict[str, str] = {}
         with self._changed:
-            lanes, leftovers = list(self._lanes), list(self._leftovers)
+            lanes = list(self._lanes)
+            leftovers = list(self._leftovers)
         for store, box in lanes:
             if store.uri not in failed and not self._closing:
                 try:

@@ -55,7 +55,8 @@ class SumTree:
         Raises:
             ValueError: an index or a value is out of range; nothing is changed.
         """
-        indices, values = np.asarray(index, np.int64), np.asarray(value, np.float32)
+        indices = np.asarray(index, np.int64)
+        values = np.asarray(value, np.float32)
         strange = (indices < 0) | (indices >= self.capacity)
         if strange.any():
             raise ValueError(f"leaf {indices[strange][0]}; leaves are 0 to {self.capacity - 1}")

@@ -46,7 +46,9 @@ class TabularAgents:
         name: str = "tabular",
     ) -> None:
         table.require_episode()
-        self.seeds, self.reward_scale, self._name = seeds, reward_scale, name
+        self.seeds = seeds
+        self.reward_scale = reward_scale
+        self._name = name
         self._discretiser = Discretiser.fit(table.features, settings.bins)
         market = _Market(table, self._discretiser.cell(table.features), reward_scale)
         self._walks = [
@@ -77,7 +79,8 @@ class TabularAgents:
         for walk, total in zip(self._walks, self._sums, strict=True):
             means = total / ((self.iteration - self._began) * walk.streams)
             loss, td_error, q_mean, reward = (float(mean) for mean in means)
-            q_mean, reward = q_mean / self.reward_scale, reward / self.reward_scale
+            q_mean = q_mean / self.reward_scale
+            reward = reward / self.reward_scale
             windows.append(Window(loss, td_error, q_mean, math.nan, reward, walk.rate))
         self._begin_window()
         return windows
@@ -88,7 +91,8 @@ class TabularAgents:
                 raise Diverged(f"the table of seed {seed} is no longer finite by {self.iteration}")
 
     def _begin_window(self) -> None:
-        self._began, self._sums = self.iteration, np.zeros((len(self.seeds), 4))
+        self._began = self.iteration
+        self._sums = np.zeros((len(self.seeds), 4))
 
     def model(self, index: int) -> TabularQ:
         """A copy of what an agent has learned."""
@@ -118,7 +122,8 @@ class TabularAgents:
         for index, walk in enumerate(self._walks):
             own = f"{index}/"
             walk.restore({n.removeprefix(own): a for n, a in state.items() if n.startswith(own)})
-        self._began, self._sums = int(state["window/began"]), state["window/sums"].copy()
+        self._began = int(state["window/began"])
+        self._sums = state["window/sums"].copy()
 
     @property
     def learning_rate(self) -> float:
@@ -160,8 +165,11 @@ class _Walk:
         exploration: EpsilonSettings,
         seed: int,
     ) -> None:
-        self.market, self.gamma, self.streams = market, gamma, streams
-        self.exploration, self.iteration = exploration, 0
+        self.market = market
+        self.gamma = gamma
+        self.streams = streams
+        self.exploration = exploration
+        self.iteration = 0
         self.learner = TabularLearner(
             cells * 3, settings.algorithm, settings.learning_rate, settings.omega
         )
@@ -176,7 +184,8 @@ class _Walk:
 
     def run(self, iterations: int) -> tuple[float, float, float, float]:
         """Returns sums over all steps: squared TD error, its size, Q-value, reward."""
-        market, learner = self.market, self.learner
+        market = self.market
+        learner = self.learner
         rates = epsilon(self.iteration + np.arange(iterations), self.exploration).tolist()
         drawn = self._random.random((iterations, self.streams, 4)).tolist()
         squares = sizes = values = rewards = 0.0

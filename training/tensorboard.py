@@ -42,7 +42,8 @@ from training.machine import SYSTEM
 
 MARK = ".tfevents."  # in the name of every file of events
 LAYOUT = "layout.qdesk"  # how the name of the one file of settings and charts ends
-BUCKETS, SAMPLE = 30, 1024  # of a histogram: its bars, and the values that it is drawn from
+BUCKETS = 30
+SAMPLE = 1024  # of a histogram: its bars, and the values that it is drawn from
 METRICS = (
     ("eval/validation/net_return", "net return on validation"),
     ("eval/validation/sharpe", "Sharpe ratio on validation"),

@@ -88,8 +88,10 @@ class Tracker:
     def __init__(
         self, store: Store, box: Outbox, about: About, shipper: Shipper, adopts: bool = False
     ) -> None:
-        self.run_id, self.history = box.run, list[Point]()
-        self._box, self._killed = box, False
+        self.run_id = box.run
+        self.history = list[Point]()
+        self._box = box
+        self._killed = False
         self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
         self._beside: dict[str, bool] = {}  # whether points lie beside others of the same step
         if box.head is None:
@@ -128,8 +130,10 @@ class Tracker:
             version: key of the model version that they were measured on.
             data: that it was measured on.
         """
-        now, before = int(time.time() * 1000), self._points_of_before
-        new, points = {}, []
+        now = int(time.time() * 1000)
+        before = self._points_of_before
+        new = {}
+        points = []
         for name, value in metrics.items():
             if not math.isfinite(value):
                 continue
@@ -149,7 +153,8 @@ class Tracker:
 
     def log_machine(self, reading: Mapping[str, float], step: int) -> None:
         """Records how busy the machine is; that is no part of what a checkpoint knows."""
-        now, before = int(time.time() * 1000), self._points_of_before
+        now = int(time.time() * 1000)
+        before = self._points_of_before
         read = {n: v for n, v in reading.items() if (n, step) not in before}
         if read:
             self._box.put(POINTS, {"step": step, "metrics": read}, at=now)

@@ -111,7 +111,8 @@ def _sent(
     Raises:
         StoreLost: something is neither sent nor on disk.
     """
-    stopped, where = stop.count, settings.mlruns
+    stopped = stop.count
+    where = settings.mlruns
     arrived = shipper.drain(patience, lambda: stop.count > stopped)
     then()
     if shipper.unended:
@@ -160,7 +161,8 @@ def _compare(
     compared: dict[str, dict[str, dict[str, float]]] = {}
     baselines: dict[str, dict[str, dict[str, float]]] = {}
     for settings, data, ended in done:
-        title, market = labels.title(settings, data), data.validation[settings.market.fill]
+        title = labels.title(settings, data)
+        market = data.validation[settings.market.fill]
         compared.setdefault(title, {}).update(_rows(settings, data, ended))
         baselines[title] = {
             "flat": measures_of(data, flat(market)),
@@ -210,7 +212,8 @@ def _rows(
 
     That is the interquartile mean; of fewer than four it is the mean, and called so.
     """
-    rows, lasts = {}, []
+    rows = {}
+    lasts = []
     for seed, versions in enumerate(ended, start=settings.seed):
         for which, each in (("best", versions.best), ("last", versions.last)):
             if each is None:

@@ -78,7 +78,8 @@ def main() -> None:
             bars.table.write_parquet(
                 HERE / f"{name}.parquet", compression="zstd", compression_level=19
             )
-        first, last = bars.table["time"].first(), bars.table["time"].last()
+        first = bars.table["time"].first()
+        last = bars.table["time"].last()
         print(f"{name}: {len(bars)} bars, {first!s} to {last!s}, content {bars.content_hash}")
 
 

@@ -1,4 +1,4 @@
-"""What can be counted of the house: arrows between its files, circles, long constructors, packed lines."""
+"""What can be counted of the house: arrows, circles, long constructors, packed lines."""
 
 import ast
 from collections.abc import Iterator

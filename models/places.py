@@ -12,6 +12,7 @@ DATABASE = "mlflow.db"
 SIGNATURE = b"SQLite format 3\0"
 # What a path may not hold: in the address of a database it means something else.
 NEVER = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # how an address begins, and no folder
 
 
 class BadPlace(ValueError):
@@ -24,6 +25,10 @@ def address_of(folder: Path) -> str:
     Raises:
         BadPlace: its path cannot be written as one.
     """
+    if ELSEWHERE.match(str(folder)):
+        raise BadPlace(
+            f"mlruns {folder}: this is an address, and not a folder; a server is named by --tracking-uri"
+        )
     try:
         path = folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:

@@ -199,6 +199,21 @@ def test_make_ui_does_not_show_somebody_elses_server() -> None:
         server.communicate()
 
 
+@pytest.mark.parametrize("address", ["http://host:5000", "postgresql://host/db", "s3://bucket/x"])
+@pytest.mark.parametrize("command", [["train", *TABULAR], ["models", "list"]])
+def test_an_address_is_no_folder(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    address: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, err = said(capsys, *command, "--mlruns", address, code=2)
+    assert "this is an address, and not a folder; a server is named by --tracking-uri" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_address_is_absolute() -> None:
     assert address_of(Path("/a b/c")) == "sqlite:////a b/c/mlflow.db"
     require_database(Path("/nowhere"))

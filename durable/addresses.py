@@ -15,10 +15,11 @@ WHOLE = re.compile(
     r"(?P<flag>--[\w.-]+=)?\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,24}://)(?P<rest>[^\s'\"]*)\s*"
 )
 BUCKET = re.compile(r"([^:/?#@]+):(.+?)@([A-Za-z0-9][A-Za-z0-9.-]*(?:/.*)?)")
-# Credentials in a text: a name and a password that is no port, a token, parameters of a query.
+# Credentials in a text: a name and a password that is no port, a token, parameters of a query. An address
+# that was taken for a path has lost one of its slashes.
 HELD = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.-]{0,24}://)[^\s/?#@:'\"]*:(?!\d+(?:[/?#\s'\"]|$))[^\s'\"]*@"
-    r"|((?i:https?|s3|postgresql(?:\+\w+)?|mysql(?:\+\w+)?)://)[^\s/?#@:'\"]+@"
+    r"([A-Za-z][A-Za-z0-9+.-]{0,24}:/{1,2})[^\s/?#@:'\"]*:(?!\d+(?:[/?#\s'\"]|$))[^\s'\"]*@"
+    r"|((?i:https?|s3|postgresql(?:\+\w+)?|mysql(?:\+\w+)?):/{1,2})[^\s/?#@:'\"]+@"
 )
 NAMED = re.compile(
     r"([?&](?:user|password|sslpassword|token|secret|key)=)[^&\s'\"]+", re.IGNORECASE
@@ -115,7 +116,7 @@ def take_from_environment() -> None:
 
 def hidden(text: str) -> str:
     """Text with the credentials of whatever addresses are in it left out."""
-    if "://" not in text:
+    if ":/" not in text:
         return text
     return NAMED.sub(r"\1…", HELD.sub(r"\1\2", text))
 

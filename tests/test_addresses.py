@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -151,6 +151,9 @@ def test_what_is_printed_has_none_either() -> None:
     assert hidden("a POSTGRESQL://SSS@h b") == "a POSTGRESQL://h b"
     assert hidden("postgresql://h/db?user=u&password=SSS") == "postgresql://h/db?user=…&password=…"
     assert hidden("http://h:5000/a@b") == "http://h:5000/a@b"
+    assert hidden("http:/u:SSS@h/x: no desk") == "http:/h/x: no desk"  # as a path
+    assert hidden("http:/SSS@h: no desk") == "http:/h: no desk"
+    assert hidden("/a/b:c@d and C:/x@y") == "/a/b:c@d and C:/x@y"
     file = StringIO()
     Terminal(file=file, width=40).print("why: postgresql://alice:S3CRET-and-very-very-long@host/db")
     table = Table("a")
@@ -193,6 +196,14 @@ ADDRESSES = [
 ]
 
 
+def code_of(command: Callable[[], int]) -> object:
+    """How a command ends, whether it returns or leaves."""
+    try:
+        return command()
+    except SystemExit as left:
+        return left.code
+
+
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_no_command_prints_or_stores_a_key_of_its_server(
     tmp_path: Path, address: str, bundle: Path, capfd: pytest.CaptureFixture[str]
@@ -209,11 +220,40 @@ def test_no_command_prints_or_stores_a_key_of_its_server(
         ["paper", NAME, "--bars", WALK, "--tracking-uri", uri, "--desk", desk],
         ["tracking", "sync", "--mlruns", mlruns, "--tracking-uri", uri],
         ["runs", "list"],
+        ["runs", "compare", uri, "b", "--tracking-uri", uri],
+        ["runs", "best", "eval/validation/net_return", "--tracking-uri", uri],
+        ["models", "promote", NAME, "1", "--reason", uri, "--tracking-uri", uri],
+        ["models", "rollback", NAME, "--reason", uri, "--tracking-uri", uri],
+        ["models", "show", uri],
+        ["models", "verify", uri, "1", "--tracking-uri", uri],
+        ["train", "--preset", uri],
+        ["train", "--bars", uri],
+        ["train", "--resume", uri],
+        ["train", "--mlruns", uri],
+        ["train", f"--{uri}"],
+        ["train", "--seed", uri],
+        ["evaluate", uri],
+        ["evaluate", NAME, "--bars", uri],
+        ["evaluate", NAME, "--mlruns", uri],
+        ["backtest", str(bundle), "--bars", uri],
+        ["paper", str(bundle), "--events", uri],
+        ["paper", uri, "--bars", WALK],
+        ["paper", str(bundle), "--bars", WALK, "--limits.max-drawdown", uri],
+        ["data", "check", uri],
+        ["data", "convert", uri, "--every", "1m", "--out", str(tmp_path / "bars")],
+        ["data", "event-log-to-csv", uri],
+        ["tracking", "status", "--mlruns", uri],
+        ["tracking", "move", uri, str(tmp_path / "elsewhere")],
+        ["tracking", "scrub", "--mlruns", uri],
+        ["kill", "--desk", uri, "--reason", uri],
+        ["resume", "--desk", uri, "--reason", uri],
+        [uri],
     ):
         with monkeypatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", uri)
             patch.setattr(sys, "argv", ["qdesk", *command])
-            assert qdesk.main() in (0, 1, 2)
+            patch.chdir(tmp_path)
+            assert code_of(qdesk.main) in (0, 1, 2)
         said = "".join(capfd.readouterr())
         assert "planted" not in said, said
     assert planted(tmp_path) == []

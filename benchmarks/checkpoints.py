@@ -34,9 +34,9 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
 
     from training.data import TrainingData
     from training.session import Session
-    from training.shipper import Shipper
     from training.sources import load_settings
-    from training.store import Store
+    from training.tracking.store import Store
+    from training.tracking.uploader import Shipper
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--preset", preset, "--replay.capacity", str(STORED), "--steps", str(10**8)]

@@ -20,10 +20,10 @@ from typing import Any
 import polars as pl
 
 from benchmarks.record import machine, save
-from market.convert import convert
-from market.event_files import BLOCK_BYTES, text_chunks
-from market.event_forms import JsonLines
-from market.synthetic_events import write_event_log
+from market.events.convert import convert
+from market.events.files import BLOCK_BYTES, text_chunks
+from market.events.formats import JsonLines
+from market.events.synthetic import write_event_log
 
 LOGS = {
     "trades and quotes": {"trade": 0.5, "quote": 0.5},
@@ -50,7 +50,7 @@ def make_bars(log: Path, out: Path) -> float:
 
 def peak_memory(log: Path, out: Path) -> float:
     """Peak resident memory in MB of a process that converts a file."""
-    code = "import sys; from pathlib import Path; from market.convert import convert; "
+    code = "import sys; from pathlib import Path; from market.events.convert import convert; "
     code += "convert([Path(sys.argv[1])], '1s', Path(sys.argv[2]))"
     process = os.posix_spawn(
         sys.executable, [sys.executable, "-c", code, str(log), str(out)], os.environ

@@ -45,7 +45,7 @@ from market.source import bars_from
 from market.table import MarketTable
 from training.settings import TrainSettings
 from training.sources import load_settings
-from training.windows import train_window
+from training.walk_forward import train_window
 
 BARS = 6000
 DIVIDED = WalkForwardSettings()

@@ -26,10 +26,10 @@ from tensorboard.util.tensor_util import make_ndarray
 from benchmarks import record
 from models.sealed import TEMPORARY
 from models.store import SERVER
-from training.checkpoint import newest
-from training.journals import JOURNALS, undelivered
-from training.store import RUN
-from training.tracking import CHECKPOINTS
+from training.checkpoints.checkpoint import newest
+from training.tracking.journals import JOURNALS, undelivered
+from training.tracking.store import RUN
+from training.tracking.tracker import CHECKPOINTS
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SHORT = {"linear": 20_000, "two_layer": 20_000, "rainbow": 20_000, "tabular": 10_000}

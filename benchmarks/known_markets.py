@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.record import ALGORITHMS, RESULTS, machine, save
-from evaluation.backtest import Backtest, backtest, follow
+from evaluation.backtest import backtest, follow
+from evaluation.measures import Backtest
 from market.accounting import MarketSettings
 from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import OrnsteinUhlenbeck

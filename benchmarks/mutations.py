@@ -47,8 +47,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/n_step.py": ("targets", "replay"),
     "models/sealed.py": ("sealed", "checkpoint"),
     "models/targets.py": ("targets", "learner"),
-    "training/checkpoint.py": ("checkpoint", *(f"object_store::test_{name}" for name in UPLOADED)),
-    "training/ring.py": ("ring", "batches"),
+    "training/checkpoints/checkpoint.py": (
+        "checkpoint",
+        *(f"object_store::test_{name}" for name in UPLOADED),
+    ),
+    "training/learning/ring.py": ("ring", "batches"),
     "evaluation/gate.py": ("bounds", "gate", "gate_bounds"),
     "evaluation/ledger.py": ("ledger", "openings"),
     "evaluation/statistics.py": ("statistics", "dependence"),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from evaluation.backtest import Backtest, backtest
+from evaluation.backtest import backtest
+from evaluation.measures import Backtest
 from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings

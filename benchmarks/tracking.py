@@ -168,10 +168,10 @@ def compared(mlruns: Path, database: Path) -> tuple[int, int]:
 def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     """`qdesk train`, watched from inside."""
     import qdesk
-    from training.keeper import Keeper
-    from training.loop import TrainingLoop
-    from training.shipper import Shipper
-    from training.tracking import Tracker
+    from training.learning.loop import TrainingLoop
+    from training.tracking.tracker import Tracker
+    from training.tracking.uploader import Shipper
+    from training.versions import Keeper
 
     spent = [0.0]
     waited = [0.0]
@@ -223,10 +223,10 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
 
 def leave_out() -> None:
     """Has nothing tracked, and figures not drawn."""
-    from training.keeper import Keeper, Versions
-    from training.outbox import Outbox
-    from training.shipper import Shipper
-    from training.tensorboard import Board
+    from training.tracking.journal import Outbox
+    from training.tracking.tensorboard import Board
+    from training.tracking.uploader import Shipper
+    from training.versions import Keeper, Versions
 
     def nothing(*_: Any, **__: Any) -> Any:
         return None

@@ -28,15 +28,15 @@ from models.last_good import _Cache
 from models.manifest import Golden, Manifest, Network, Origin
 from trading.feed import Row, recorded
 from trading.journal import TOGETHER
-from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
 from trading.paper import settle_memory
 from trading.policy import SafePolicy
-from trading.quotes import quotes_of
 from trading.risk import breach, refusal
 from trading.settings import BacktestSettings, load
 from trading.startup import Model, open_desk
-from trading.venue import SimulatedVenue
+from trading.venues.nautilus import NautilusSettings, NautilusVenue, run
+from trading.venues.quotes import quotes_of
+from trading.venues.simulated import SimulatedVenue
 
 ROUNDS = 7
 STARTS = 5

@@ -105,7 +105,7 @@ def bare_loop(steps: int) -> dict[str, float]:
 def whole_training(steps: int) -> dict[str, float]:
     """`qdesk train` into a store of its own, from the moment the program is compiled."""
     import qdesk
-    from training.loop import TrainingLoop
+    from training.learning.loop import TrainingLoop
 
     began = time.perf_counter()
     compiled = []

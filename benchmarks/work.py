@@ -65,9 +65,8 @@ def build(work: dict[str, Any], parts: dict[str, Any] | None = None) -> Any:
     """
     from models.exploration import EpsilonSettings
     from models.networks import linear_q_network, two_layer_q_network
-    from training.loop import TrainingLoop
-    from training.replay_settings import ReplaySettings
-    from training.settings import LearnerSettings
+    from training.learning.loop import TrainingLoop
+    from training.learning.settings import LearnerSettings, ReplaySettings
 
     parts = parts or {}
     table = table_of(work)

@@ -29,6 +29,8 @@ NAMED = re.compile(
 class BadAddress(ValueError):
     """An address whose credentials cannot be kept apart from it. The message says what would do."""
 
+    exit_code = 2
+
 
 class Names(NamedTuple):
     """Variables of the environment that hold credentials."""

@@ -13,6 +13,8 @@ LOOK_EVERY = 0.05  # s between two attempts
 class Busy(OSError):
     """Another process has a lock. The message names the file."""
 
+    exit_code = 2
+
 
 @contextmanager
 def locked(path: Path, patience: float = 0.0) -> Iterator[None]:

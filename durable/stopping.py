@@ -44,6 +44,36 @@ def acknowledged(command: str) -> Iterator[None]:
         os.close(read)
 
 
+class Stopped(Exception):
+    """A signal was obeyed. The message says what has become of the work."""
+
+    def __init__(self, sentence: str, by: signal.Signals) -> None:
+        super().__init__(sentence)
+        self.exit_code = 128 + by
+
+
+class Terminated(BaseException):
+    """SIGTERM came. The message says what is to be added to that."""
+
+
+@contextmanager
+def terminable(said: str = "") -> Iterator[None]:
+    """Makes SIGTERM an exception, so that whoever is at work can tidy up.
+
+    Args:
+        said: added to the sentence that the command ends with.
+    """
+
+    def stop(*_: object) -> None:
+        raise Terminated(said)
+
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
 def _listen(file: int, command: str, ended: threading.Event) -> None:
     count = 0
     while numbers := os.read(file, 64):

@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from durable.settings import Settings
 from evaluation import baselines
-from evaluation.backtest import Backtest, backtest, delayed
+from evaluation.backtest import backtest, delayed
+from evaluation.measures import Backtest
 from evaluation.resizing import equity_sized, price_range, unit_misleads
 from evaluation.statistics import (
     Estimate,
@@ -69,11 +70,7 @@ class Track:
         return self.tables[self.fill]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Stress(_Model):
+class Stress(Settings):
     """The same positions under other costs and later fills."""
 
     multiple: float  # of the costs
@@ -82,7 +79,7 @@ class Stress(_Model):
     sharpes: list[float | None]
 
 
-class Findings(_Model):
+class Findings(Settings):
     """Numbers of a track. Sharpe ratios are annualised where not said otherwise."""
 
     kind: Kind

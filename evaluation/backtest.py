@@ -4,14 +4,12 @@ A policy is a *choice*: for every bar, the position it would take out of each po
 Q-values of all three are computed in one batch; what remains of time is an integer recursion.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.measures import measures_of
+from evaluation.measures import Backtest
 from market.accounting import (
     advanced,
     cost,
@@ -26,63 +24,6 @@ from market.accounting import (
     wiped_out,
 )
 from market.table import POSITIONS, MarketTable
-
-
-@dataclass(frozen=True)
-class Backtest:
-    """What holding `positions` made of an account.
-
-    The account is funded with what the full size costs at the start: the first price for one unit, else
-    1, which is N or all there is.
-
-    Attributes:
-        table: the market.
-        positions: held over each step, shape (bars - 1,).
-        exposures: the same as really held after each fill, which differs where a band has left a
-            position to drift: units, shares of N, or shares of the account.
-        traded: at each fill, likewise. A liquidation is counted in the step after it.
-        costs: paid in each step, in the account's unit.
-        net: earned less costs in each step, in the account's unit: the change of equity.
-        equity: at each bar, in the account's unit, shape (bars,).
-        ruined_at: the step in which equity fell to the floor, so that the rest of the time was spent
-            flat; None where it never did.
-    """
-
-    table: MarketTable
-    positions: NDArray[np.int8]
-    exposures: NDArray[np.float64]
-    traded: NDArray[np.float64]
-    costs: NDArray[np.float64]
-    net: NDArray[np.float64]
-    equity: NDArray[np.float64]
-    ruined_at: int | None
-
-    @property
-    def ruined(self) -> bool:
-        """Whether equity fell to the floor."""
-        return self.ruined_at is not None
-
-    @property
-    def returns(self) -> NDArray[np.float64]:
-        """Net of costs, as a share of the equity before each step, shape (bars - 1,)."""
-        return self.net / np.maximum(self.equity[:-1], 1e-12)
-
-    def returns_from(self, starts: Sequence[int]) -> NDArray[np.float64]:
-        """Net returns of the stretches that begin at these steps, each until the next one begins.
-
-        Shares of what the full size was worth at a stretch's start: of its first price, of N, or of the
-        account.
-        """
-        rows = np.asarray(starts)
-        earnings = np.add.reduceat(self.net, rows)
-        equity_sized = self.table.settings.sizing == "equity"
-        worth = self.equity[rows] if equity_sized else self.table.terms.price[rows]
-        return np.asarray(earnings / worth)
-
-    @cached_property
-    def measures(self) -> dict[str, float]:
-        """The figures of a run by name; see `measures_of`."""
-        return measures_of(self)
 
 
 def greedy_choice(

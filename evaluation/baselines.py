@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.backtest import Backtest, backtest
+from evaluation.backtest import backtest
+from evaluation.measures import Backtest
 from market.table import MarketTable
 
 LOOKBACK = 24  # bars that momentum and mean reversion look back on

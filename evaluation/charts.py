@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from evaluation.assessment import MULTIPLES, Assessment, Findings
-from evaluation.backtest import Backtest
 from evaluation.figures import AGENT, BAD, HOLD, draw_positions, draw_q_values, rows_shown
+from evaluation.measures import Backtest
 from models.bundle import Bundle
 
 STYLE: Any = {

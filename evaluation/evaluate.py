@@ -18,12 +18,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from durable.settings import Settings
 from evaluation.assessment import Assessment, Findings, assess
-from evaluation.faults import BadEvaluation
+from evaluation.errors import BadEvaluation
 from evaluation.ledger import Opening, openings
 from evaluation.material import (
     Material,
@@ -58,10 +59,8 @@ RETURNS = "returns.safetensors"
 WALKED = "evaluation/walk-forward"  # tag of a version: the run of its newest walk-forward
 
 
-class Snooping(BaseModel):
+class Snooping(Settings):
     """All configurations that walked the same bars together; their typical seeds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     trials: int
     skipped: int  # whose returns could not be read
@@ -70,10 +69,8 @@ class Snooping(BaseModel):
     overfitting: float | None  # probability; None of a single trial
 
 
-class Evaluation(BaseModel):
+class Evaluation(Settings):
     """`evaluation.json`: everything that was found, and of what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["qdesk-evaluation/1"] = "qdesk-evaluation/1"
     model: str
@@ -89,7 +86,7 @@ class Evaluation(BaseModel):
     snooping: Snooping | None
     trials: Trials
     openings: list[Opening]
-    notes: list[str] = []  # on what is wanting in the data
+    notes: list[str] = Field(default_factory=list)  # on what is wanting in the data
 
 
 class Evaluated(NamedTuple):

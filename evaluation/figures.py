@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from evaluation.backtest import Backtest
+from evaluation.measures import Backtest
 from models.bundle import Bundle
 
 AGENT = "#1b6ca8"

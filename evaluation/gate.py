@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from durable.settings import Settings
 from evaluation.assessment import LEVELS, MULTIPLES, Findings
 from evaluation.statistics import Moments, deflated_sharpe, expected_best_sharpe, interquartile_mean
 from evaluation.trials import Trials
@@ -32,11 +33,11 @@ QUOTED = (
 class BadPolicy(ValueError):
     """A policy file that cannot be used. The message names the file, the condition and the fault."""
 
+    exit_code = 2
 
-class Policy(BaseModel):
+
+class Policy(Settings):
     """What a version must fulfil, in the file that `--policy` names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     confidence: float = Field(
         0.95, description=f"of the bound below, one-sided; one of {', '.join(map(str, LEVELS))}"

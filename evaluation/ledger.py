@@ -17,7 +17,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from evaluation.faults import BadEvaluation
+from evaluation.errors import BadEvaluation
 from evaluation.trials import runs_of
 from market.bars import Bars
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.assessment import Kind, Track
 from evaluation.backtest import follow, greedy_choice
 from evaluation.choosing import unchosen_note
-from evaluation.faults import BadEvaluation
+from evaluation.errors import BadEvaluation
 from evaluation.ledger import closes_of, holds
 from evaluation.walk_forward import Job, Outcome, WalkForwardSettings, Window, joined
 from market.accounting import Fill, MarketSettings

@@ -1,24 +1,81 @@
-"""The figures of a backtest, all net of costs unless they say otherwise.
+"""What a backtest leaves, and its figures, all net of costs unless they say otherwise.
 
 A ratio without a denominator (no trade, no loss, no variation) is not a number: NaN, shown as a dash,
 never zero or infinite.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from market.accounting import carried, cost, earned, growth, money
+from market.table import MarketTable
 from market.terms import times_cost
-
-if TYPE_CHECKING:
-    from evaluation.backtest import Backtest
 
 NAN = float("nan")
 
 
-def measures_of(run: "Backtest") -> dict[str, float]:
+@dataclass(frozen=True)
+class Backtest:
+    """What holding `positions` made of an account.
+
+    The account is funded with what the full size costs at the start: the first price for one unit, else
+    1, which is N or all there is.
+
+    Attributes:
+        table: the market.
+        positions: held over each step, shape (bars - 1,).
+        exposures: the same as really held after each fill, which differs where a band has left a
+            position to drift: units, shares of N, or shares of the account.
+        traded: at each fill, likewise. A liquidation is counted in the step after it.
+        costs: paid in each step, in the account's unit.
+        net: earned less costs in each step, in the account's unit: the change of equity.
+        equity: at each bar, in the account's unit, shape (bars,).
+        ruined_at: the step in which equity fell to the floor, so that the rest of the time was spent
+            flat; None where it never did.
+    """
+
+    table: MarketTable
+    positions: NDArray[np.int8]
+    exposures: NDArray[np.float64]
+    traded: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    net: NDArray[np.float64]
+    equity: NDArray[np.float64]
+    ruined_at: int | None
+
+    @property
+    def ruined(self) -> bool:
+        """Whether equity fell to the floor."""
+        return self.ruined_at is not None
+
+    @property
+    def returns(self) -> NDArray[np.float64]:
+        """Net of costs, as a share of the equity before each step, shape (bars - 1,)."""
+        return self.net / np.maximum(self.equity[:-1], 1e-12)
+
+    def returns_from(self, starts: Sequence[int]) -> NDArray[np.float64]:
+        """Net returns of the stretches that begin at these steps, each until the next one begins.
+
+        Shares of what the full size was worth at a stretch's start: of its first price, of N, or of the
+        account.
+        """
+        rows = np.asarray(starts)
+        earnings = np.add.reduceat(self.net, rows)
+        equity_sized = self.table.settings.sizing == "equity"
+        worth = self.equity[rows] if equity_sized else self.table.terms.price[rows]
+        return np.asarray(earnings / worth)
+
+    @cached_property
+    def measures(self) -> dict[str, float]:
+        """The figures of a run by name; see `measures_of`."""
+        return measures_of(self)
+
+
+def measures_of(run: Backtest) -> dict[str, float]:
     """What a backtest comes to.
 
     Returns:
@@ -77,7 +134,7 @@ def measures_of(run: "Backtest") -> dict[str, float]:
     }
 
 
-def trade_profits(run: "Backtest") -> NDArray[np.float64]:
+def trade_profits(run: Backtest) -> NDArray[np.float64]:
     """What each trade made, in the account's unit, in their order; together the change of equity.
 
     A trade lasts from taking a position to giving it up, or to the end of the data. A step in which a
@@ -86,7 +143,7 @@ def trade_profits(run: "Backtest") -> NDArray[np.float64]:
     return _trades(run)[0]
 
 
-def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _trades(run: Backtest) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     held = run.positions.astype(np.int64)
     previous = np.concatenate([[0], held[:-1]])
     opens = (held != 0) & (held != previous)
@@ -111,7 +168,7 @@ def _trades(run: "Backtest") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return profits[1:], lengths[1:].astype(np.float64)
 
 
-def _break_even(run: "Backtest", gross: float, total_cost: float) -> float:
+def _break_even(run: Backtest, gross: float, total_cost: float) -> float:
     """Times the costs at which the same positions would leave nothing."""
     if run.ruined or gross <= 0 or total_cost <= 0:
         return NAN

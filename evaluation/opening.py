@@ -6,7 +6,7 @@ from collections.abc import Callable
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from evaluation.faults import BadEvaluation
+from evaluation.errors import BadEvaluation
 from evaluation.ledger import (
     Opening,
     asking_tags,

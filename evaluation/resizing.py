@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import baselines
-from evaluation.backtest import Backtest, backtest
+from evaluation.backtest import backtest
+from evaluation.measures import Backtest
 from market.table import MarketTable
 
 MOST = 1.5  # highest close over the lowest, up to which one unit is about the same size throughout

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from durable.settings import Settings
 from evaluation.choosing import FEWEST
 from market.bars import BarsError
 from models.sealed import Damaged, seal, unseal
@@ -33,10 +34,8 @@ JOBS_A_PROCESS = 20
 LOOK_EVERY = 0.25  # s between two looks whether a stop is wanted
 
 
-class WalkForwardSettings(BaseModel):
+class WalkForwardSettings(Settings):
     """How time is divided."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     windows: int = Field(4, ge=1, le=1000, description="windows, each judged on the bars after it")
     seeds: int = Field(5, ge=1, le=1000, description="agents trained in each window")
@@ -87,6 +86,8 @@ Train = Callable[[Job], Outcome]
 
 class JobFailed(RuntimeError):
     """A job ended without an outcome, for no fault of its input. The message says why."""
+
+    exit_code = 1
 
 
 def windows(bars: int, gap: int, settings: WalkForwardSettings) -> list[Window]:

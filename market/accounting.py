@@ -39,8 +39,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from durable.settings import Settings
 from market.equity import LEAST, filled, short, until_fill
 from market.terms import AnyTerms, EquityTerms, NotionalTerms, Sizing, Terms, sized
 
@@ -50,10 +51,8 @@ EPISODE_BARS = 1000  # of an episode, where nothing else is asked for and there 
 Array = Any  # a NumPy array or a TensorFlow tensor: the operators below are those that both have
 
 
-class MarketSettings(BaseModel):
+class MarketSettings(Settings):
     """What trading costs, when orders fill, and when an episode ends."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheme: Scheme = Field("target", description="action = position to hold, or order to send")
     fill: Fill = Field("close", description="price at which a change of position fills")

@@ -16,9 +16,10 @@ from typing import NamedTuple, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from durable.replacing import require_whole
+from durable.settings import Settings
 from market.calendar import Calendar
 from market.times import parsed_times
 
@@ -34,11 +35,11 @@ MOST_CARRIED = 0.2  # share of such bars above which training and judging say so
 class BarsError(ValueError):
     """Bars that cannot be trusted. The message names the file, the row or column, and the remedy."""
 
+    exit_code = 2
 
-class SplitSettings(BaseModel):
+
+class SplitSettings(Settings):
     """How bars are divided by time into training, validation and test."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     train: float = Field(0.6, gt=0, lt=1, description="share of the bars that training sees")
     validation: float = Field(0.2, gt=0, lt=1, description="share that chooses the checkpoint")

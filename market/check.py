@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from market.bars import NUMBERS, PRICES, Bars, BarsError, carried_note, path_of, read_table
 from market.calendar import DAY, WEEK, Calendar
-from market.check_events import check_events
 from market.closures import HOLE, OVERNIGHT, SELDOM, SHORT, WEEKEND, WHOLE, gaps_of
-from market.event_files import BLOCK_BYTES
-from market.events import time_of
+from market.events.check import check_events
+from market.events.files import BLOCK_BYTES
+from market.events.schema import time_of
 from market.findings import EXAMPLES, OUTLIER, ROBUST, Finding, Report, length
 from market.source import SYNTHETIC, bars_from
 from market.times import parsed_times

@@ -16,8 +16,9 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from durable.settings import Settings
 from market.bars import NUMBERS, PRICES, QUOTES, Bars, BarsError
 from market.feature_kinds import Column, Columns, Feature, feature_names, log_return
 
@@ -34,10 +35,8 @@ def split_commas(value: object) -> object:
     )
 
 
-class FeatureSettings(BaseModel):
+class FeatureSettings(Settings):
     """Which features a state holds, in this order, before position and bias."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     names: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
         ("price_change",),

@@ -8,16 +8,16 @@ from types import ModuleType
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from durable.settings import Settings
 
 EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
 Array = Any  # a number, a NumPy array, or a TensorFlow tensor
 
 
-class EpsilonSettings(BaseModel):
+class EpsilonSettings(Settings):
     """Exploration: the share of random actions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schedule: Literal["exponential", "linear"] = Field(
         "exponential", description="max(min, start * decay^k), or linear from start to min"

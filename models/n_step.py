@@ -1,6 +1,7 @@
 """n-step returns in plain operators: NumPy arrays and tensors alike.
 
-Host replay (`training/replay.py`) and compiled replay (`market/simulator.py`) share this definition.
+Host replay (`training/learning/replay.py`) and compiled replay (`market/simulator.py`) share this
+definition.
 """
 
 from collections.abc import Sequence

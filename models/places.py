@@ -18,6 +18,8 @@ ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # how an address begins, a
 class BadPlace(ValueError):
     """A folder that cannot be used for tracking data. The message names it and the reason."""
 
+    exit_code = 2
+
 
 def address_of(folder: Path) -> str:
     """The address of the database in a folder, as MLflow wants it.

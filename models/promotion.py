@@ -61,6 +61,8 @@ class GateSaidNo(Exception):
         conditions: all of them.
     """
 
+    exit_code = 4
+
     def __init__(self, version: str, conditions: Sequence[Condition]) -> None:
         failed = sum(not condition.passed for condition in conditions)
         super().__init__(

@@ -26,9 +26,13 @@ RECORD = "promotion/"
 class NoVersion(ValueError):
     """There is no such model, version or alias. The message names it and what there is."""
 
+    exit_code = 2
+
 
 class NoReason(ValueError):
     """A champion is not moved without a reason."""
+
+    exit_code = 2
 
 
 class Promotion(NamedTuple):

@@ -33,6 +33,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class Damaged(ValueError):
     """A folder is not what was sealed. The message names folder, file and fault."""
 
+    exit_code = 2
+
 
 class NotFinite(ValueError):
     """Arrays hold numbers that are not finite, and are not worth keeping. The message names one."""

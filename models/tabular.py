@@ -21,6 +21,8 @@ Algorithm = Literal["q_learning", "expected_sarsa", "double_q_learning"]
 class TooManyCells(ValueError):
     """A table would not fit. The message says how many cells it would have, and of what."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Discretiser:

@@ -23,7 +23,7 @@ from trading.orders import Venue
 from trading.policy import PolicySettings, SafePolicy
 from trading.risk import Limits
 from trading.sizing import DeskSettings
-from trading.venue import SimulatedVenue
+from trading.venues.simulated import SimulatedVenue
 
 OFF = Limits(
     max_order_quantity=None,

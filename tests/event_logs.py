@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 from hypothesis import strategies as st
 
-from market.convert import convert
-from market.synthetic_events import START_NS
+from market.events.convert import convert
+from market.events.synthetic import START_NS
 
 Event = dict[str, Any]
 SECOND = 10**9  # in nanoseconds

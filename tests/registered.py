@@ -12,7 +12,7 @@ from models.promotion_records import Promotion, resolve
 from models.registry import model_id_of, register
 from tests.stores import fresh
 from tests.test_bundle import bundle_of
-from training.store import Store
+from training.tracking.store import Store
 
 NAME = "qdesk-linear"
 

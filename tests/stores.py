@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mlflow
 
-from training.store import Store
+from training.tracking.store import Store
 
 _folder = tempfile.TemporaryDirectory()  # for as long as this process
 

@@ -21,7 +21,7 @@ from tests.stores import fresh
 from tests.test_paper import WALK, bundle
 from tests.test_shipper import TABULAR
 from tests.test_trading_commands import said
-from training.checkpoint_settings import CheckpointSettings
+from training.checkpoints.settings import CheckpointSettings
 
 __all__ = ["bundle"]  # a fixture
 

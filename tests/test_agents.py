@@ -24,7 +24,7 @@ from tests.test_train import client_of, runs_of
 from training.data import TrainingData
 from training.learn import validate
 from training.sources import load_settings
-from training.store import RUN
+from training.tracking.store import RUN
 
 STEPS = 2000
 SEEDS = (5, 6, 7)
@@ -54,8 +54,8 @@ def trained(arguments: str, store: Path, without: tuple[str, ...] = ()) -> str:
             kept.unlink(missing_ok=True)
         elif not kept.exists():
             kept.symlink_to(entry)
-    root = Path(qdesk.__file__).parent
-    command = [sys.executable, "-S", root / "qdesk.py", "train", *arguments.split()]
+    root = Path(qdesk.__file__).parents[1]
+    command = [sys.executable, "-S", "-m", "qdesk", "train", *arguments.split()]
     counts = ["--steps", str(STEPS), "--seed", str(SEEDS[0]), "--seeds", str(len(SEEDS))]
     run = subprocess.run(
         [*map(str, command), *counts, "--mlruns", str(store)],

@@ -12,9 +12,9 @@ from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.simulator import Simulator
 from market.table import MarketTable
-from training.batches import of_all_actions, sampled
-from training.replay_settings import ReplaySettings
-from training.ring import Ring
+from training.learning.batches import of_all_actions, sampled
+from training.learning.ring import Ring
+from training.learning.settings import ReplaySettings
 
 GAMMA, SCALE = 0.9, 0.5
 COSTLY: dict[str, Any] = {"fee_rate": 0.002, "borrow_rate": 0.001, "risk_aversion": 0.2}

@@ -16,7 +16,7 @@ from tests.registered import uri_of
 from tests.stores import fresh
 from tests.test_bundle import bundle_of
 from tests.trained import Trained
-from training.store import Store
+from training.tracking.store import Store
 
 SEEDS = count(1)
 

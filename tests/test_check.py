@@ -11,10 +11,10 @@ import pytest
 
 from market.bars import BarsError
 from market.check import check
-from market.convert import convert
+from market.events.convert import convert
+from market.events.synthetic import FAULTS, START_NS, write_event_log
 from market.findings import Finding, Report
 from market.synthetic import RandomWalk
-from market.synthetic_events import FAULTS, START_NS, write_event_log
 from tests.sessions import bars_at, session_times
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from durable.errors import InUse
 from models.sealed import TEMPORARY, seal
-from training.checkpoint import (
+from training.checkpoints.checkpoint import (
     STATE,
     STOP_SECONDS,
     UPLOAD_SECONDS,
@@ -22,9 +23,9 @@ from training.checkpoint import (
     newest,
     steps_in,
 )
-from training.checkpoint_settings import CheckpointSettings
-from training.faults import CheckpointError, InUse, NoCheckpoint
-from training.object_store import Bucket, Uploads
+from training.checkpoints.errors import CheckpointError, NoCheckpoint
+from training.checkpoints.object_store import Bucket, Uploads
+from training.checkpoints.settings import CheckpointSettings
 from training.resume import find
 
 RUN = "0123456789abcdef"
@@ -137,7 +138,7 @@ def test_one_that_was_killed_just_now_gets_a_moment_to_be_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("training.checkpoint.time.sleep", pauses.append)
+    monkeypatch.setattr("training.checkpoints.checkpoint.time.sleep", pauses.append)
     with checkpoints_of(tmp_path / RUN), pytest.raises(InUse):
         RunLock(tmp_path / RUN)
     assert pauses == [0.1, 0.1]
@@ -343,7 +344,7 @@ def test_a_lock_that_is_closed_twice_closes_nothing_else(
 ) -> None:
     lock = RunLock(tmp_path / RUN)
     lock.close()
-    monkeypatch.setattr("training.checkpoint.os.close", pytest.fail)
+    monkeypatch.setattr("training.checkpoints.checkpoint.os.close", pytest.fail)
     lock.close()
 
 

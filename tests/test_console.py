@@ -12,7 +12,7 @@ import pytest
 
 import qdesk
 from market.bars import load_bars
-from market.synthetic_events import write_event_log
+from market.events.synthetic import write_event_log
 
 
 def run(*arguments: object) -> int:
@@ -97,7 +97,7 @@ def test_a_signal_leaves_nothing_half_written(
     log = tmp_path / "log.jsonl"
     os.mkfifo(log)
     process = subprocess.Popen(
-        [sys.executable, qdesk.__file__, "data", "convert", log, "--out", tmp_path / "out.csv"],
+        [sys.executable, "-m", "qdesk", "data", "convert", log, "--out", tmp_path / "out.csv"],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from market.bars import load_bars
-from market.convert import convert
-from market.events import EventsError
-from market.synthetic_events import FAULTS, START_NS, write_event_log
+from market.events.convert import convert
+from market.events.schema import EventsError
+from market.events.synthetic import FAULTS, START_NS, write_event_log
 from tests.event_logs import SECOND, WHOLE, Event, logs, rejected, run, trade, written
 
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_converted_leaves_everything_as_it_was(tmp_path: Path) ->
 def test_too_many_bad_lines_end_the_reading_and_never_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("market.convert.MOST_REJECTED", 50)
+    monkeypatch.setattr("market.events.convert.MOST_REJECTED", 50)
     log = tmp_path / "log.jsonl"
     write_event_log(log, 5000, seed=1, faults={"unknown type": 0.02})
     for size in (10_000, WHOLE):

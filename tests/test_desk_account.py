@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from market.journal_bars import convert_journal
+from market.events.journal import convert_journal
 from market.synthetic import RandomWalk
 from tests.desks import bundle_for
 from tests.test_limits import DAY, QUIET, SECOND, Wish, bars, desk_of, feed

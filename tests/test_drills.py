@@ -23,7 +23,7 @@ from trading.latch import KILL, STATE, Latch
 from trading.orders import Ended, Filled, Order, Report
 from trading.policy import PolicySettings
 from trading.risk import Limits
-from trading.venue import SimulatedVenue
+from trading.venues.simulated import SimulatedVenue
 
 LIMITS = Limits(volatility_bars=3, max_volatility=0.5)
 Q = Callable[[NDArray[np.float32]], NDArray[np.float32]]

@@ -22,7 +22,7 @@ from market.source import bars_from
 from models.promotion_records import champion, history
 from tests.registered import uri_of
 from tests.trained import Trained
-from training.windows import train_window
+from training.walk_forward import train_window
 
 NAME = "qdesk-tabular"
 EDGE, NOISE = (
@@ -52,7 +52,7 @@ class Desk:
 
     def train(self, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("training.labels.code_version", lambda: self.code)
+            patch.setattr("training.describe.code_version", lambda: self.code)
             Trained(self.folder)(
                 *TABLE, "--market.episode-bars", "300", "--market.fee-rate", "0.003", *arguments
             )
@@ -60,7 +60,7 @@ class Desk:
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["qdesk", *arguments, "--mlruns", str(self.mlruns)])
-            patch.setattr("training.origin.code_version", lambda: self.code)
+            patch.setattr("training.tracking.origin.code_version", lambda: self.code)
             code = qdesk.main()
         said = self._capsys.readouterr()
         return code, said.out, said.err
@@ -276,7 +276,7 @@ def test_a_stopped_walk_forward_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPa
         return train_window(job)
 
     quick = [*QUICK, "--seeds", "2", "--windows", "3"]
-    monkeypatch.setattr("training.windows.train_window", counted)
+    monkeypatch.setattr("qdesk.evaluate.train_window", counted)
     assert desk("evaluate", NAME, *quick)[0] == 130
     first = done[:3]
     done.clear()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from market.bars import Bars
-from market.convert import convert
-from market.events import EventsError
-from market.synthetic_events import START_NS
+from market.events.convert import convert
+from market.events.schema import EventsError
+from market.events.synthetic import START_NS
 from tests.event_logs import SECOND, Event, logs, quote, run, trade, written
 from trading.feed import Rejections, arriving
 
@@ -142,7 +142,7 @@ def test_bars_equal_a_brute_force_oracle(
     text = f"{amount // SECOND}s" if by == "time" else f"{amount:g} {by}"
     expected = oracle(events, every, empty, max(int(carry_seconds * SECOND // amount), 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("market.event_bars.CARRY_SECONDS", carry_seconds)
+        patch.setattr("market.events.aggregate.CARRY_SECONDS", carry_seconds)
         if not expected:
             with pytest.raises(EventsError, match="there are no trades in these events"):
                 convert([log], text, out, empty=empty, block_bytes=block_bytes)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def test_a_pause_is_no_clock_jump(tmp_path: Path) -> None:
 def test_gaps_are_filled_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [trade(n * n * SECOND, 10 + n) for n in range(12)] + [quote(200 * SECOND, 9, 11)]
     whole = run(tmp_path, events)
-    monkeypatch.setattr("market.event_bars.SLICE", 3)
+    monkeypatch.setattr("market.events.aggregate.SLICE", 3)
     assert_frame_equal(run(tmp_path, events), whole, check_exact=True)
     assert len(whole) == 201
 

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from market.bars import load_bars
-from market.convert import convert
-from market.event_files import event_blocks
-from market.events import KINDS, EventsError
-from market.synthetic_events import START_NS
+from market.events.convert import convert
+from market.events.files import event_blocks
+from market.events.schema import KINDS, EventsError
+from market.events.synthetic import START_NS
 from tests.event_logs import SECOND, WHOLE, quote, rejected, run, trade, written
 
 

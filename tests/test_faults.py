@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from durable.replacing import PREFIX, Renaming, mend, rename_all, require_whole, workplace
-from market.convert import convert
-from market.events import EventsError
+from market.events.convert import convert
+from market.events.schema import EventsError
 from models.sealed import seal, tidy, unseal
 from tests.stores import fresh
 from tests.support.faults import CALLS, MOST, failing, files_of, kill, killed
 from trading.journal import Journal, JournalError, JournalLost, records
 from trading.latch import Latch
-from training.faults import StoreMoved
-from training.outbox import POINTS, Outbox
-from training.relocation import move
+from training.tracking.errors import StoreMoved
+from training.tracking.journal import POINTS, Outbox
+from training.tracking.relocation import move
 
 Step = Callable[[Path], None]
 
@@ -288,7 +288,7 @@ def test_a_store_is_moved_wholly_or_not_at_all(
         counting = steps_of(number, kill if fatal else refuse)
         with monkeypatch.context() as patch:
             patch.setattr(
-                "training.relocation.sqlite3.connect",
+                "training.tracking.relocation.sqlite3.connect",
                 lambda *a, **m: connect(*a, **m, factory=counting),  # noqa: B023
             )
             if fatal:

@@ -18,12 +18,12 @@ from tests.registered import uri_of
 from tests.sessions import bars_at, session_times
 from tests.test_evaluate import Desk, newest_run
 from tests.trained import Trained, runs_of
+from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
-from training.faults import NoCheckpoint
 from training.resume import require_same_data, resumed
 from training.settings import TrainSettings
 from training.sources import load_settings
-from training.windows import train_window
+from training.walk_forward import train_window
 
 NAME = "qdesk-tabular"
 

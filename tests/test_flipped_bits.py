@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from market.events import EventsError
-from market.journal_bars import convert_journal
+from market.events.journal import convert_journal
+from market.events.schema import EventsError
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
 from models.networks import linear_q_network
@@ -17,9 +17,9 @@ from tests.test_bundle import bundle_of
 from tests.test_outbox import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
-from training.checkpoint import STATE, Checkpoint
-from training.journals import head_of, undelivered
-from training.outbox import DELIVERED, JOURNAL, POINTS, Outbox
+from training.checkpoints.checkpoint import STATE, Checkpoint
+from training.tracking.journal import DELIVERED, JOURNAL, POINTS, Outbox
+from training.tracking.journals import head_of, undelivered
 
 FLIPS = 1000
 

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.kills import QDESK, client_of, fingerprint, training
 from tests.trained import MARKET, SMALL, Trained, runs_of
-from training.checkpoint import newest
-from training.faults import NoCheckpoint
-from training.store import RUN
-from training.tracking import CHECKPOINTS
+from training.checkpoints.checkpoint import newest
+from training.checkpoints.errors import NoCheckpoint
+from training.tracking.store import RUN
+from training.tracking.tracker import CHECKPOINTS
 
 
 def test_patience_ends_a_training_for_good(trained: Trained) -> None:
@@ -52,7 +52,7 @@ def test_divergence_goes_back_once_with_half_the_rate(trained: Trained) -> None:
             weight.assign(np.full(weight.shape, np.nan))
         return run(loop, *arguments)
 
-    from training.loop import TrainingLoop
+    from training.learning.loop import TrainingLoop
 
     run = TrainingLoop.run
     with pytest.MonkeyPatch.context() as patch:
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
         return seal(folder, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.checkpoint.seal", full)
+        patch.setattr("training.checkpoints.checkpoint.seal", full)
         trained(
             *SMALL, "--steps", "1000", "--checkpoints.every", "200", "--checkpoints.keep-last", "9"
         )

@@ -15,12 +15,12 @@ from rich.table import Table
 
 import qdesk
 from durable.terminal import Terminal, one_line, plain
-from market.convert import convert
-from market.events import LONGEST_NAME, EventsError
+from market.events.convert import convert
+from market.events.schema import LONGEST_NAME, EventsError
+from qdesk.runs import guarded
 from tests.registered import NAME
 from tests.test_trading_commands import said
 from trading.feed import Rejections, arriving
-from training.runs_console import guarded
 
 HOSTILE = "\x1b]0;title\x07\x1b[2Jred\x9b31m[bold]x[/bold][/red]\u202egnp.exe"
 SHOWN = "\\x1b]0;title\\x07\\x1b[2Jred\\x9b31m[bold]x[/bold][/red]\\u202egnp.exe"

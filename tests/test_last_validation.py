@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from evaluation.trials import last_validation, trials_on
 from tests.stores import fresh
-from training.store import Store
+from training.tracking.store import Store
 
 TRADED = {"net_return": 0.1, "trades": 12.0, "ruined": 0.0}
 NEVER = {"net_return": 0.0, "trades": 0.0, "ruined": 0.0}

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.faults import disk_ends_at
 from trading.book import RiskState
+from trading.journal import JournalLost
 from trading.latch import KILL, LATEST, LONGEST, ROOM, STATE, Latch, Latched
 
 
@@ -204,3 +205,36 @@ def test_a_running_desk_sees_every_change(tmp_path: Path) -> None:
     (tmp_path / KILL).unlink()
     assert latch.changed()
     assert not latch.changed()
+
+
+def test_the_first_byte_is_written_too(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    latch.reserve("ACTIVE", "")
+    content = (tmp_path / STATE).read_bytes()
+    (tmp_path / STATE).write_bytes(b"\0" + content[1:])
+    latch.hold("HALTED", "a drill")
+    assert latch.read() == Latched("HALTED", "a drill", False, latched_at(tmp_path))
+
+
+def latched_at(folder: Path) -> int:
+    return int(json.loads((folder / STATE).read_bytes())["time"])
+
+
+def test_the_switch_counts_as_a_person_of_all_times(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    (tmp_path / KILL).touch()
+    assert latch.read() == Latched("HALTED", "kill switch: no reason given", True, 0)
+    (tmp_path / KILL).unlink()
+    (tmp_path / KILL).mkdir()  # it cannot be read
+    assert latch.read() == Latched("HALTED", "kill switch", True, 0)
+
+
+def test_where_nothing_was_latched_nothing_was_lost(tmp_path: Path) -> None:
+    assert Latch(tmp_path).lost() is None
+
+
+def test_a_folder_that_is_gone_is_a_lost_journal(tmp_path: Path) -> None:
+    latch = Latch(tmp_path / "desk")
+    (tmp_path / "desk").rmdir()
+    with pytest.raises(JournalLost, match=r"desk: No such file or directory$"):
+        latch.changed()

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
-from training.batches import Transition
-from training.learner import Learner, Noise
-from training.settings import LearnerSettings
+from training.learning.batches import Transition
+from training.learning.learner import Learner, Noise
+from training.learning.settings import LearnerSettings
 
 Numbers = NDArray[np.floating]
 

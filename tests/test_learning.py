@@ -14,8 +14,8 @@ from market.synthetic import RandomWalk
 from market.table import MarketTable
 from models.networks import q_values_of
 from training.build import build_agents
-from training.learner import Learner
-from training.loop import TrainingLoop
+from training.learning.learner import Learner
+from training.learning.loop import TrainingLoop
 from training.sources import load_settings
 
 

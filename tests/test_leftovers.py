@@ -12,19 +12,19 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from training import shipper as shipping
-from training.labels import About
-from training.shipper import Shipper, send_what_was_left
-from training.store import Store
-from training.tracking import Tracker, new_run, open_journal
+from training.tracking import uploader as shipping
+from training.tracking.about import About
+from training.tracking.store import Store
+from training.tracking.tracker import Tracker, new_run, open_journal
+from training.tracking.uploader import Shipper, send_what_was_left
 
 BEGUN_AND_KILLED = """
 import os, sys
 from pathlib import Path
-from training.labels import About
-from training.shipper import Shipper
-from training.store import Store
-from training.tracking import Tracker, open_journal
+from training.tracking.about import About
+from training.tracking.uploader import Shipper
+from training.tracking.store import Store
+from training.tracking.tracker import Tracker, open_journal
 store = Store(Path(sys.argv[1]))
 with Shipper() as shipper:
     tracker = Tracker(

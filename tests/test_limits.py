@@ -20,7 +20,7 @@ from trading.orders import Ended, Filled, Order, Report, Unreachable
 from trading.policy import PolicySettings
 from trading.risk import Limits
 from trading.sizing import DeskSettings
-from trading.venue import SimulatedVenue
+from trading.venues.simulated import SimulatedVenue
 
 SECOND = 10**9
 DAY = 86_400 * SECOND

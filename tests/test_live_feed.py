@@ -11,16 +11,16 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from market.convert import convert
-from market.event_order import REMEMBERED
-from market.events import EventsError
+from market.events.convert import convert
+from market.events.order import REMEMBERED
+from market.events.schema import EventsError
 from market.synthetic import RandomWalk
 from tests.desks import OFF, bundle_for, desk_at
 from trading.desk import Desk
 from trading.feed import Rejections, Row, arriving
 from trading.journal import records
 from trading.risk import Limits
-from trading.venue import SimulatedVenue
+from trading.venues.simulated import SimulatedVenue
 
 SECOND = 10**9
 NOW = 1_700_000_040 * SECOND  # a whole minute

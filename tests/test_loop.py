@@ -20,12 +20,11 @@ from models.exploration import EpsilonSettings
 from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
 from tests.conftest import bars_of
-from training.agent import Diverged, Window
-from training.learner import Learner
-from training.loop import TrainingLoop
-from training.replay_settings import ReplaySettings
-from training.ring import Ring
-from training.settings import LearnerSettings
+from training.learning.agent import Diverged, Window
+from training.learning.learner import Learner
+from training.learning.loop import TrainingLoop
+from training.learning.ring import Ring
+from training.learning.settings import LearnerSettings, ReplaySettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
 SMALL = LearnerSettings(batch=16, target_every=37)

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from market.bars import Bars
 from tests.test_loop import loop_of
-from training.learner import Learner
-from training.ring import Ring
+from training.learning.learner import Learner
+from training.learning.ring import Ring
 
 
 def test_priorities_are_the_td_errors_that_the_learner_found(walk: Bars) -> None:

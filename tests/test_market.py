@@ -26,7 +26,7 @@ from tests.accounts import keep
 from tests.conftest import bars_of
 from tests.test_accounting import account
 from tests.test_sizing import SIZINGS
-from training.batches import sampled
+from training.learning.batches import sampled
 
 SETTINGS = {
     "plain": MarketSettings(episode_bars=20),

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.backtest import Backtest, backtest
+from evaluation.backtest import backtest
 from evaluation.baselines import buy_and_hold, flat
-from evaluation.measures import trade_profits
+from evaluation.measures import Backtest, trade_profits
 from market.accounting import MarketSettings
 from market.bars import Bars
 from market.features import FeaturePipeline

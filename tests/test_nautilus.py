@@ -19,11 +19,11 @@ from tests.desks import OFF, bundle_for, desk_at, rows_of
 from tests.test_parity import BARS, MARKETS, bars_named, lively
 from trading.desk import Desk
 from trading.journal import records
-from trading.nautilus import NautilusSettings, NautilusVenue, run
 from trading.orders import Order
 from trading.policy import PolicySettings
-from trading.quotes import Quote, digits_of, quotes_of
 from trading.sizing import DeskSettings
+from trading.venues.nautilus import NautilusSettings, NautilusVenue, run
+from trading.venues.quotes import Quote, digits_of, quotes_of
 
 FREE = PolicySettings(max_feature=1e9)
 

@@ -13,12 +13,13 @@ import pytest
 import s3fs
 
 from benchmarks.kills import fingerprint, killed, training
+from durable.errors import MissingExtra
 from models.sealed import MANIFEST
 from tests.servers import KEYS, S3Server
-from training.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
-from training.checkpoint_settings import CheckpointSettings
-from training.faults import BucketError, MissingExtra, NoCheckpoint
-from training.object_store import Bucket, Uploads
+from training.checkpoints.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
+from training.checkpoints.errors import BucketError, NoCheckpoint
+from training.checkpoints.object_store import Bucket, Uploads
+from training.checkpoints.settings import CheckpointSettings
 from training.resume import scores_in
 
 QDESK = Path(sys.executable).with_name("qdesk")

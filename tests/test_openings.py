@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunData, RunInfo, RunTag
 
-from evaluation.faults import BadEvaluation
+from evaluation.errors import BadEvaluation
 from evaluation.ledger import (
     ASKED,
     CHECKSUM,
@@ -29,7 +29,7 @@ from market.bars import Bars
 from market.synthetic import RandomWalk
 from models import turns
 from tests.stores import fresh
-from training.store import Store
+from training.tracking.store import Store
 
 BEGIN = Callable[[dict[str, str]], Run]
 

@@ -9,7 +9,7 @@ from tests.desks import OFF
 from trading.book import Book
 from trading.orders import Ended, Filled, Order
 from trading.risk import breach, refusal
-from trading.venue import SimulatedVenue
+from trading.venues.simulated import SimulatedVenue
 
 SECOND = 10**9
 START = 1_600_000_000 * SECOND

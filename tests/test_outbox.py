@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from durable.errors import InUse
+from durable.growing_file import GrowingFile
 from tests.support.faults import disk_ends_at
-from training.faults import InUse
-from training.growing_file import GrowingFile
-from training.journals import head_of, journals, run_known_as, undelivered
-from training.outbox import DELIVERED, JOURNAL, POINTS, VERSION, Outbox, Unsent
+from training.tracking.journal import DELIVERED, JOURNAL, POINTS, VERSION, Outbox, Unsent
+from training.tracking.journals import head_of, journals, run_known_as, undelivered
 
 HEAD = {"name": "run", "params": {"steps": "1"}, "server": None, "adopts": False}
 
@@ -87,7 +87,7 @@ def test_a_full_disk_keeps_the_order_and_loses_nothing(
         assert [entry.kind for entry in box.waiting(9)] == ["run"]  # the file is not there yet
         assert box.unsent == Unsent(points=1, others=2, lost=2)
         assert box.unsent.lost == 2  # looking changes nothing
-    monkeypatch.setattr("training.outbox.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("training.tracking.journal.RETRY_SECONDS", 0.0)
     assert box.flush()
     assert [entry.kind for entry in box.waiting(9)] == ["run", "artifact", POINTS]
     assert box.unsent == Unsent(points=1, others=2)

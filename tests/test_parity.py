@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from evaluation.backtest import backtest, follow, greedy_choice
 from market.accounting import Fill, MarketSettings, Scheme, advanced
 from market.bars import Bars
+from market.events.journal import convert_journal
 from market.features import FeaturePipeline
 from market.gym import MarketEnv
-from market.journal_bars import convert_journal
 from market.simulator import Simulator
 from market.source import bars_from
 from market.table import MarketTable

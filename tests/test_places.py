@@ -20,7 +20,7 @@ from tests.stores import fresh
 from tests.test_paper import WALK, bundle
 from tests.test_shipper import TABULAR
 from tests.test_trading_commands import said
-from training.store import reason_of, short
+from training.tracking.store import reason_of, short
 
 __all__ = ["bundle"]  # a fixture
 ODD = "m\u00fcn 'q' \"d\" & #1 $HOME x"

@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from models.networks import q_values_of
-from training.batches import Transition
 from training.build import build_network
-from training.learner import Learner
-from training.replay import PrioritizedReplayBuffer
-from training.settings import LearnerSettings, TrainSettings
+from training.learning.batches import Transition
+from training.learning.learner import Learner
+from training.learning.replay import PrioritizedReplayBuffer
+from training.learning.settings import LearnerSettings
+from training.settings import TrainSettings
 from training.sources import load_settings, preset_names
 
 GAMMA = 0.8

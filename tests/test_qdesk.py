@@ -164,9 +164,9 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path, missing: list[str]) -
     for entry in Path(np.__file__).parents[1].iterdir():
         if not any(entry.name == name or entry.name.startswith(f"{name}-") for name in missing):
             (site / entry.name).symlink_to(entry)
-    root = Path(qdesk.__file__).parent
+    root = Path(qdesk.__file__).parents[1]
     run = subprocess.run(
-        [sys.executable, "-S", root / "qdesk.py", "train", "--mlruns", tmp_path / "mlruns"],
+        [sys.executable, "-S", "-m", "qdesk", "train", "--mlruns", tmp_path / "mlruns"],
         env={**os.environ, "PYTHONPATH": f"{site}:{root}"},
         capture_output=True,
         text=True,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from training.random_bits import below, keys_of, random_bits, uniform
+from training.learning.random_bits import below, keys_of, random_bits, uniform
 
 
 def squares(counter: int, key: int) -> int:

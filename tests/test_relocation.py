@@ -9,15 +9,15 @@ import pytest
 from mlflow import MlflowClient
 
 import qdesk
+from durable.errors import InUse
 from models.promotion import load_bundle
 from models.promotion_records import resolve
 from models.sealed import Damaged
 from tests.registered import NAME, uri_of
 from tests.stores import fresh
-from training import relocation
-from training.faults import InUse
-from training.outbox import Outbox
-from training.store import Store
+from training.tracking import relocation
+from training.tracking.journal import Outbox
+from training.tracking.store import Store
 
 
 def command(*arguments: str | Path) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.golden import GOLDEN
-from training.replay import PrioritizedReplayBuffer, ReplayBuffer
+from training.learning.replay import PrioritizedReplayBuffer, ReplayBuffer
 
 STATE, NEXT = [0.0, 1.0], [1.0, 2.0]
 

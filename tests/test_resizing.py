@@ -9,7 +9,6 @@ from rich.console import Console
 
 from benchmarks.sizing import grown_stock
 from evaluation.assessment import Assessment, Findings, Track, assess
-from evaluation.console import _equity_sized, _track
 from evaluation.gate import Facts, judge
 from evaluation.report import _track as columns_of
 from evaluation.report import _warnings, formatted, misleading
@@ -18,6 +17,7 @@ from market.accounting import Fill, MarketSettings
 from market.features import FeaturePipeline
 from market.table import MarketTable
 from market.terms import Sizing
+from qdesk.evaluate import _equity_sized, _track
 from tests.conftest import bars_of
 from tests.test_sizing import SIZINGS
 

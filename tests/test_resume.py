@@ -14,14 +14,14 @@ from durable.lines import seal
 from market.bars import load_bars
 from tests.stores import fresh
 from tests.trained import SMALL, Trained, learn_until, refused, runs_of
-from training.checkpoint import STATE, RunLock, newest
-from training.faults import NoCheckpoint
-from training.journals import JOURNALS
-from training.outbox import DELIVERED
+from training.checkpoints.checkpoint import STATE, RunLock, newest
+from training.checkpoints.errors import NoCheckpoint
 from training.resume import resumed
 from training.stop import Stop
-from training.store import RUN
-from training.tracking import CHECKPOINTS
+from training.tracking.journal import DELIVERED
+from training.tracking.journals import JOURNALS
+from training.tracking.store import RUN
+from training.tracking.tracker import CHECKPOINTS
 
 STEPS = 3000
 

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from training.replay import PrioritizedReplayBuffer, ReplayBuffer
-from training.replay_settings import PrioritySettings, ReplaySettings
-from training.ring import Ring, Sample, TensorSumTree, strata
-from training.sum_tree import SumTree
+from training.learning.replay import PrioritizedReplayBuffer, ReplayBuffer
+from training.learning.ring import Ring, Sample, TensorSumTree, strata
+from training.learning.settings import PrioritySettings, ReplaySettings
+from training.learning.sum_tree import SumTree
 
 STREAMS, ROWS, BATCH = 3, 11, 8
 

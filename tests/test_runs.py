@@ -9,11 +9,11 @@ from rich.console import Console
 
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
 from models.promotion_records import NoVersion
+from qdesk.runs import run
 from tests.stores import fresh
-from training.faults import NoRun
-from training.runs import value_of
-from training.runs_console import runs
-from training.store import RUN, Store
+from training.tracking.errors import NoRun
+from training.tracking.runs import value_of
+from training.tracking.store import RUN, Store
 
 RETURNS = {"linear": (0.1, 0.3, -0.2, 0.4), "two_layer": (0.5, 0.7)}
 
@@ -54,7 +54,7 @@ def mlruns(tmp_path: Path) -> Path:
 
 def said(mlruns: Path, *arguments: str, width: int = 200) -> str:
     file = StringIO()
-    assert runs([*arguments, "--mlruns", str(mlruns)], Console(file=file, width=width)) == 0
+    assert run([*arguments, "--mlruns", str(mlruns)], Console(file=file, width=width)) == 0
     return file.getvalue()
 
 

@@ -14,10 +14,10 @@ from tests.test_addresses import planted
 from tests.test_outbox import HEAD
 from tests.test_trading_commands import said
 from trading.journal import Journal, records
-from training.checkpoint import STATE, Checkpoint
-from training.outbox import Outbox
-from training.store import Store
-from training.tensorboard import Board
+from training.checkpoints.checkpoint import STATE, Checkpoint
+from training.tracking.journal import Outbox
+from training.tracking.store import Store
+from training.tracking.tensorboard import Board
 
 SERVER, BUCKET = "http://planted-user:planted@desk:5000", "s3://KEY:planted/a+b@bucket/x"
 

@@ -17,8 +17,8 @@ import pytest
 from benchmarks.kills import QDESK, client_of
 from tests.servers import TrackingServer
 from tests.trained import Trained, learn_until
-from training.journals import JOURNALS, undelivered
-from training.outbox import JOURNAL, POINTS, Outbox
+from training.tracking.journal import JOURNAL, POINTS, Outbox
+from training.tracking.journals import JOURNALS, undelivered
 
 TABULAR = ["--preset", "tabular", "--bars", "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=6000"]
 Row = tuple[str, int, float]

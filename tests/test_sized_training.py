@@ -22,12 +22,12 @@ from models.sealed import MANIFEST, seal, unseal
 from tests.test_loop import SMALL, window_of
 from tests.test_sizing import SIZED, SIZINGS
 from tests.trained import Trained, refused, runs_of
-from training import labels
-from training.checkpoint import STATE
+from training import describe as labels
+from training.checkpoints.checkpoint import STATE
 from training.data import TrainingData
 from training.guards import explained_q
-from training.loop import TrainingLoop
-from training.replay_settings import ReplaySettings
+from training.learning.loop import TrainingLoop
+from training.learning.settings import ReplaySettings
 from training.sources import load_settings
 
 TABLE = [

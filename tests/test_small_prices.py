@@ -13,8 +13,8 @@ from tests.desks import bundle_for
 from tests.test_trading_commands import LOOSE, said
 from trading.book import Book
 from trading.journal import records
-from trading.quotes import scale_of
 from trading.settings import BadCommand
+from trading.venues.quotes import scale_of
 
 
 @pytest.fixture

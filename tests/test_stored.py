@@ -15,8 +15,8 @@ from tests.desks import bundle_for, desk_at, rows_of
 from tests.servers import free_port
 from trading.journal import FORMAT, UNCHECKED, Journal, JournalError, records
 from trading.latch import Latch
-from training.journals import head_of, undelivered
-from training.outbox import POINTS, Outbox
+from training.tracking.journal import POINTS, Outbox
+from training.tracking.journals import head_of, undelivered
 
 STORED = Path(__file__).parent / "stored"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from training.sum_tree import LARGEST, SumTree, level_sizes
+from training.learning.sum_tree import LARGEST, SumTree, level_sizes
 
 WHOLE = st.integers(0, 1000)  # sums of these are exact in float32, so every comparison is
 ANY = st.one_of(

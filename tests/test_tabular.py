@@ -16,8 +16,8 @@ from market.terms import Sizing
 from models.exploration import EpsilonSettings
 from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
 from tests.conftest import bars_of
-from training.settings import TabularSettings
-from training.tabular import TabularAgents
+from training.learning.settings import TabularSettings
+from training.learning.tabular import TabularAgents
 
 GAMMA = 0.8
 

@@ -14,8 +14,8 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.util.tensor_util import make_ndarray
 
 from tests.support.faults import disk_ends_at
-from training.history import Point
-from training.tensorboard import Board, lay_out
+from training.tracking.history import Point
+from training.tracking.tensorboard import Board, lay_out
 
 NOW = 1_700_000_000_000
 

@@ -19,13 +19,13 @@ from models.networks import linear_q_network
 from models.registry import find_version, propose, register
 from tests.stores import fresh
 from tests.test_bundle import bundle_of
-from training.history import Point
-from training.labels import About
-from training.machine import Machine
-from training.origin import code_version
-from training.shipper import Shipper
-from training.store import RUN, Store
-from training.tracking import Tracker, new_run, open_journal
+from training.tracking.about import About
+from training.tracking.history import Point
+from training.tracking.machine import Machine
+from training.tracking.origin import code_version
+from training.tracking.store import RUN, Store
+from training.tracking.tracker import Tracker, new_run, open_journal
+from training.tracking.uploader import Shipper
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_candidate_set_by_hand_gives_way(store: Store) -> None:
 
 def test_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from training.store import Store\n"
+        "import sys; from pathlib import Path; from training.tracking.store import Store\n"
         "print(Store(Path(sys.argv[1])).experiment('shared'))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "mlruns")]

@@ -11,11 +11,11 @@ from rich.console import Console
 
 import qdesk
 from market.bars import load_bars
-from market.console import data
-from market.journal_bars import is_journal
+from market.events.journal import is_journal
+from market.events.synthetic import write_event_log
 from market.source import bars_from
 from market.synthetic import RandomWalk
-from market.synthetic_events import write_event_log
+from qdesk.data import run
 from tests.desks import bundle_for
 from tests.test_parity import bars_named
 from tests.trained import SMALL, Trained, runs_of
@@ -132,7 +132,7 @@ def test_standard_input_is_traded_and_bad_lines_are_passed_over(
     found = list(records(tmp_path / "d" / "journal.jsonl"))
     out = tmp_path / "converted.parquet"
     data_rows = [each["close"] for each in found if each["type"] == "bar"]
-    assert data(["convert", str(log), "--every", "5s", "--out", str(out)], Console(quiet=True)) == 0
+    assert run(["convert", str(log), "--every", "5s", "--out", str(out)], Console(quiet=True)) == 0
     assert data_rows == pl.read_parquet(out)["close"].to_list()
 
 

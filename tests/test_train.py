@@ -21,7 +21,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from market.bars import load_bars
 from models.registry import model_id_of
 from training.sources import load_settings
-from training.store import RUN
+from training.tracking.store import RUN
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SERIES = ("train/loss", "train/epsilon", "train/reward")

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from durable.locks import Busy
-from evaluation.faults import BadEvaluation
+from evaluation.errors import BadEvaluation
 from evaluation.ledger import asking_tags, openings, requests
 from evaluation.opening import open_bars
 from market.synthetic import RandomWalk

@@ -27,7 +27,7 @@ from evaluation.walk_forward import (
 from market.bars import BarsError
 from market.source import bars_from
 from training.sources import load_settings
-from training.windows import settings_of, train_window
+from training.walk_forward import settings_of, train_window
 
 
 @given(

@@ -8,8 +8,9 @@ a venue forgot to tell, is asked for at the next bar.
 from collections.abc import Callable
 from math import isfinite
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from durable.settings import Settings
 from trading.book import DUST, RiskState
 from trading.ledger import Ledger
 from trading.orders import Charged, Ended, Filled, Liquidated, Order, Side, Unreachable, Venue
@@ -18,10 +19,8 @@ from trading.risk import Limits, Refusal, refusal
 MOST_PARTS = 10_000  # of an order at a stop
 
 
-class ExecutionSettings(BaseModel):
+class ExecutionSettings(Settings):
     """How orders are sent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     order_timeout: float = Field(
         60.0, gt=0, description="an order that works for longer is canceled at the next bar, s"

@@ -20,11 +20,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from market.bars import CARRIED, Bars
-from market.event_bars import BarBuilder, Every
-from market.event_files import LONGEST_LINE, Block, event_blocks, text_block
-from market.event_forms import JsonLines
-from market.event_order import EventOrder
-from market.events import EventsError
+from market.events.aggregate import BarBuilder, Every
+from market.events.files import LONGEST_LINE, Block, event_blocks, text_block
+from market.events.formats import JsonLines
+from market.events.order import EventOrder
+from market.events.schema import EventsError
 
 Row = dict[str, Any]
 TICK = 0.25  # s between looks around

@@ -30,9 +30,13 @@ PATIENT = frozenset({"bar", "decision"})  # types of records that may wait for t
 class JournalError(ValueError):
     """A journal that cannot be gone on from. The message names the file, the line and the fault."""
 
+    exit_code = 2
+
 
 class JournalLost(OSError):
     """The journal can no longer be written, so that nothing may be done any more."""
+
+    exit_code = 1
 
 
 class Journal:

@@ -9,8 +9,8 @@ import numpy as np
 
 from market.bars import Bars, BarsError
 from market.calendar import WEEK
-from market.event_bars import Every
-from market.events import EventsError
+from market.events.aggregate import Every
+from market.events.schema import EventsError
 from market.source import bars_from
 from trading.feed import Rejections, Row, arriving, logged, recorded
 from trading.preflight import MarketFacts

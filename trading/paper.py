@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from market.bars import BarsError
-from market.events import EventsError
+from market.events.schema import EventsError
 from trading.desk import Desk
 from trading.feed import Rejections, Row, paced
 from trading.journal import TOGETHER, JournalLost, funding
@@ -21,16 +21,18 @@ from trading.preflight import Preflight
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
 from trading.startup import JOURNAL, Model, market_of, model_of, open_desk
 from trading.summary import Summary
-from trading.venue import SimulatedVenue
+from trading.venues.simulated import SimulatedVenue
 
 if TYPE_CHECKING:
-    from trading.nautilus import NautilusVenue
+    from trading.venues.nautilus import NautilusVenue
 
 Handler = Callable[[int, FrameType | None], None]
 
 
 class NeedsNautilus(Exception):
     """The engine is not installed."""
+
+    exit_code = 3
 
 
 class Told(NamedTuple):
@@ -212,7 +214,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
         update={"trade": settings.trade.model_copy(update={"cash": cash})}
     )
     if settings.engine == "nautilus":
-        from trading.nautilus import NautilusVenue
+        from trading.venues.nautilus import NautilusVenue
 
         venue: SimulatedVenue | NautilusVenue = NautilusVenue(market)
     else:
@@ -253,8 +255,8 @@ def _in_engine(
     rows: list[Row],
     cash: float,
 ) -> None:
-    from trading import nautilus
-    from trading.quotes import quotes_of, quotes_of_log
+    from trading.venues import nautilus
+    from trading.venues.quotes import quotes_of, quotes_of_log
 
     latency = round(settings.latency * 1e9)
     if settings.events is not None:

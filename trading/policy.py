@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from durable.settings import Settings
 from market.features import FeaturePipeline
 from models.bundle import Bundle
 from models.exploration import EpsilonSettings, epsilon
@@ -21,10 +22,8 @@ BEYOND = 3.0  # deviations past its range in training at which a feature counts 
 PER_GOLDEN = 100.0  # times the largest golden Q-value, the widest that a Q-value may be by default
 
 
-class PolicySettings(BaseModel):
+class PolicySettings(Settings):
     """What a policy may see and say."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_feature: float = Field(
         50.0,

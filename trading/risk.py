@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from math import ceil, inf, isfinite
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from durable.settings import Settings
 from trading.book import DUST, Book, RiskState
 from trading.orders import Order
 
@@ -32,13 +33,11 @@ Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Limits(BaseModel):
+class Limits(Settings):
     """What an order, a position and a day may be. `none` turns a limit off.
 
     A limit that is `auto` follows the instrument: its price, and the length of its bars.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_order_quantity: Positive | Auto | None = Field(
         "auto", description="of an order that adds, units; auto: twice the quantity traded"

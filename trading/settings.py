@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from durable.addresses import taken
+from durable.settings import Settings
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from trading.execution import ExecutionSettings
@@ -33,6 +34,8 @@ from trading.sizing import DeskSettings
 
 class BadCommand(ValueError):
     """Settings that cannot be used. The message names the setting, its value and what would be right."""
+
+    exit_code = 2
 
 
 def _rate(value: object) -> object:
@@ -57,10 +60,8 @@ Rate = Annotated[float, BeforeValidator(_rate)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
-class Costs(BaseModel):
+class Costs(Settings):
     """Fills and costs of the simulated market; what is left out is as in training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fill: Fill | None = Field(None, description="price at which orders fill")
     fee_rate: Rate | None = Field(None, ge=0, lt=1, description="0.0005, 5bp or 0.05%")

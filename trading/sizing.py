@@ -5,17 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from durable.settings import Settings
 from market.accounting import MarketSettings, unit_cost
 from market.rebalance import rebalance
 from trading.book import Book
 
 
-class DeskSettings(BaseModel):
+class DeskSettings(Settings):
     """What a desk trades."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     quantity: float = Field(
         1.0,

@@ -36,6 +36,8 @@ DAMAGED = (
 class NotPromoted(Exception):
     """No version of a model was promoted, so that none may trade. The message has the command."""
 
+    exit_code = 4
+
 
 class Model(NamedTuple):
     """What decides, and where it came from."""

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from market.table import MarketTable
-from training.agent import Agents
-from training.settings import NetworkSettings, TrainSettings
-from training.tabular import TabularAgents
+from training.learning.agent import Agents
+from training.learning.settings import NetworkSettings
+from training.learning.tabular import TabularAgents
+from training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +43,7 @@ def build_agents(settings: TrainSettings, train: MarketTable, reward_scale: floa
             reward_scale,
             settings.called,
         )
-    from training.loop import TrainingLoop
+    from training.learning.loop import TrainingLoop
 
     return TrainingLoop(
         train,

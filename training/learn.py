@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.backtest import Backtest, backtest, follow, greedy_choice
+from evaluation.backtest import backtest, follow, greedy_choice
+from evaluation.measures import Backtest
 from market.table import MarketTable
-from training.agent import Agents, Window
+from training.learning.agent import Agents, Window
 from training.settings import TrainSettings
 
 

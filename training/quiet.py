@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
-from training.faults import MissingExtra
+from durable.errors import MissingExtra
 
 CHATTER = ("WARNING: All log messages before absl", "I0000 ", "To enable the following")
+NEEDED_BY_NETWORKS = ("tensorflow", "keras")  # packages
 NEEDED = {"backend": "tensorflow", "floatx": "float32"}  # of Keras's own settings
 
 

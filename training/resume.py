@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from durable.errors import InUse
 from models.configuration import ADDED, flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
-from training.agent import State, require_fits
-from training.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, part, steps_in
-from training.checkpoint_settings import CheckpointSettings
+from training.checkpoints.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, part, steps_in
+from training.checkpoints.errors import BucketError, CheckpointError, NoCheckpoint
+from training.checkpoints.object_store import Bucket
+from training.checkpoints.settings import CheckpointSettings
 from training.data import TrainingData
-from training.faults import BucketError, CheckpointError, InUse, NoCheckpoint
-from training.journals import run_known_as
-from training.labels import identity
-from training.object_store import Bucket
+from training.describe import identity
+from training.learning.agent import State, require_fits
 from training.settings import TrainSettings
 from training.sources import load_from
+from training.tracking.journals import run_known_as
 
 AGENTS = "agents/"  # what the names of a checkpoint's arrays of learning begin with
 FORKS_KEEP = ("data_hash", "train_hash", "features_hash", "reward_scale")

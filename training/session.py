@@ -7,28 +7,28 @@ from typing import Any, Self
 import numpy as np
 from rich.console import Console
 
-from evaluation.backtest import Backtest
+from evaluation.measures import Backtest
 from models.sealed import NotFinite
-from training import console as screen
-from training import labels
-from training.agent import Diverged
+from training import describe as labels
+from training import screen
 from training.build import build_agents
-from training.checkpoint import Checkpoint, Checkpoints, RunLock, newest, part
+from training.checkpoints.checkpoint import Checkpoint, Checkpoints, RunLock, newest, part
+from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
-from training.faults import NoCheckpoint
 from training.guards import QGuard, explained_q
-from training.history import packed, unpacked
-from training.keeper import Keeper, Versions
 from training.learn import Progress, learn, validate_all
-from training.machine import Machine
-from training.origin import code_version
-from training.outbox import Outbox
+from training.learning.agent import Diverged
 from training.resume import AGENTS, Start, resuming
 from training.settings import TrainSettings
-from training.shipper import Shipper
 from training.stop import Stop
-from training.store import Store
-from training.tracking import CHECKPOINTS, Tracker, new_run, open_journal
+from training.tracking.history import packed, unpacked
+from training.tracking.journal import Outbox
+from training.tracking.machine import Machine
+from training.tracking.origin import code_version
+from training.tracking.store import Store
+from training.tracking.tracker import CHECKPOINTS, Tracker, new_run, open_journal
+from training.tracking.uploader import Shipper
+from training.versions import Keeper, Versions
 
 
 class Session:

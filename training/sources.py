@@ -25,6 +25,8 @@ PRESETS = Path(__file__).parent / "presets"
 class BadSettings(ValueError):
     """Settings that cannot be used. The message names the setting, where it came from, and why."""
 
+    exit_code = 2
+
 
 def preset_names() -> list[str]:
     """The presets that ship with the project."""

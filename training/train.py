@@ -10,19 +10,20 @@ from rich.console import Console
 
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.statistics import interquartile_mean
-from training import console as screen
-from training import labels
+from training import describe as labels
+from training import screen
+from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
-from training.faults import NoCheckpoint, StoreLost
-from training.journals import JOURNALS, head_of, heads
-from training.keeper import Versions, measures_of
 from training.resume import Start
 from training.session import Session
 from training.settings import TrainSettings
-from training.shipper import END_SECONDS, STOP_SECONDS, Shipper
 from training.stop import Stop
-from training.store import Store
-from training.tensorboard import lay_out
+from training.tracking.errors import StoreLost
+from training.tracking.journals import JOURNALS, head_of, heads
+from training.tracking.store import Store
+from training.tracking.tensorboard import lay_out
+from training.tracking.uploader import END_SECONDS, STOP_SECONDS, Shipper
+from training.versions import Versions, measures_of
 
 
 def train(

@@ -11,9 +11,7 @@ WINGS = ("training.learning", "training.tracking", "training.checkpoints")
 
 def files() -> list[Path]:
     """The files of the product, in order."""
-    single = ROOT / "qdesk.py"
-    found = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
-    return [*([single] if single.exists() else []), *found]
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""The event log: schema, files, and the bars that are made of it."""

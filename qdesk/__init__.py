@@ -1,0 +1,136 @@
+"""The door: every command of `qdesk`, what it needs, and how it ends.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 missing dependency, 4 the gate said no or nothing was ever
+promoted, 130 and 143 stopped by a signal. Errors of ours carry theirs as `exit_code`.
+"""
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A row of the registry."""
+
+    about: str
+    module: str  # is loaded when the command is asked for
+    function: str = "run"  # of it: takes arguments and a terminal, returns the exit code
+    needs: tuple[str, ...] = ()  # packages without which it cannot begin
+    listed: bool = True  # in the usage
+
+
+COMMANDS = {
+    "train": Command(
+        "train Q-networks or tables on bars, track them, register their checkpoints", "qdesk.train"
+    ),
+    "data": Command("make event logs into bars; check either", "qdesk.data"),
+    "evaluate": Command(
+        "judge a version: backtest, walk-forward, statistics, a report that can say no",
+        "qdesk.evaluate",
+        needs=("mlflow",),
+    ),
+    "runs": Command(
+        "list and compare trainings, rank them by a metric", "qdesk.runs", needs=("mlflow",)
+    ),
+    "models": Command(
+        "list, compare, verify, promote and roll back what was trained",
+        "qdesk.models",
+        needs=("mlflow",),
+    ),
+    "tracking": Command(
+        "send what a tracking server missed; mend a store that was moved",
+        "qdesk.tracking",
+        needs=("mlflow",),
+    ),
+    "paper": Command(
+        "trade a model version on paper, behind safety switch and risk engine",
+        "qdesk.trade",
+        "paper",
+    ),
+    "backtest": Command(
+        "the same over recorded bars, in NautilusTrader's engine too", "qdesk.trade", "backtest"
+    ),
+    "kill": Command("stop a desk's orders; resume sets it free", "qdesk.trade", "kill"),
+    "resume": Command(
+        "let a desk that was stopped trade again", "qdesk.trade", "resume", (), False
+    ),
+}
+STOPPING = (
+    "kill",
+    "resume",
+)  # nothing keeps a desk from being stopped, and no address in them is used
+
+
+def usage() -> str:
+    """What `qdesk --help` prints."""
+    rows = [f"  {name:<8} {each.about}" for name, each in COMMANDS.items() if each.listed]
+    return "\n".join(
+        [
+            "usage: qdesk COMMAND [OPTIONS]",
+            "",
+            "commands:",
+            *rows,
+            "",
+            "`qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version.",
+        ]
+    )
+
+
+def main() -> int:
+    """Runs a command and returns its exit code."""
+    from durable.addresses import BadAddress, take_all, take_from_environment
+
+    name, *arguments = sys.argv[1:] or ["--help"]
+    try:
+        if name not in STOPPING:
+            name, *arguments = take_all([name, *arguments])
+            take_from_environment()
+    except BadAddress as error:
+        return _fail(str(error), error.exit_code)
+    if name in COMMANDS:
+        return _run(name, arguments)
+    if name in {"-h", "--help"}:
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"qdesk {version('qdesk')}")
+        return 0
+    return _fail(f"{name} is not a command of qdesk; see `qdesk --help`", 2)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from durable.stopping import Terminated, acknowledged
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    command = COMMANDS[name]
+    missing = " ".join(package for package in command.needs if find_spec(package) is None)
+    if missing:
+        return _fail(f"qdesk {name} needs {missing}, not installed here: pip install {missing}", 3)
+    from durable.terminal import Terminal
+
+    try:
+        with acknowledged(name):
+            run = getattr(import_module(command.module), command.function)
+            code: int = run(arguments, Terminal())
+            return code
+    except KeyboardInterrupt:
+        return _fail(f"qdesk {name}: stopped by SIGINT", 130)
+    except Terminated as stop:
+        return _fail(f"qdesk {name}: stopped by SIGTERM{stop}", 143)
+    except Exception as error:
+        code = getattr(error, "exit_code", 1)
+        ours = hasattr(error, "exit_code") or isinstance(error, FloatingPointError)
+        if not ours and not isinstance(error, OSError):
+            raise
+        return _fail(str(error) if ours else f"qdesk {name}: {error}", code)
+
+
+def _fail(sentence: str, code: int) -> int:
+    from durable.addresses import hidden
+    from durable.terminal import plain
+
+    print(plain(hidden(sentence)), file=sys.stderr)
+    return code

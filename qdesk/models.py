@@ -1,0 +1,265 @@
+"""`qdesk models`: what it does and says in the terminal."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.judging import gate
+from models.bundle import Bundle
+from models.configuration import flatten
+from models.promotion import Condition, Judgement, load_bundle, promote, rollback
+from models.promotion_records import ALIASES, Promotion, history, recorded, resolve
+from models.registry import model_id_of, net_return_of
+from models.store import opened, store_arguments
+
+_UNFINISHED = {
+    False: " (under way or broken off; if so, the next promotion or rollback completes or undoes it)",
+    True: " (broken off and undone: it counts for nothing)",
+}
+
+
+def run(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk models ...` and returns its exit code.
+
+    Raises:
+        GateSaidNo: a version is not to become champion.
+        NoVersion: there is no such model, version, alias or store.
+        Damaged: a bundle cannot be trusted.
+        SystemExit: bad arguments, or `--help`.
+    """
+    options = parser().parse_args(arguments)
+    if options.command == "promote":
+        options.judge = gate(options.policy)
+    commands = {
+        "list": _list,
+        "show": _show,
+        "compare": _compare,
+        "promote": _promote,
+        "rollback": _rollback,
+        "verify": _verify,
+    }
+    with opened(options) as client:
+        commands[options.command](client, options, console)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk models`."""
+    whole = argparse.ArgumentParser(
+        prog="qdesk models", description="Registered models: what there is, and which may trade."
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, about: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, parents=[store_arguments()])
+
+    add("list", "all models, with their versions' aliases")
+    show = add("show", "a model's versions and who moved its champion, or one version")
+    show.add_argument("name", help="of the registered model, as `list` has it")
+    show.add_argument("version", nargs="?", help="a number or an alias")
+    compare = add("compare", "versions side by side: what they did, and settings that differ")
+    compare.add_argument("name", help="of the registered model, as `list` has it")
+    compare.add_argument("version", help="a number or an alias")
+    compare.add_argument("others", nargs="+", metavar="version", help="to compare it with")
+    for name, about in (
+        ("promote", "make a version the champion, the model that may trade"),
+        ("rollback", "make the previous champion the champion again"),
+    ):
+        move = add(name, about)
+        move.add_argument("name", help="of the registered model, as `list` has it")
+        if name == "promote":
+            move.add_argument("version", help="a number or an alias")
+            move.add_argument("--policy", type=Path, help="TOML file of conditions (default: all)")
+            move.add_argument("--override", metavar="REASON", help="promote what the gate refuses")
+        move.add_argument("--reason", required=True, help="why; it stands in the record")
+        move.add_argument("--by", help="who, for the record (default: user@host)")
+    verify = add("verify", "check a version's bundle: hashes, shapes, golden Q-values")
+    verify.add_argument("name", help="of the registered model, as `list` has it")
+    verify.add_argument("version", help="a number or an alias")
+    return whole
+
+
+def _list(client: MlflowClient, _: argparse.Namespace, console: Console) -> None:
+    table = _table("model", "versions", "champion", "previous", "candidate", "newest on")
+    for model in client.search_registered_models():
+        aliases: Mapping[str, Any] = model.aliases
+        named = [f"v{aliases[alias]}" if alias in aliases else "-" for alias in ALIASES]
+        if recorded(client, model.name).elsewhere is not None:
+            named[0] += " (set elsewhere)"
+        versions = _versions(client, model.name)
+        newest = versions[0].tags.get("bars", "-") if versions else "-"
+        table.add_row(model.name, str(len(versions)), *named, newest)
+    console.print(table)
+
+
+def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    moves = history(client, options.name)
+    if options.version is not None:
+        version = resolve(client, options.name, options.version)
+        _show_version(version, load_bundle(client, version), console)
+        return
+    model = client.get_registered_model(options.name)
+    table = _table("version", "alias", "net return", "bars", "algorithm", "step", "seed", "run")
+    for version in _versions(client, options.name):
+        tags = version.tags
+        known = [tags.get(name, "-") for name in ("bars", "algorithm", "step", "seed")]
+        aliases = "\n".join(_aliases_of(model, version))
+        known = [_net_return(version), *known, str(version.run_id)[:8]]
+        table.add_row(f"v{version.version}", aliases, *known)
+    console.print(table)
+    console.print("net return: on the validation bars that each version was chosen on\n")
+    elsewhere = recorded(client, options.name).elsewhere
+    if elsewhere is not None:
+        console.print(
+            f"{elsewhere}; a desk trades what the records say", highlight=False, soft_wrap=True
+        )
+    if not moves:
+        console.print("no champion yet: `qdesk models promote` makes one")
+    for move in moves:
+        before = f" in place of v{move.before}" if move.before else ""
+        console.print(
+            (
+                f"{move.when[:19]} {move.kind} v{move.version}{before} by {move.who}: {move.why}"
+                + (f" (gate {move.gate})" if move.gate else "")
+                + (_UNFINISHED[move.undone] if not move.completed else "")
+            ),
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> None:
+    grid = Table.grid(padding=(0, 2))
+    origin = bundle.manifest.origin
+    network = bundle.manifest.network
+    features = [feature["name"] for feature in origin.features["features"]]
+    size = sum(array.size for array in bundle.weights.values())
+    rows = {
+        "version": f"{version.name} v{version.version}",
+        "said of it": version.description or "",
+        "trained": f"{origin.step:,} iterations, seed {origin.seed}, run {origin.run_id}",
+        "network": f"{network.kind}, {size:,} weights",
+        "features": ", ".join(features),
+        "actions": f"scheme {origin.scheme}",
+        "data": origin.data_hash,
+        "code": origin.code_version,
+        "bundle": f"{bundle.sha256}",
+        "verified": f"hashes, shapes, {len(bundle.manifest.golden.states)} golden states",
+    }
+    for name, text in rows.items():
+        grid.add_row(name, text)
+    console.print(grid)
+
+
+def _compare(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    versions = [
+        resolve(client, options.name, which) for which in (options.version, *options.others)
+    ]
+    table = _table("", *(f"v{version.version}" for version in versions))
+    columns = [_known(client, version) for version in versions]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        cells = [column.get(name, "-") for column in columns]
+        if len(set(cells)) > 1 or name.startswith("eval/") or name in ("iterations", "net return"):
+            table.add_row(name, *cells)
+    console.print(table)
+    console.print("settings that all share are left out")
+
+
+def _known(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
+    """What a version was trained with and did, by name."""
+    bundle = load_bundle(client, version)
+    logged = client.get_logged_model(model_id_of(version))
+    figures = {metric.key: f"{metric.value:+.4g}" for metric in logged.metrics or []}
+    origin = bundle.manifest.origin
+    known = {
+        "iterations": f"{origin.step:,}",
+        "seed": str(origin.seed),
+        "data": origin.data_hash[:12],
+    }
+    known["net return"] = _net_return(version)
+    known |= {"code": origin.code_version[:12], "run": origin.run_id[:8]}
+    return {**known, **dict(sorted(figures.items())), **flatten(origin.settings)}
+
+
+def _promote(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    def judge(*version: Any) -> Judgement:
+        judgement: Judgement = options.judge(*version)
+        console.print(conditions_table(judgement.conditions))
+        return judgement
+
+    made = promote(
+        client,
+        options.name,
+        options.version,
+        options.reason,
+        options.by,
+        judge=judge,
+        override=options.override,
+    )
+    console.print(_moved(client, options.name, made, ""), highlight=False, soft_wrap=True)
+
+
+def conditions_table(conditions: Sequence[Condition]) -> Table:
+    """What a version was held to, and what was found."""
+    table = _table("", "condition", "found", "required")
+    for each in conditions:
+        mark = Text("pass", "green") if each.passed else Text("FAIL", "bold red")
+        table.add_row(mark, each.name, each.found, each.required)
+    return table
+
+
+def _rollback(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    made = rollback(client, options.name, options.reason, options.by)
+    console.print(_moved(client, options.name, made, " again"), highlight=False, soft_wrap=True)
+
+
+def _moved(client: MlflowClient, name: str, made: Promotion, again: str) -> str:
+    """What the champion is now, with what both did on validation."""
+    numbers = [number for number in (made.version, made.before) if number is not None]
+    now, *before = (
+        f"v{number} ({_net_return(resolve(client, name, number))} on validation)"
+        for number in numbers
+    )
+    return f"{name}@champion is {now}{again}" + "".join(f", in place of {each}" for each in before)
+
+
+def _verify(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
+    version = resolve(client, options.name, options.version)
+    bundle = load_bundle(client, version)
+    console.print(
+        f"{version.name} v{version.version} is good: hashes, schema, shapes, finite weights, "
+        f"{len(bundle.manifest.golden.states)} golden states",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _net_return(version: ModelVersion) -> str:
+    net_return = net_return_of(version)
+    return "-" if net_return is None else f"{net_return:+.1%}"
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Newest first."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def _aliases_of(model: RegisteredModel, version: ModelVersion) -> list[str]:
+    aliases: Mapping[str, Any] = model.aliases
+    return [alias for alias, number in aliases.items() if str(number) == str(version.version)]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in {"alias", "step", "net return"})
+    return table

@@ -1,0 +1,179 @@
+"""`qdesk tracking`: what it does and says in the terminal."""
+
+import argparse
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from durable.errors import InUse, MissingExtra
+from models.store import default_mlruns
+from training.quiet import NEEDED_BY_NETWORKS, import_tensorflow
+from training.tracking.errors import TrackingError
+from training.tracking.journal import Outbox
+from training.tracking.journals import head_of, journals, undelivered
+from training.tracking.relocation import move
+from training.tracking.scrub import scrub
+from training.tracking.store import reason_of
+from training.tracking.uploader import needs_keras, send_what_was_left
+
+
+def run(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk tracking ...` and returns its exit code: 1 where something could not be sent.
+
+    Raises:
+        TrackingError: there is no store here, or it cannot be used.
+        StoreMoved: a store cannot be mended as asked.
+        InUse: a training writes there.
+        MissingExtra: registering a network needs a package that is not here.
+        SystemExit: bad arguments, or `--help`.
+    """
+    options = parser().parse_args(arguments)
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+    if options.command == "move":
+        mended = move(options.old, options.new)
+        say(f"{mended.paths:,} paths mended, in {', '.join(mended.tables)}")
+        for place in mended.missing:
+            say(f"missing: {place}")
+        return 1 if mended.missing else 0
+    if not options.mlruns.is_dir():
+        raise TrackingError(f"mlruns {options.mlruns}: there is no such folder")
+    if options.command == "scrub":
+        try:
+            done = scrub(options.mlruns)
+        except InUse:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise TrackingError(
+                f"mlruns {options.mlruns}: cannot be cleaned ({error}); end what uses it, and try again"
+            ) from error
+        for path in done.files:
+            say(f"cleaned: {path}")
+        say(
+            f"{done.cells:,} cells of the database and {len(done.files):,} files had credentials in "
+            "addresses, and have none any more. What a server or a bucket holds is to be cleaned there; "
+            "keys that were stored should be replaced"
+        )
+        return 0
+    left = [folder for folder in journals(options.mlruns) if undelivered(folder)]
+    if options.command == "status":
+        return _status(left, say)
+    return _sync(left, options.mlruns, options.tracking_uri, say)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk tracking`."""
+    whole = argparse.ArgumentParser(
+        prog="qdesk tracking", description="What trainings track, and where it is."
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, about in (
+        ("sync", "send to MLflow what trainings could not send; end runs whose process is gone"),
+        ("status", "what is not sent"),
+        ("scrub", "take out credentials that versions before stored with addresses"),
+    ):
+        made = commands.add_parser(name, help=about, description=about)
+        made.add_argument(
+            "--mlruns",
+            type=Path,
+            default=default_mlruns(),
+            help="folder of the tracking data (default: QDESK_MLRUNS, else mlruns)",
+        )
+        if name == "sync":
+            made.add_argument(
+                "--tracking-uri", help="of the server, where it has moved (default: as it was)"
+            )
+    about = "mend the absolute paths of a store that was moved from OLD to NEW"
+    moved = commands.add_parser("move", help=about, description=about)
+    moved.add_argument("old", type=Path, metavar="OLD", help="absolute path of mlruns before")
+    moved.add_argument("new", type=Path, metavar="NEW", help="where it is now")
+    return whole
+
+
+def _status(left: list[Path], say: Callable[[str], None]) -> int:
+    none = True
+    for folder in left:
+        name = _name(folder)
+        try:
+            with _opened(folder) as box:
+                for sentence in box.damage:
+                    say(f"{name}: {sentence}")
+                if box.head is None and not box.unsent:
+                    continue
+                said = str(box.unsent) if box.unsent else "how it ended"
+                say(f"{name}: {said} not sent")
+        except InUse:
+            say(f"{name}: trains now, and sends by itself")
+        except OSError as error:
+            say(f"{name}: cannot be read ({error.strerror})")
+        none = False
+    if none:
+        say("everything is sent")
+    return 0
+
+
+def _load_keras() -> None:
+    """Imports what registering a network needs."""
+    missing = " ".join(package for package in NEEDED_BY_NETWORKS if find_spec(package) is None)
+    if missing:
+        raise MissingExtra(
+            f"registering a network needs {missing}, not installed here: pip install {missing}"
+        )
+    import_tensorflow()
+
+
+def _sync(left: list[Path], mlruns: Path, uri: str | None, say: Callable[[str], None]) -> int:
+    failed = False
+    missing: MissingExtra | None = None
+    for folder in left:
+        name = _name(folder)
+        try:
+            with _opened(folder) as box:
+                for sentence in box.damage:
+                    say(f"{name}: {sentence}")
+                if box.head is None and not box.unsent:
+                    continue  # it never began
+                unsent = box.unsent
+                if needs_keras(box):
+                    _load_keras()
+                send_what_was_left(box, mlruns, uri)
+                say(f"{name}: sent {unsent}" if unsent else f"{name}: ended")
+                for number, why in box.learned.get("refused", []):
+                    say(f"{name}: MLflow refuses entry {number} of its journal ({why})")
+        except InUse:
+            say(f"{name}: trains now, and sends by itself")
+        except MissingExtra as error:
+            missing = error
+            say(f"{name}: not sent ({error})")
+        except TrackingError:
+            raise
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            server = uri or (head_of(folder) or {}).get("server")
+            say(f"{name}: not sent ({reason_of(error, server or str(mlruns))})")
+            failed = True
+    if not left:
+        say("everything is sent already")
+    if missing is not None:
+        raise missing
+    return 1 if failed else 0
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Outbox]:
+    box = Outbox(folder, make=False)
+    try:
+        yield box
+    finally:
+        box.close()
+
+
+def _name(folder: Path) -> str:
+    return f"{(head_of(folder) or {}).get('name', folder.name)} {folder.name[:8]}"

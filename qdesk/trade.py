@@ -1,0 +1,213 @@
+"""`qdesk paper`, `backtest`, `kill` and `resume`: what they say in the terminal."""
+
+import argparse
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from durable.addresses import hidden
+from market.findings import amount
+from trading import paper as desks
+from trading.journal import JournalLost, last_position
+from trading.latch import Latch
+from trading.paper import Told, desk_name
+from trading.settings import BacktestSettings, BadCommand, PaperSettings, load
+from trading.startup import JOURNAL
+
+MOST_UNBELIEVED = 0.05  # share of the bars that a backtest may pass over
+
+
+def paper(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk paper ...` and returns its exit code; raises what `paper` does."""
+    settings = load(PaperSettings, "paper", arguments)
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+    with _lost("paper"):
+        if console.is_terminal:
+            with console.status("") as line:
+                told = desks.paper(settings, say, lambda text: line.update(Text(text)))
+        else:
+            told = desks.paper(settings, say, lambda _: None)
+    _print(told, console)
+    if told.stopped_by is not None:
+        return 128 + told.stopped_by
+    return 0 if told.desk.book.state == "ACTIVE" else 1
+
+
+def backtest(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk backtest ...` and returns its exit code; raises what `backtest` does."""
+    settings = load(BacktestSettings, "backtest", arguments)
+    with _lost("backtest"):
+        told = desks.backtest(
+            settings,
+            lambda sentence: console.print(sentence, highlight=False, soft_wrap=True),
+        )
+    _print(told, console)
+    book = told.desk.book
+    seen = book.bars + book.unbelieved
+    if book.unbelieved > MOST_UNBELIEVED * seen:
+        console.print(
+            f"{book.unbelieved:,} of {seen:,} bars were not believed, more than {MOST_UNBELIEVED:.0%}: "
+            "this backtest says little; `qdesk data check` looks at the bars, --limits.price-collar sets "
+            "how far a price may move",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 1
+    return 0 if book.state == "ACTIVE" else 1
+
+
+@contextmanager
+def _lost(command: str) -> Iterator[None]:
+    """Says of a journal that can no longer be written what has become of its desk."""
+    try:
+        yield
+    except JournalLost as error:
+        sentence = f"qdesk {command}: {error}; the desk is HALTED and holds its position"
+        raise JournalLost(sentence) from error
+
+
+def kill(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk kill ...`: the kill switch of desks, whether their processes live or not."""
+    options = kill_parser().parse_args(arguments)
+    failed = 0
+    for folder in _folders(options):
+        try:
+            Latch(folder).kill(hidden(f"{options.reason} ({getpass.getuser()})"))
+        except OSError as error:  # the others are to be stopped all the same
+            failed += 1
+            reason = error.strerror or str(error)
+            console.print(
+                f"{folder}: NOT stopped ({reason})",
+                highlight=False,
+                soft_wrap=True,
+            )
+            continue
+        held = last_position(folder / JOURNAL)
+        console.print(
+            f"{folder}: HALTED. Nothing is sent before `qdesk resume`."
+            + (f" A position of {held:+g} is open." if held else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 1 if failed else 0
+
+
+def resume(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk resume ...`: sets a desk free, by hand and with a reason."""
+    options = resume_parser().parse_args(arguments)
+    if not options.reason.strip():
+        raise BadCommand("qdesk resume: --reason is empty; it is what the journal will say")
+    for folder in _folders(options):
+        try:
+            Latch(folder).resume(hidden(f"{options.reason} ({getpass.getuser()})"))
+        except OSError as error:
+            raise BadCommand(
+                f"{folder}: NOT set free ({error.strerror or error}); it stays as it was, or HALTED"
+            ) from error
+        console.print(
+            f"{folder}: ACTIVE again from the next bar, or the next start.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 0
+
+
+def kill_parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk kill`."""
+    parser = argparse.ArgumentParser(
+        prog="qdesk kill", description="Stop the orders of one desk or of all, now."
+    )
+    _which(parser)
+    parser.add_argument("--reason", default="by hand", help="what the journal will say")
+    return parser
+
+
+def resume_parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk resume`."""
+    parser = argparse.ArgumentParser(
+        prog="qdesk resume", description="Set a desk free that was killed, halted or reducing."
+    )
+    _which(parser)
+    parser.add_argument("--reason", required=True, help="what the journal will say")
+    return parser
+
+
+def _which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", help="as `qdesk paper` was given it, or any part of a desk's name"
+    )
+    parser.add_argument("--desk", type=Path, help="or the desk's folder")
+    parser.add_argument("--all", action="store_true", help="or every desk under --mlruns")
+    parser.add_argument("--mlruns", type=Path, default=Path("mlruns"), help="(default: mlruns)")
+
+
+def _folders(options: argparse.Namespace) -> list[Path]:
+    """The folders of the desks that are meant.
+
+    Raises:
+        BadCommand: none is named, or none or several are found; the message lists those that exist.
+    """
+    named = (options.model is not None, options.desk is not None, options.all)
+    if sum(named) != 1:
+        raise BadCommand("name either the model that trades, or the --desk where it does, or --all")
+    desks = options.mlruns / "desks"
+    if options.desk is not None:
+        if not options.desk.is_dir():
+            raise BadCommand(f"{options.desk}: no desk is here; {_listed(desks)}")
+        return [options.desk]
+    exist = _desks(desks)
+    if options.all:
+        if not exist:
+            raise BadCommand(_listed(desks))
+        return exist
+    wanted = desk_name(options.model)
+    exact = [folder for folder in exist if folder.name == wanted]
+    part = [folder for folder in exist if wanted.lower() in folder.name.lower()]
+    found = exact or part
+    if len(found) != 1:
+        several = f"{len(found)} desks have that in their name" if found else "no desk is called so"
+        raise BadCommand(f"{options.model}: {several}; {_listed(desks)}")
+    return found
+
+
+def _desks(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.glob("*") if each.is_dir())
+
+
+def _listed(folder: Path) -> str:
+    names = ", ".join(each.name for each in _desks(folder))
+    return f"desks in {folder}: {names}" if names else f"there are no desks in {folder}"
+
+
+def _print(told: Told, console: Console) -> None:
+    book = told.desk.book
+    summary = told.summary
+    facts = [("position", f"{book.position:+g}")]
+    if book.cash is not None:
+        facts.append(("equity", amount(book.equity)))
+    facts += summary.reasons()
+    if told.rejections.by_fault:
+        counts = ", ".join(f"{name} {n:,}" for name, n in told.rejections.by_fault.most_common())
+        facts.append(("events passed over", counts))
+    facts += [("state", summary.state(book)), ("journal", str(told.journal))]
+    rows = summary.rows()
+    wide = max(len(name) for name, *_ in (*facts, *rows))
+    figures = Table(box=None, padding=(0, 2, 0, 0), show_header=summary.continued)
+    figures.add_column("", min_width=wide)
+    figures.add_column("this session" if summary.continued else "", justify="right")
+    if summary.continued:
+        figures.add_column("whole life", justify="right")
+    for name, session, life in rows:
+        figures.add_row(name, *([session, life] if summary.continued else [life]))
+    console.print(figures, highlight=False)
+    for name, value in facts:
+        line = f"{name:<{wide}}  {value}"
+        console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,85 @@
+"""`qdesk train`: settings and data are checked before TensorFlow is loaded or anything written."""
+
+import shlex
+import signal
+from importlib.util import find_spec
+
+from rich.console import Console
+
+from durable.errors import MissingExtra
+from durable.stopping import Stopped
+from models.places import require_database, require_writable
+from training.checkpoints.object_store import Bucket
+from training.data import TrainingData
+from training.quiet import NEEDED_BY_NETWORKS, import_tensorflow
+from training.resume import Start, require_same_data, resumed
+from training.settings import TrainSettings
+from training.sources import load_settings
+
+NEEDED = ("mlflow", "tensorboard")
+
+
+def run(arguments: list[str], console: Console) -> int:
+    """Runs `qdesk train ...` and returns its exit code.
+
+    Raises:
+        BadSettings, BarsError, TooManyCells, Damaged, BadPlace, NoCheckpoint, InUse: bad input.
+        CheckpointError, BucketError, TrackingError: where it is to be stored cannot be used.
+        MissingExtra: a package is not here.
+        Diverged, StoreLost: it failed.
+        Stopped: by a signal, which it has obeyed.
+    """
+    runs, start = _prepared(arguments, console)
+    stopped_by = _train_on(runs, start, shlex.join(["qdesk", "train", *arguments]), console)
+    if stopped_by is not None:
+        raise Stopped(
+            f"qdesk train: stopped by {stopped_by.name} after a last checkpoint", stopped_by
+        )
+    return 0
+
+
+def _prepared(
+    arguments: list[str], console: Console
+) -> tuple[list[tuple[TrainSettings, TrainingData]], Start | None]:
+    """Settings, their data, and where to go on, all checked."""
+    goes_on = resumed(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
+    start = goes_on and goes_on[1]
+    trees = load_settings(arguments) if goes_on is None else [goes_on[0]]
+    needed = (NEEDED_BY_NETWORKS if _networks(trees) else ()) + NEEDED
+    missing = " ".join(package for package in needed if find_spec(package) is None)
+    if missing:
+        raise MissingExtra(
+            f"qdesk train needs {missing}, not installed here: pip install {missing}"
+        )
+    for settings in trees:
+        require_writable(settings.mlruns)
+        require_database(settings.mlruns)
+    for url in {settings.checkpoints.url for settings in trees} - {None}:
+        Bucket(str(url))  # what it needs is there
+    try:
+        runs = [(settings, TrainingData.of(settings)) for settings in trees]
+        if start is not None:
+            require_same_data(start, *runs[0])
+    except BaseException:
+        if start is not None:
+            start.close()
+        raise
+    return runs, start
+
+
+def _networks(trees: list[TrainSettings]) -> bool:
+    return any(settings.network.kind != "tabular" for settings in trees)
+
+
+def _train_on(
+    runs: list[tuple[TrainSettings, TrainingData]],
+    start: Start | None,
+    command: str,
+    console: Console,
+) -> signal.Signals | None:
+    networks = _networks([settings for settings, _ in runs])
+    with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
+        if networks:
+            import_tensorflow()
+        from training.train import train
+    return train(runs, console, command, start)

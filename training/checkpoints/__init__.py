@@ -1,0 +1,1 @@
+"""Exact training state, local and in object storage."""

@@ -1,0 +1,1 @@
+"""How it is learned: what turns experience into weights."""

@@ -1,0 +1,1 @@
+"""How it is told: run journal, upload, MLflow, TensorBoard."""

@@ -1,0 +1,247 @@
+"""From a run's journal to MLflow. Whatever is sent twice is there once.
+
+Nothing here keeps anything: an entry that MLflow does not take raises, stays in the journal, and is sent
+again.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
+
+from models.bundle import Bundle
+from models.registry import NOT_THERE, model_id_of, propose, register
+from models.sealed import Damaged
+from training.tracking.journal import POINTS, VERSION, Entry, Outbox
+from training.tracking.store import RUN, Store, passing, short
+
+OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
+ENDED = "ended"  # the tag that says that nobody heard how a run ended
+BATCH = 1000  # metrics that MLflow takes at once
+PARAMS = 100  # settings that it does
+ENTRIES = 200  # that are looked at at once
+
+
+def deliver(store: Store, box: Outbox, paused: Callable[[], bool] = lambda: False) -> None:
+    """Sends everything of a journal that was not sent.
+
+    Args:
+        store: where to.
+        box: the journal.
+        paused: asked between two batches; where it says so, the rest is left for another time.
+
+    Raises:
+        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.
+    """
+    if box.waiting(1):
+        _Delivery(store, box).all(paused)
+
+
+class _Delivery:
+    """One attempt to send a journal."""
+
+    def __init__(self, store: Store, box: Outbox) -> None:
+        self.store = store
+        self.box = box
+        self.client = store.client
+        self.run_id = self._run_id()
+
+    def all(self, paused: Callable[[], bool]) -> None:
+        """Sends everything that can be sent, or until a pause is wanted."""
+        while (entries := self.box.waiting(ENTRIES)) and not paused():
+            batch: list[Entry] = []
+            for entry in entries:
+                if entry.kind == POINTS:
+                    batch.append(entry)
+                    if sum(len(each.content["metrics"]) for each in batch) < BATCH // 2:
+                        continue
+                self._send_points(batch)
+                batch = []
+                if entry.kind != POINTS:
+                    self._send(entry)
+            self._send_points(batch)
+
+    def _send_points(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        there = self._of_before()
+        metrics = [
+            Metric(name, value, entry.time, entry.content["step"], **self._measured_on(entry))
+            for entry in entries
+            for name, value in entry.content["metrics"].items()
+            if entry.content.get("beside") or (name, entry.content["step"]) not in there
+        ]
+        try:
+            for start in range(0, len(metrics), BATCH):
+                self.client.log_batch(self.run_id, metrics[start : start + BATCH])
+        except MlflowException as error:
+            if not self._never(error):
+                raise
+            if len(entries) > 1:  # one of them: the others are not to be lost with it
+                for entry in entries:
+                    self._send_points([entry])
+                return
+            self._refused(entries[-1], error)
+            return
+        self.box.delivered(entries[-1])
+
+    def _send(self, entry: Entry) -> None:
+        """Sends anything but points."""
+        try:
+            learned = SENDS[entry.kind](self, entry) or {}
+        except (MlflowException, Damaged) as error:
+            if isinstance(error, MlflowException) and not self._never(error):
+                raise
+            self._refused(entry, error)
+            return
+        self.box.delivered(entry, **learned)
+
+    def _run_id(self) -> str:
+        """MLflow's id of the journal's run, which is created where it is missing."""
+        known = self.box.learned.get("run_id")
+        head = self.box.head
+        if known is not None:
+            return str(known)
+        if head is None:
+            raise OSError(f"{self.box.folder}: the journal does not say what run it is of")
+        run = self.store.find_run(self.box.run, head["experiment"], head["adopts"])
+        if run is None:
+            run = self.client.create_run(
+                self.store.experiment(head["experiment"]),
+                start_time=head["started"],
+                run_name=head["name"],
+                tags={**head["tags"], RUN: self.box.run, OWNER: head["owner"]},
+            )
+        run_id = str(run.info.run_id)
+        if not run.data.params:  # it was made just now, or its maker died right after
+            params = [Param(key, value) for key, value in head["params"].items()]
+            for start in range(0, len(params), PARAMS):
+                self.client.log_batch(run_id, params=params[start : start + PARAMS])
+        self.box.learned["run_id"] = run_id
+        return run_id
+
+    def _of_before(self) -> set[tuple[str, int]]:
+        """Points that MLflow has, of a run that another process began.
+
+        That process may have been on another machine, or a power cut may have taken from the journal what
+        was sent already.
+        """
+        adopts = self.box.head is not None and self.box.head["adopts"]
+        if not adopts and not self.box.old:
+            return set()
+        there = self.store.there
+        if self.run_id not in there:
+            names = self.client.get_run(self.run_id).data.metrics
+            points = [
+                p for name in names for p in self.client.get_metric_history(self.run_id, name)
+            ]
+            there[self.run_id] = {(point.key, point.step) for point in points}
+        return there[self.run_id]
+
+    def _measured_on(self, entry: Entry) -> dict[str, Any]:
+        """The checkpoint and the data that points belong to."""
+        known: dict[str, Any] = {}
+        version = self.box.learned.get("versions", {}).get(entry.content.get("version"))
+        if version is not None:
+            known["model_id"] = version["model_id"]
+            if entry.content.get("data") is not None:
+                known["dataset_name"], known["dataset_digest"] = entry.content["data"]
+        return known
+
+    def _never(self, error: MlflowException) -> bool:
+        """Whether MLflow will not take an entry however often it is asked."""
+        if error.error_code not in (*NOT_THERE, "BAD_REQUEST") or passing(error):
+            return False
+        run = self.client.get_run(self.run_id)  # not to be had: then the entry is not at fault
+        if run.info.lifecycle_stage != "active":
+            raise MlflowException(
+                f"run {run.info.run_name} was deleted in MLflow; restore it there, or remove "
+                f"{self.box.folder}"
+            )
+        return True
+
+    def _refused(self, entry: Entry, error: Exception) -> None:
+        """Goes on without an entry that MLflow will never take; the journal keeps it."""
+        refused = [*self.box.learned.get("refused", []), [entry.number, short(error)]]
+        self.box.delivered(entry, refused=refused)
+
+    def _begin(self, _: Entry) -> None:
+        """The run was made, and has its settings, once its id is known."""
+
+    def _tags(self, entry: Entry) -> None:
+        for key, value in entry.content["tags"].items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def _data(self, entry: Entry) -> None:
+        content = dict(entry.content)
+        tag = InputTag(MLFLOW_DATASET_CONTEXT, content.pop("context"))
+        self.client.log_inputs(self.run_id, [DatasetInput(Dataset(**content), [tag])])
+
+    def _artifact(self, entry: Entry) -> None:
+        folder = self.box.files_of(entry)
+        if not folder.exists():
+            raise Damaged(f"{folder}: is not there")
+        for path in sorted(folder.iterdir()):
+            self.client.log_artifact(self.run_id, str(path), entry.content["folder"] or None)
+            if entry.content["table"]:
+                name = "/".join(part for part in (entry.content["folder"], path.name) if part)
+                known = self.client.get_run(self.run_id).data.tags.get(
+                    MLFLOW_LOGGED_ARTIFACTS, "[]"
+                )
+                tables = [each for each in json.loads(known) if each["path"] != name]
+                tables.append({"path": name, "type": "table"})
+                self.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps(tables))
+
+    def _version(self, entry: Entry) -> dict[str, Any]:
+        bundle = Bundle.load(self.box.files_of(entry))
+        made = register(
+            self.client,
+            bundle,
+            self.run_id,
+            entry.content["tags"],
+            entry.content["description"],
+        )
+        known = {"name": made.name, "version": str(made.version), "model_id": model_id_of(made)}
+        return {"versions": {**self.box.learned.get("versions", {}), entry.content["key"]: known}}
+
+    def _candidate(self, entry: Entry) -> dict[str, Any]:
+        known = self.box.learned.get("versions", {}).get(entry.content["key"])
+        if known is None:
+            return {}
+        version = self.client.get_model_version(known["name"], known["version"])
+        made = propose(self.client, version)
+        number = None if made.candidate is None else str(made.candidate.version)
+        known = {"version": number, "before": made.before, "reason": made.reason}
+        return {"candidate": {"name": version.name, **known}}
+
+    def _resumed(self, entry: Entry) -> None:
+        tags = self.client.get_run(self.run_id).data.tags
+        if ENDED in tags:
+            self.client.delete_tag(self.run_id, ENDED)
+        self.client.set_tag(self.run_id, OWNER, entry.content["owner"])
+        self.client.update_run(self.run_id, status="RUNNING")
+
+    def _end(self, entry: Entry) -> None:
+        if entry.content.get("dead"):
+            run = self.client.get_run(self.run_id)
+            head = self.box.head or {}
+            mine = run.data.tags.get(OWNER, head.get("owner")) == head.get("owner")
+            if run.info.status != "RUNNING" or not mine:
+                return  # it ended otherwise, or goes on elsewhere
+            self.client.set_tag(self.run_id, ENDED, "its process was gone")
+        self.client.set_terminated(self.run_id, entry.content["status"], end_time=entry.time)
+
+
+SENDS = {
+    "run": _Delivery._begin,
+    "tags": _Delivery._tags,
+    "data": _Delivery._data,
+    "artifact": _Delivery._artifact,
+    VERSION: _Delivery._version,
+    "candidate": _Delivery._candidate,
+    "resumed": _Delivery._resumed,
+    "end": _Delivery._end,
+}

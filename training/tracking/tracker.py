@@ -1,0 +1,305 @@
+"""A run as it is tracked: one `log(metrics, step)` for MLflow and TensorBoard, and nothing in the way.
+
+What is logged goes to the run's journal (`outbox.py`), from where a background thread (`shipper.py`)
+sends it to MLflow (`delivery.py`), and to TensorBoard's log (`tensorboard.py`). None of it waits or
+raises, whatever becomes of a server or a disk.
+"""
+
+import io
+import json
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from matplotlib.figure import Figure
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from numpy.typing import NDArray
+
+from durable.errors import InUse
+from market.bars import CARRIED, Bars
+from models.bundle import Bundle
+from training.tracking.about import About
+from training.tracking.errors import TrackingError
+from training.tracking.history import Point
+from training.tracking.journal import POINTS, VERSION, Outbox
+from training.tracking.journals import JOURNALS
+from training.tracking.origin import origin
+from training.tracking.store import Store
+from training.tracking.tensorboard import Board
+from training.tracking.uploader import Shipper
+
+ATTEMPTS = 50  # to have a journal to oneself
+CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
+
+
+def new_run() -> str:
+    """An id for a run. It is ours, so that no server is needed to begin; MLflow's has it as a tag."""
+    return uuid.uuid4().hex
+
+
+def open_journal(folder: Path, run: str) -> Outbox:
+    """The journal of a run, begun where it is missing.
+
+    Raises:
+        InUse: another process has it.
+        TrackingError: it cannot be written.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return Outbox(folder.resolve() / JOURNALS / run)
+        except InUse:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(0.1)  # another training may be sending what is left of it
+        except OSError as error:
+            raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+class Candidate(NamedTuple):
+    """The alias `candidate` after a training."""
+
+    name: str  # of the registered model
+    version: str | None  # None where there is no candidate
+    before: str | None  # the one before; of journals of before that was kept None
+    reason: str
+
+
+class Tracker:
+    """One run, used as a context.
+
+    Left by an exception the run is FAILED, left by `KeyboardInterrupt` or after `killed()` it is
+    KILLED, else FINISHED.
+
+    Args:
+        store: where to.
+        box: its journal; one that another process began is gone on with.
+        about: what it is; a journal that has begun keeps what it said.
+        shipper: sends the journal.
+        adopts: whether MLflow may have the run from another machine.
+
+    Attributes:
+        history: all that was logged, in its order.
+    """
+
+    def __init__(
+        self, store: Store, box: Outbox, about: About, shipper: Shipper, adopts: bool = False
+    ) -> None:
+        self.run_id = box.run
+        self.history = list[Point]()
+        self._box = box
+        self._killed = False
+        self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
+        self._beside: dict[str, bool] = {}  # whether points lie beside others of the same step
+        if box.head is None:
+            box.put(
+                "run",
+                {
+                    **about._asdict(),
+                    "tags": {**origin(), **about.tags, MLFLOW_RUN_NOTE: about.description},
+                    "started": int(time.time() * 1000),
+                    "server": store.server,
+                    "adopts": adopts,
+                    "owner": new_run(),
+                },
+            )
+        if box.head is not None and (adopts or box.old):
+            box.put("resumed", {"owner": box.head["owner"]})
+        self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
+        self._board = Board(self.folder)
+        self._settings = dict(about.params)
+        self._board.settings(self._settings, self.folder.name)
+        self._board.flush()
+        shipper.add(store, box)
+
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        step: int,
+        version: str | None = None,
+        data: Bars | None = None,
+    ) -> None:
+        """Records metrics at a step; those that are not finite (no value yet) are left out.
+
+        Args:
+            metrics: by name; `/` makes a section.
+            step: iterations done.
+            version: key of the model version that they were measured on.
+            data: that it was measured on.
+        """
+        now = int(time.time() * 1000)
+        before = self._points_of_before
+        new = {}
+        points = []
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                continue
+            # What was logged after the checkpoint that training goes on from is in the journal.
+            known = before.get((name, step))
+            points.append(Point(name, float(value), now if known is None else known[0], step))
+            if known is None:
+                new[name] = points[-1].value
+        self.history += points
+        self._board.scalars(points)
+        if new:
+            of = {} if version is None else {"version": version}
+            on = {} if data is None else {"data": [data.name, _digest(data)]}
+            content = {"step": step, "metrics": new, **of, **on, **self._beside}
+            self._box.put(POINTS, content, at=now)
+        self._board.flush()
+
+    def log_machine(self, reading: Mapping[str, float], step: int) -> None:
+        """Records how busy the machine is; that is no part of what a checkpoint knows."""
+        now = int(time.time() * 1000)
+        before = self._points_of_before
+        read = {n: v for n, v in reading.items() if (n, step) not in before}
+        if read:
+            self._box.put(POINTS, {"step": step, "metrics": read}, at=now)
+            self._board.scalars([Point(name, value, now, step) for name, value in read.items()])
+
+    def log_learned(
+        self, weights: Mapping[str, NDArray[Any]], q_values: NDArray[Any], step: int
+    ) -> None:
+        """Records how weights, and Q-values of a validation, are distributed, in TensorBoard alone."""
+        for name, each in {**weights, "q_values": q_values}.items():
+            kind = "validation" if name == "q_values" else "weights"
+            self._board.histogram(f"{kind}/{name}", each, step)
+
+    def log_data(self, bars: Bars, source: str, context: str) -> None:
+        """Records bars as an input of the run."""
+        times = bars.table["time"]
+        columns = [{"name": "time", "type": "datetime"}]
+        columns += [
+            {"name": name, "type": "boolean" if name == CARRIED else "double"}
+            for name in bars.table.columns[1:]
+        ]
+        profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
+        self._box.put(
+            "data",
+            {
+                "name": bars.name,
+                "digest": _digest(bars),
+                "source_type": "local",
+                "source": json.dumps({"uri": source, "sha256": bars.content_hash}),
+                "schema": json.dumps({"mlflow_colspec": columns}),
+                "profile": json.dumps(profile),
+                "context": context,
+            },
+        )
+
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+        """Records a figure as `figures/<name>.png` and as a TensorBoard image."""
+        png = io.BytesIO()
+        figure.savefig(png, format="png", pil_kwargs={"compress_level": 1})  # the time matters
+        self._board.image(f"figures/{name}", png.getvalue(), step)
+        self.log_file(f"figures/{name}.png", png.getvalue())
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Records a table as `<name>.json`, which MLflow's evaluation page shows."""
+        content = json.dumps({"columns": list(columns), "data": [list(row) for row in rows]})
+        self.log_file(f"{name}.json", content.encode(), table=True)
+
+    def log_file(self, path: str, content: bytes, table: bool = False) -> None:
+        """Records a file under a path among the run's artifacts."""
+        folder, _, name = path.rpartition("/")
+
+        self._box.put(
+            "artifact",
+            {"folder": folder, "table": table},
+            lambda into: (into / name).write_bytes(content),
+        )
+
+    def set_tags(self, **tags: str) -> None:
+        """Sets tags of the run."""
+        self._box.put("tags", {"tags": tags})
+
+    def describe(self, description: str) -> None:
+        """Replaces what is shown at the top of the run's page."""
+        self._box.put("tags", {"tags": {MLFLOW_RUN_NOTE: description}})
+
+    def register(self, bundle: Bundle, tags: Mapping[str, str], description: str) -> str:
+        """Has a bundle become a model version, once; returns the key that it is known by here."""
+        key = f"{bundle.manifest.origin.step}-{bundle.weights_sha256[:16]}"
+        if key not in self._box.versions:
+            content = {"key": key, "tags": dict(tags), "description": description}
+            self._box.put(VERSION, content, bundle.save_into)
+        return key
+
+    def propose(self, key: str) -> None:
+        """Has a version compared with all that were judged alike, so that the best is the candidate."""
+        self._box.put("candidate", {"key": key})
+
+    def version_of(self, key: str) -> str | None:
+        """The number that MLflow gave a version, or None where it does not have it yet."""
+        known = self._box.learned.get("versions", {}).get(key)
+        return None if known is None else str(known["version"])
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """What became of the candidate after `propose`, or None before MLflow has said so."""
+        known = self._box.learned.get("candidate")
+        if known is None:
+            return None
+        return Candidate(
+            known["name"], known["version"], known.get("before"), known.get("reason", "")
+        )
+
+    @property
+    def board_fault(self) -> OSError | None:
+        """Why TensorBoard's log cannot be written, if it cannot."""
+        return self._board.fault
+
+    def go_back(self, history: Sequence[Point], step: int, repeats: bool = True) -> None:
+        """Makes the run what it was at a checkpoint: its curves have no gap, and no point twice.
+
+        Args:
+            history: what the checkpoint knew.
+            step: iterations done then.
+            repeats: whether what follows gives the same values again; else MLflow, which forgets nothing,
+                gets them beside those that it has.
+        """
+        known = dict(self._box.points)
+        self.history = list(history)
+        missing: dict[tuple[int, int], dict[str, float]] = {}
+        for point in history:  # after a power cut the checkpoint may know more than the journal
+            if (point.name, point.step) not in known:
+                missing.setdefault((point.step, point.time), {})[point.name] = point.value
+        for (at_step, at), metrics in missing.items():
+            self._box.put(POINTS, {"step": at_step, "metrics": metrics}, at=at)
+        self._points_of_before = known if repeats else {}
+        self._beside = {} if repeats else {"beside": True}
+        self._board.go_back(history, step)
+        self._board.settings(self._settings, self.folder.name)
+
+    def flush(self) -> None:
+        """Hands everything to the operating system, as far as it takes it."""
+        self._box.flush()
+        self._board.flush()
+
+    def killed(self) -> None:
+        """Marks the run as stopped from outside."""
+        self._killed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = "FINISHED" if kind is None else "FAILED"
+        if self._killed or kind is KeyboardInterrupt:
+            status = "KILLED"
+        self._box.put("end", {"status": status})
+        self._board.ended(status)
+        self._board.close()
+
+
+def _digest(bars: Bars) -> str:
+    return bars.content_hash[:32]  # MLflow keeps at most 36 characters

@@ -1,0 +1,254 @@
+"""The background thread that sends what runs put into their journals, until it has arrived."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from durable.errors import InUse
+from training.tracking.delivery import deliver
+from training.tracking.journal import Outbox, Unsent
+from training.tracking.journals import journals, undelivered
+from training.tracking.store import Store, reason_of
+
+EVERY_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
+LONGEST_PAUSE = 30.0  # between two attempts
+END_SECONDS = 60.0  # that a training's end waits while something still arrives
+AWAY_SECONDS = 1.0  # that it waits for a store that gives no answer
+HANGING_SECONDS = 10.0  # that it waits for a store while nothing arrives
+STOP_SECONDS = 8.0  # that a stop waits
+LEFT_SECONDS = 10.0  # that it waits for the runs of processes that are gone to be ended
+AGAIN_SECONDS = 0.2  # between two looks at those while it waits
+
+
+class Leftover(NamedTuple):
+    """The journal of a run whose process is gone."""
+
+    folder: Path
+    mlruns: Path
+    pause: float = 0.0  # seconds before it is tried again
+    due: float = 0.0  # when that is, on the monotonic clock
+    awaited: bool = True  # whether the end of a training waits for it, for some seconds
+
+
+class Shipper:
+    """Sends the journals of running trainings, and what dead ones left, used as a context.
+
+    Training never waits for it, and nothing that happens to it is raised.
+
+    Attributes:
+        trouble: why nothing arrives, or None.
+    """
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self._lanes: list[tuple[Store, Outbox]] = []
+        self._leftovers: list[Leftover] = []
+        self._leftover_fault = "no time was left"
+        self._changed = threading.Condition()
+        self._hurry = self._draining = self._closing = False
+        self._begun = self._ended = 0  # attempts
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(AWAY_SECONDS)
+        for _, box in self._lanes:
+            box.close()
+
+    def add(self, store: Store, box: Outbox) -> None:
+        """Sends what is in a journal, from now on. It must stay open until the context is left."""
+        with self._changed:
+            self._lanes.append((store, box))
+            self._hurry = True  # a run is to be seen from its beginning
+            self._changed.notify_all()
+
+    def add_leftovers(self, mlruns: Path) -> None:
+        """Sends also what processes that are gone have left in a folder's journals, soon."""
+        left = [folder for folder in journals(mlruns) if undelivered(folder)]
+        with self._changed:
+            known = {box.folder for _, box in self._lanes}
+            known |= {each.folder for each in self._leftovers}
+            new = [Leftover(folder, mlruns) for folder in left if folder not in known]
+            self._leftovers += new
+            if new:
+                self._hurry = True
+                self._changed.notify_all()
+
+    @property
+    def unsent(self) -> Unsent:
+        """What the trainings of this process have not sent."""
+        return Unsent.of(box.unsent for _, box in self._lanes)
+
+    @property
+    def why(self) -> str:
+        """Why something is not sent, as far as that is known."""
+        faults = (box.fault for _, box in self._lanes)
+        disk = next((str(fault.strerror) for fault in faults if fault is not None), None)
+        return self.trouble or disk or "no answer in time"
+
+    @property
+    def lags(self) -> str:
+        """What a progress bar says where nothing arrives."""
+        return "" if self.trouble is None else f"unsent {self.unsent.points:,}"
+
+    def drain(
+        self, patience: float = END_SECONDS, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Sends what is left, and says whether all of it arrived; dead runs are ended meanwhile.
+
+        Args:
+            patience: seconds; a store that is away gets `AWAY_SECONDS`, one that only hangs
+                `HANGING_SECONDS`.
+            stopped: where it says so, there is no more waiting.
+        """
+        began = moved = time.monotonic()
+        left = self.unsent
+        away_since = None
+        with self._changed:
+            self._hurry = self._draining = True
+            next_round = self._begun + 1
+            self._changed.notify_all()
+            while left or self._awaits_leftovers(began):
+                now = time.monotonic()
+                present = self.unsent
+                if present != left:
+                    left = present
+                    moved = now
+                    away_since = None
+                elif self.trouble is not None:
+                    away_since = away_since or now
+                away = away_since is not None and now - away_since > AWAY_SECONDS
+                hangs = now - moved > HANGING_SECONDS
+                tried = self._ended >= next_round and bool(left)
+                if tried or away or hangs or stopped() or now - began > patience:
+                    break
+                self._changed.wait(0.1)
+            self._draining = False
+        return not self.unsent
+
+    @property
+    def why_unended(self) -> str:
+        """Why, as far as that is known."""
+        return self._leftover_fault
+
+    @property
+    def unended(self) -> list[str]:
+        """Runs of processes that are gone which could not be ended yet, by their ids."""
+        return [each.folder.name for each in self._leftovers if each.awaited]
+
+    def _awaits_leftovers(self, since: float) -> bool:
+        """Whether there are dead runs that are still to be ended, and some seconds for it."""
+        return bool(self.unended) and time.monotonic() - since < LEFT_SECONDS
+
+    def _work(self) -> None:
+        pause = EVERY_SECONDS
+        while True:
+            with self._changed:
+                soon = AGAIN_SECONDS if self._draining and self.unended else pause
+                self._changed.wait_for(lambda: self._hurry or self._closing, soon)
+                if self._closing:
+                    return
+                self._hurry = False
+                self._begun += 1
+            failed = self._round()
+            with self._changed:
+                self._ended = self._begun
+                self.trouble = failed
+                pause = EVERY_SECONDS if failed is None else min(2 * pause, LONGEST_PAUSE)
+                self._changed.notify_all()
+
+    def _round(self) -> str | None:
+        """One attempt at everything; a store that is away is asked once in it."""
+        failed: dict[str, str] = {}
+        with self._changed:
+            lanes = list(self._lanes)
+            leftovers = list(self._leftovers)
+        for store, box in lanes:
+            if store.uri not in failed and not self._closing:
+                try:
+                    deliver(store, box, lambda: self._closing)
+                except Exception as error:
+                    failed[store.uri] = reason_of(error, store.uri)
+        trouble = next(iter(failed.values()), None)
+        for each in leftovers:
+            if failed or self._closing:
+                break
+            if each.due <= time.monotonic():
+                self._try(each)
+        return trouble
+
+    def _try(self, each: Leftover) -> None:
+        """Sends a leftover, or puts it off.
+
+        One that stands back for the runs of this process is due again at once, one that failed after
+        a pause; the end of a training waits for both. It does not wait for a run whose process lives,
+        nor for a network that a training without TensorFlow cannot register.
+        """
+        done = False
+        awaited = True
+        pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
+        try:
+            box = Outbox(each.folder, make=False)
+            try:
+                awaited = not needs_keras(box) or "keras" in sys.modules
+                if awaited:
+                    done = send_what_was_left(box, each.mlruns, None, self._own_wait)
+                    pause = 0.0  # not done: it stood back
+            finally:
+                box.close()
+        except FileNotFoundError:
+            done = True
+        except InUse:
+            awaited = False
+        except Exception as error:
+            self._leftover_fault = reason_of(error, str(each.mlruns))
+        with self._changed:
+            self._leftovers.remove(each)
+            if not done:
+                wait = min(pause, AGAIN_SECONDS) if self._draining else pause
+                due = time.monotonic() + wait
+                self._leftovers.append(each._replace(pause=pause, due=due, awaited=awaited))
+            self._changed.notify_all()
+
+    def _own_wait(self) -> bool:
+        """Whether a leftover has to stand back."""
+        return self._closing or (self._draining and bool(self.unsent))
+
+
+def send_what_was_left(
+    box: Outbox,
+    mlruns: Path,
+    uri: str | None = None,
+    paused: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Sends the journal of a run whose process is gone, and ends the run; says whether all arrived.
+
+    Args:
+        box: the journal.
+        mlruns: the folder of the tracking data.
+        uri: of the server, where it is another than when the run began.
+        paused: asked between two batches; where it says so, the rest is left for another time.
+
+    Raises:
+        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.
+    """
+    box.end_of_the_dead()
+    if box.unsent:
+        server = None if box.head is None else box.head["server"]
+        deliver(Store(mlruns, uri if server and uri else server), box, paused)
+    return not box.unsent
+
+
+def needs_keras(box: Outbox) -> bool:
+    """Whether a network waits in a journal to be registered."""
+    kind = (box.head or {}).get("params", {}).get("network.kind")
+    return bool(box.unsent.versions) and kind != "tabular"

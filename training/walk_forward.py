@@ -1,0 +1,72 @@
+"""Training for a walk-forward: one agent, one window, nothing tracked."""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+from evaluation.backtest import greedy_choice
+from evaluation.measures import Backtest
+from evaluation.walk_forward import Job, Outcome
+from market.bars import Bars, BarsError, SplitSettings
+from market.source import bars_from
+from market.table import MarketTable
+from training.build import build_agents
+from training.data import TrainingData
+from training.learn import better, learn
+from training.quiet import import_tensorflow
+from training.settings import TrainSettings
+
+
+def settings_of(tree: dict[str, Any], seed: int) -> TrainSettings:
+    """The settings that a version was trained with, for another agent; the environment has no say."""
+    ours = [name for name in os.environ if name.startswith(("QDESK_", "DQN_EPSILON_"))]
+    kept = {name: os.environ.pop(name) for name in ours}
+    try:
+        return TrainSettings(**{**tree, "seed": seed, "seeds": 1})
+    finally:
+        os.environ.update(kept)
+
+
+def train_window(job: Job) -> Outcome:
+    """Trains on a window's bars, chooses the checkpoint on their end, and acts on the judged bars.
+
+    Features are fitted, and the checkpoint is chosen, on the stretch trained on alone: its last part
+    takes the place of validation, in the proportion of the settings' split. Where that has too few bars
+    to choose on, the last checkpoint counts.
+
+    Raises:
+        BarsError: the bars are not those of the job, or too few for an episode.
+        Diverged: numbers are no longer finite.
+    """
+    settings = settings_of(job.settings, job.seed)
+    if settings.network.kind != "tabular":
+        import_tensorflow()
+    bars = _bars(settings.bars)
+    if bars.content_hash != job.data_hash:
+        raise BarsError(f"{bars.name}: its content is no longer that of {job.data_hash[:12]}…")
+    split = settings.split
+    train = split.train / (split.train + split.validation)
+    within = SplitSettings(train=train, validation=1 - train, test=0.0, gap=split.gap)
+    data = TrainingData.on(
+        bars.between(*job.window.fit, f"window {job.window.number}"), settings, within
+    )
+    start, stop = job.window.judged
+    judged = MarketTable.of(bars.between(0, stop + 1, "judged"), data.features, settings.market)
+    judged = judged.last(stop + 1 - start)
+    agents = build_agents(settings, data.train, data.reward_scale)
+    best: Backtest | None = None
+    outcome: Outcome | None = None
+    for point in learn(agents, data.validation[settings.market.fill], settings):
+        if point.validations is None:
+            continue
+        if better(point.validations[0], best) or not data.chooses:
+            best = point.validations[0]
+            choice = greedy_choice(agents.q_values(0), judged)
+            outcome = Outcome(choice, point.step, best.measures["net_return"])
+    assert outcome is not None  # the last point is always validated
+    return outcome
+
+
+@lru_cache(maxsize=1)
+def _bars(source: str) -> Bars:
+    return bars_from(source)

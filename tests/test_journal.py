@@ -5,9 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
-from trading.journal import FORMAT, Journal, JournalError, JournalLost, records
+from trading.journal import (
+    FORMAT,
+    TOGETHER,
+    UNCHECKED,
+    Journal,
+    JournalError,
+    JournalLost,
+    last_position,
+    records,
+)
 
 FIRST = {"time": 1, "type": "bar", "close": 1.5}
 SECOND = {"time": 2, "type": "decision", "position": -1}
@@ -208,3 +218,72 @@ def test_a_last_line_without_its_end_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"time":1,"type":"bar"}\n{"time":2,"type":"bar"}')
     assert [each["time"] for each in records(path)] == [1]
+
+
+def kept(path: Path, *records: dict[str, Any]) -> list[bytes]:
+    """The lines of a journal with these records."""
+    journal = Journal(path)
+    for record in records:
+        journal.append(record)
+    journal.flush()
+    journal.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_a_last_line_without_its_newline_is_whole_and_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    kept(path, FIRST, SECOND)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(kept(path, FIRST)) == 3
+    assert list(records(path)) == [FIRST, SECOND, FIRST]
+
+
+def test_a_last_line_whose_newline_was_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    kept(path, FIRST, SECOND)
+    changed = path.read_bytes()[:-1] + b"\x0b"
+    path.write_bytes(changed)
+    with pytest.raises(JournalError, match="the end of the last line was changed"):
+        Journal(path)
+    assert path.read_bytes() == changed
+
+
+@pytest.mark.parametrize(("written_as", "refused"), [(FORMAT, True), (UNCHECKED, False)])
+def test_a_first_line_that_lost_its_checksum_is_refused(
+    tmp_path: Path, written_as: str, refused: bool
+) -> None:
+    """It says itself whether it is of a version that wrote none."""
+    path = tmp_path / "journal.jsonl"
+    first = {"time": 1, "type": "session", "format": written_as}
+    path.write_bytes(orjson.dumps(first) + b"\n")
+    if refused:
+        with pytest.raises(JournalError, match="line 1: its checksum is missing"):
+            list(records(path))
+    else:
+        assert list(records(path)) == [first]
+
+
+def test_the_last_position_is_told_of_lines_that_are_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    fill = {"time": 3, "type": "fill", "size": 2.0, "side": "buy"}
+    bar = {"time": 4, "type": "bar", "close": 1.5}
+    lines = kept(path, FIRST, SECOND, fill, bar)
+    assert last_position(path) == 1.0
+    for changed, told in ((3, 1.0), (2, None), (1, None)):
+        damaged = list(lines)
+        damaged[changed] = damaged[changed].replace(b'"time":', b'"tame":')
+        path.write_bytes(b"".join(damaged))
+        assert last_position(path) == told, changed
+
+
+def test_the_last_position_follows_lines_of_a_version_without_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(orjson.dumps(FIRST) + b"\n")
+    kept(path, SECOND)
+    assert last_position(path) == -1.0
+    path.write_bytes(orjson.dumps(SECOND) + b"\n")
+    assert last_position(path) == -1.0
+
+
+def test_as_many_are_written_together_as_are_lost_without_harm() -> None:
+    assert TOGETHER == 64

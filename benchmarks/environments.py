@@ -4,7 +4,7 @@
 
 Random actions on real bars with a fee and one risk penalty, resets included; the scalar environment as a
 library sees it after `.unwrapped`, the vector environment with 256 markets. Rounds alternate. Prints a
-table; with `--save` writes `benchmarks/results/environments.json` and the table in README.md.
+table; with `--save` writes `benchmarks/results/environments.json` and the table in docs/gymnasium.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.record import machine, save
+from benchmarks.record import GYMNASIUM, machine, save
 from market import gym
 
 MARKETS = 256
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000, help="a round of one market")
     parser.add_argument("--vector-steps", type=int, default=2000, help="a round of many markets")
     parser.add_argument("--core", type=int, default=0, help="the core that both are pinned to")
-    parser.add_argument("--save", action="store_true", help="write the JSON and README's table")
+    parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})
     load_before = os.getloadavg()[0]
@@ -72,7 +72,7 @@ def main() -> None:
     }
     print(table(result))
     if options.save:
-        save("environments", result, table(result))
+        save("environments", result, table(result), GYMNASIUM)
 
 
 def table(result: dict[str, Any]) -> str:

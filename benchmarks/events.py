@@ -4,7 +4,7 @@
 
 Rounds alternate: the parser alone over the file's blocks, then the whole conversion of the same file,
 from JSON Lines on disk to Parquet. Peak memory is that of a process of its own, over a longer log.
-Prints a table; with `--save` writes `benchmarks/results/events.json` and the table in README.md.
+Prints a table; with `--save` writes `benchmarks/results/events.json` and the table in docs/event-log.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.record import machine, save
+from benchmarks.record import EVENT_LOG, machine, save
 from market.events.convert import convert
 from market.events.files import BLOCK_BYTES, text_chunks
 from market.events.formats import JsonLines
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each, alternating")
     parser.add_argument("--events", type=int, default=2_000_000, help="events of a timed log")
     parser.add_argument("--long", type=int, default=20_000_000, help="events of the long log")
-    parser.add_argument("--save", action="store_true", help="write the JSON and README's table")
+    parser.add_argument("--save", action="store_true", help="write the JSON and the table")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     load_before = os.getloadavg()[0]
@@ -94,7 +94,7 @@ def main() -> None:
     }
     print(table(result))
     if options.save:
-        save("events", result, table(result))
+        save("events", result, table(result), EVENT_LOG)
 
 
 def table(result: dict[str, Any]) -> str:

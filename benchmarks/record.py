@@ -9,6 +9,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
+EVENT_LOG = HERE.parent / "docs/event-log.md"
+GYMNASIUM = HERE.parent / "docs/gymnasium.md"
 ALGORITHMS = HERE.parent / "docs/algorithms.md"
 EVALUATION = HERE.parent / "docs/evaluation.md"
 TRADING = HERE.parent / "docs/trading.md"
@@ -35,7 +37,7 @@ def mark(name: str) -> str:
     return f"<!-- {name} -->"
 
 
-def save(name: str, result: dict[str, Any], table: str, document: Path = README) -> None:
+def save(name: str, result: dict[str, Any], table: str, document: Path) -> None:
     """Writes `results/<name>.json`, and the table between its marks in a document."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)

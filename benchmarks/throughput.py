@@ -6,8 +6,7 @@ All train the same network on the same bars, costs, batch, streams, update ratio
 target schedule. Rounds alternate A B A B ..., so that a machine whose speed drifts slows all, and
 ratios are taken round by round. Start-up and compilation are outside the timing and are reported apart.
 The floor (`benchmarks/floor.py`) runs in qdesk's own process. Prints a table; with `--save` writes
-`benchmarks/results/throughput.json`, hardware included, and the table in README.md and in
-docs/performance.md.
+`benchmarks/results/throughput.json`, hardware included, and the table in docs/performance.md.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from typing import Any
 
 from benchmarks.floor import bytes_touched, floor
 from benchmarks.peer import Peer
-from benchmarks.record import PERFORMANCE, README, machine, save
+from benchmarks.record import PERFORMANCE, machine, save
 from benchmarks.work import WORK, build, first_update, table_of
 
 QDESK = "qdesk"
@@ -59,8 +58,7 @@ def main() -> None:
     result = {"work": WORK, **machine(load_before), "versions": versions, "cases": cases}
     print(table(result))
     if options.save:
-        for document in (README, PERFORMANCE):
-            save("throughput", result, table(result), document)
+        save("throughput", result, table(result), PERFORMANCE)
 
 
 def measured(

@@ -1,5 +1,6 @@
 """The house itself: arrows between rooms, what loads without TensorFlow, targets and documents."""
 
+import argparse
 import ast
 import json
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +42,8 @@ from benchmarks.record import (
     ALGORITHMS,
     CHECKPOINTS,
     EVALUATION,
+    EVENT_LOG,
+    GYMNASIUM,
     PERFORMANCE,
     SIMULATION,
     SIZING,
@@ -49,6 +53,7 @@ from benchmarks.record import (
     mark,
 )
 from benchmarks.record import README as README_PATH
+from qdesk import COMMANDS
 from qdesk.data import parser
 from qdesk.evaluate import parser as evaluate_parser
 from qdesk.models import parser as models_parser
@@ -56,11 +61,10 @@ from qdesk.runs import parser as runs_parser
 from qdesk.tracking import parser as tracking_parser
 from qdesk.trade import kill_parser, resume_parser
 from tests.support.house import WINGS, circle, files, graph, module_of, parallel
-from trading.settings import BacktestSettings, PaperSettings, TradingSettings, load
+from trading.settings import BacktestSettings, PaperSettings, load
 from training.sources import load_settings
 
 ROOT = Path(__file__).parents[1]
-TEAM_SERVER = ROOT / "docs/team-server.md"
 ROOMS: dict[str, set[str]] = {
     "durable": set(),
     "market": {"durable"},
@@ -94,7 +98,16 @@ STORES = {
     "training.tracking.uploader",
     *(f"qdesk.{name}" for name in ("evaluate", "models", "runs", "tracking")),
 }
-README = README_PATH.read_text()
+DOCUMENTS = [README_PATH, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "data": parser,
+    "evaluate": evaluate_parser,
+    "kill": kill_parser,
+    "models": models_parser,
+    "resume": resume_parser,
+    "runs": runs_parser,
+    "tracking": tracking_parser,
+}
 
 
 def test_arrows_point_one_way() -> None:
@@ -151,59 +164,70 @@ def test_a_line_gives_one_name_its_value() -> None:
     assert sum(map(len, packed.values())) <= lines / 500, {k: v for k, v in packed.items() if v}
 
 
-def test_readme_commands_exist() -> None:
+def commands(text: str) -> list[list[str]]:
+    """What the blocks of a document would type, `qdesk` and the comment left out."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    lines = re.findall(
+        r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?qdesk (?!\.)(.*?)$", blocks, re.MULTILINE
+    )
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def accepted(command: str, arguments: list[str]) -> None:
+    """Parses a command's arguments as it would; raises where it would refuse them."""
+    if command in PARSERS:
+        PARSERS[command]().parse_args(arguments)
+    elif command == "train":
+        load_settings(arguments)
+    elif "--config" not in arguments:
+        load(PaperSettings if command == "paper" else BacktestSettings, command, arguments)
+
+
+def test_every_command_in_the_documents_is_one_that_qdesk_takes() -> None:
+    seen: dict[str, set[str]] = {}
+    for page in DOCUMENTS:
+        for command, *arguments in commands(page.read_text()):
+            if command.startswith("--") or "--help" in arguments:
+                continue
+            assert command in COMMANDS, f"{page}: {command}"
+            seen.setdefault(command, set()).add(arguments[0] if arguments else "")
+            accepted(command, arguments)
+    assert seen.keys() == COMMANDS.keys()
+    assert seen["models"] == {"list", "show", "compare", "promote", "rollback", "verify"}
+    assert seen["runs"] == {"list", "compare", "best"}
+    assert seen["tracking"] == {"status", "sync", "move", "scrub"}
+    assert seen["data"] == {"convert", "check", "event-log-to-csv"}
+
+
+def test_every_target_in_the_documents_is_one_of_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    pages = (CHECKPOINTS, EVALUATION, SIZING, TRACKING, TEAM_SERVER, TRADING, SIMULATION)
-    documents = README + "".join(page.read_text() for page in pages)
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", documents, re.DOTALL))
-    named = set(re.findall(r"\bmake ([a-z-]+)", README))
-    assert {"train", "test", "lint", "format", "type", "bench", "ui", "tensorboard"} <= named
+    named = set()
+    for page in DOCUMENTS:
+        blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+        named |= set(re.findall(r"^make ([a-z-]+)", blocks, re.MULTILINE))
     assert named <= targets
-    commands = re.findall(
-        r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?qdesk train(.*?)(?:#.*)?$", blocks, re.MULTILINE
-    )
-    assert commands
-    for arguments in commands:
-        load_settings([argument for argument in arguments.split() if argument != "--help"])
-    models = re.findall(r"^(?:\.venv/bin/)?qdesk models (.*?)(?:#.*)?$", blocks, re.MULTILINE)
-    named = {"list", "show", "compare", "promote", "rollback", "verify"}
-    assert {command.split()[0] for command in models} == named
-    for command in models:
-        models_parser().parse_args(shlex.split(command))
-    for name, made, subcommands in (
-        ("runs", runs_parser(), {"list", "compare", "best"}),
-        ("tracking", tracking_parser(), {"status", "sync", "move", "scrub"}),
+    assert {"train", "test", "lint", "type", "bench", "ui", "tensorboard"} <= named
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for path in re.findall(r"\]\((?!http)([^)#\s]+)", page.read_text()):
+        assert (page.parent / path).exists(), f"{page.name} links to {path}"
+    for path in re.findall(
+        r"`((?:docs|tests|benchmarks|training|models|market)/[\w/.-]+\.\w+)`", page.read_text()
     ):
-        found = re.findall(rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE)
-        assert {command.split()[0] for command in found} == subcommands
-        for command in found:
-            made.parse_args(shlex.split(command))
-    evaluations = re.findall(
-        r"^(?:\.venv/bin/)?qdesk evaluate (.*?)(?:#.*)?$", blocks, re.MULTILINE
+        assert (ROOT / path).exists() or "results" in path, f"{page.name} names {path}"
+
+
+def test_every_page_is_listed_and_the_readme_is_short() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages <= set(re.findall(r"\]\(([a-z-]+\.md)\)", index))
+    records = {path.name for path in (ROOT / "docs/decisions").glob("0*.md")}
+    assert records == set(
+        re.findall(r"\]\((0[\w-]+\.md)\)", (ROOT / "docs/decisions/README.md").read_text())
     )
-    assert len(evaluations) > 5
-    for command in evaluations:
-        evaluate_parser().parse_args(shlex.split(command))
-    kinds: dict[str, type[TradingSettings]] = {"paper": PaperSettings, "backtest": BacktestSettings}
-    for name, kind in kinds.items():
-        traded = re.findall(rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE)
-        assert len(traded) > 2
-        for command in traded:
-            arguments = shlex.split(command)
-            if "--help" not in arguments and "--config" not in arguments:
-                load(kind, name, arguments)
-    for name, parsed in (("kill", kill_parser()), ("resume", resume_parser())):
-        (first, *_) = re.findall(
-            rf"^(?:\.venv/bin/)?qdesk {name} (.*?)(?:#.*)?$", blocks, re.MULTILINE
-        )
-        parsed.parse_args(shlex.split(first))
-    data = re.findall(r"^(?:\.venv/bin/)?qdesk data (.*?)(?:#.*)?$", blocks, re.MULTILINE)
-    assert {command.split()[0] for command in data} == {"convert", "check", "event-log-to-csv"}
-    for command in data:
-        arguments = [argument for argument in shlex.split(command) if argument != "--help"]
-        parser().parse_args(arguments if len(arguments) > 1 else [*arguments, "x", "--out", "y"])
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / path).exists(), f"README links to {path}"
+    assert README_PATH.read_text().count("\n") <= 150
 
 
 def test_version_and_lock_agree_with_the_project() -> None:
@@ -220,7 +244,8 @@ def test_version_and_lock_agree_with_the_project() -> None:
 @pytest.mark.parametrize(
     "benchmark, document",
     [
-        *((each, README_PATH) for each in (throughput, events, environments)),
+        (events, EVENT_LOG),
+        (environments, GYMNASIUM),
         *((each, PERFORMANCE) for each in (throughput, growth, whole, policy)),
         *((each, ALGORITHMS) for each in (variants, known_markets, real_bars)),
         *((each, CHECKPOINTS) for each in (checkpoints, kills)),

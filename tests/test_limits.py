@@ -192,6 +192,26 @@ def test_past_the_venues_largest_size_a_position_is_closed_in_parts_within_the_b
     assert sizes[1:] == pytest.approx([0.3, 0.3, 0.3, 0.1])
 
 
+def test_a_turn_past_the_venues_largest_size_goes_flat_in_parts_and_no_further(
+    tmp_path: Path,
+) -> None:
+    wish = Wish(1)
+    desk = desk_of(tmp_path, QUIET, wish)
+    feed(desk, bars([100.0] * 4))
+    desk.ledger.journal.close()
+    parts = ExecutionSettings(venue_max_quantity=0.3)
+    made = SimulatedVenue(MarketSettings(), desk.book)
+    again = desk_of(tmp_path, QUIET, wish, venue=made, execution=parts)
+    wish.wanted = -1
+    feed(again, bars([100.0], start=4))
+    for _ in range(4):
+        again.on_idle()
+    assert again.book.position == 0
+    sent = [each for each in told(tmp_path, "order") if each["status"] == "sent"][1:]
+    assert [each["side"] for each in sent] == ["sell"] * 4
+    assert [each["size"] for each in sent] == pytest.approx([0.3, 0.3, 0.3, 0.1])
+
+
 def test_parts_end_where_a_person_kills_the_desk(tmp_path: Path) -> None:
     wish = Wish(1)
     desk = desk_of(tmp_path, QUIET, wish)

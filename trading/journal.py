@@ -68,6 +68,7 @@ class Journal:
                 f"{path}: another process trades on this journal; stop it, or give this one a --desk of "
                 "its own"
             ) from None
+        self._checksum: int
         try:
             self.torn = self._take_up()
         except BaseException:

@@ -6,7 +6,6 @@ the trained model gave for them, and must give the same.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import save
 
+from models.architectures import TABULAR, Weights, forward
 from models.cvar import conditional_value_at_risk
 from models.manifest import Golden, Manifest, Network, Origin
 from models.sealed import Damaged, require_finite, seal_into, unseal
-from models.tabular import ACTIONS, Discretiser, TabularQ
+from models.tabular import Discretiser, TabularQ
 
 if TYPE_CHECKING:
     import keras
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-5  # of golden Q-values, as a share of the largest where that is above one
 BLOCK = 2048  # states at once, whose activations a core keeps in its cache
-NORM_EPSILON = np.float32(1e-3)  # of Keras's layer normalisation
-
-Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Bundle:
             edges = model.discretiser.edges
             weights = {**{f"edges_{i}": each for i, each in enumerate(edges)}, "table": model.table}
             bins = [len(each) for each in edges]
-            network = Network(kind="tabular", state_size=model.state_size, bins=bins)
+            network = Network(kind=TABULAR, state_size=model.state_size, bins=bins)
             q_values = model.q_values(states)
         else:
             from models.networks import q_values_of
@@ -145,7 +142,7 @@ class Bundle:
             require_finite(self.weights)
         except ValueError as error:
             raise Damaged(f"{where}: {error}") from error
-        if self.manifest.network.kind == "tabular":
+        if self.manifest.network.kind == TABULAR:
             for i in range(len(self.manifest.network.bins)):
                 if not (np.diff(self.weights[f"edges_{i}"]) > 0).all():
                     raise Damaged(f"{where}: edges_{i} must ascend")
@@ -172,10 +169,10 @@ class Bundle:
     def q_values(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         """From states `[features..., position, 1.0]` of shape (n, state_size) to Q-values (n, 3)."""
         network = self.manifest.network
-        if network.kind == "tabular":
+        if network.kind == TABULAR:
             return self._table.q_values(states)
         blocks = (states[start : start + BLOCK] for start in range(0, max(len(states), 1), BLOCK))
-        outputs = np.concatenate([_forward(network, self.weights, block) for block in blocks])
+        outputs = np.concatenate([forward(network, self.weights, block) for block in blocks])
         if network.quantiles is None:
             return outputs
         values: NDArray[np.float32] = conditional_value_at_risk(outputs, network.cvar)
@@ -189,30 +186,20 @@ class Bundle:
     def model(self) -> "keras.Model | TabularQ":
         """The model that this bundle was made of, anew; a network needs Keras."""
         network = self.manifest.network
-        if network.kind == "tabular":
+        if network.kind == TABULAR:
             return self._table
-        from models.networks import copy_of, linear_q_network, two_layer_q_network
+        from models.networks import copy_of, q_network
 
-        if network.kind == "linear":
-            made = copy_of(linear_q_network(network.state_size))
-        else:
-            made = copy_of(
-                two_layer_q_network(
-                    network.state_size,
-                    network.hidden,
-                    dueling=network.dueling,
-                    quantiles=network.quantiles,
-                    layer_norm=network.layer_norm,
-                )
-            )
+        made = copy_of(q_network(network, network.state_size))
         for weight in made.weights:
             weight.assign(self.weights[weight.path])
         return made
 
 
 def _network_of(model: "keras.Model", weights: Weights, cvar: float) -> Network:
-    two_layer = model.name == "two_layer"
-    hidden = [weights[f"hidden_{layer}/bias"].shape[0] for layer in (1, 2)] if two_layer else []
+    hidden: list[int] = []
+    while (name := f"hidden_{len(hidden) + 1}/bias") in weights:
+        hidden.append(weights[name].shape[0])
     return Network(
         kind=model.name,
         state_size=model.input_shape[-1],
@@ -222,30 +209,3 @@ def _network_of(model: "keras.Model", weights: Weights, cvar: float) -> Network:
         layer_norm="norm_1/gamma" in weights,
         cvar=cvar,
     )
-
-
-def _forward(
-    network: Network, weights: Weights, states: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Outputs of shape (n, 3) or (n, 3, quantiles): what `models/networks.py` builds, in NumPy."""
-    if network.kind == "linear":
-        linear: NDArray[np.float32] = states @ weights["q_values/kernel"]
-        return linear
-    x: NDArray[Any] = states
-    for layer in range(1, len(network.hidden) + 1):
-        x = x @ weights[f"hidden_{layer}/kernel"] + weights[f"hidden_{layer}/bias"]
-        if network.layer_norm:
-            centred = x - x.mean(axis=1, keepdims=True)
-            deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + NORM_EPSILON)
-            x = centred / deviation * weights[f"norm_{layer}/gamma"] + weights[f"norm_{layer}/beta"]
-        x = np.maximum(x, 0)
-
-    def head(name: str, actions: int) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
-        quantiles = network.quantiles
-        return outputs if quantiles is None else outputs.reshape(-1, actions, quantiles)
-
-    if not network.dueling:
-        return head("q_values", ACTIONS)
-    advantage = head("advantage", ACTIONS)
-    return head("value", 1) + (advantage - advantage.mean(axis=1, keepdims=True))

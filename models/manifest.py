@@ -4,9 +4,9 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from models.tabular import ACTIONS
+from models.architectures import ACTIONS, TABULAR, require_known, shapes
 
 
 class _Strict(BaseModel):
@@ -30,7 +30,7 @@ class Network(_Strict):
         bins: inner edges of each feature's bins; of a table alone.
     """
 
-    kind: Literal["linear", "two_layer", "tabular"]
+    kind: Annotated[str, AfterValidator(require_known)]
     state_size: int = Field(ge=3, le=LARGEST)
     hidden: list[Units] = []
     dueling: bool = False
@@ -41,7 +41,7 @@ class Network(_Strict):
 
     @model_validator(mode="after")
     def _bins_fit(self) -> Self:
-        wanted = self.state_size - 2 if self.kind == "tabular" else 0
+        wanted = self.state_size - 2 if self.kind == TABULAR else 0
         if len(self.bins) != wanted or min(self.bins, default=0) < 0:
             raise ValueError(f"bins are {self.bins}; there must be {wanted}")
         if math.prod(bins + 1 for bins in self.bins) > MOST_CELLS:
@@ -50,26 +50,13 @@ class Network(_Strict):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The arrays that this network must have, by name."""
-        if self.kind == "tabular":
+        if self.kind == TABULAR:
             rows = 3 * int(np.prod([bins + 1 for bins in self.bins], dtype=np.int64))
             edges: dict[str, tuple[int, ...]] = {
                 f"edges_{i}": (bins,) for i, bins in enumerate(self.bins)
             }
             return {**edges, "table": (rows, ACTIONS)}
-        if self.kind == "linear":
-            return {"q_values/kernel": (self.state_size, ACTIONS)}
-        shapes: dict[str, tuple[int, ...]] = {}
-        inputs = self.state_size
-        for layer, units in enumerate(self.hidden, start=1):
-            shapes |= {f"hidden_{layer}/kernel": (inputs, units), f"hidden_{layer}/bias": (units,)}
-            if self.layer_norm:
-                shapes |= {f"norm_{layer}/gamma": (units,), f"norm_{layer}/beta": (units,)}
-            inputs = units
-        heads = {"advantage": ACTIONS, "value": 1} if self.dueling else {"q_values": ACTIONS}
-        for name, actions in heads.items():
-            outputs = actions * (self.quantiles or 1)
-            shapes |= {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
-        return shapes
+        return shapes(self, self.state_size)
 
 
 class Golden(_Strict):

@@ -12,9 +12,52 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from models.architectures import ARCHITECTURES, Dense, Described, Description, Norm, heads
 from models.cvar import conditional_value_at_risk
 
-ACTIONS = 3
+
+def q_network(
+    network: Described, state_size: int, seed: int = 0, *, noisy: bool = False
+) -> keras.Model:
+    """The Keras model of a network that is described in `models/architectures.py`.
+
+    Args:
+        network: its kind and parts.
+        state_size: length of a state.
+        seed: of the initial weights; each layer draws its own.
+        noisy: every dense layer is a `NoisyDense`.
+
+    Returns:
+        A model from (batch, state_size) to (batch, 3), or (batch, 3, quantiles), named as its kind. With
+        quantiles the outputs of an action are the value's at (i + 1/2) / N: Dabney et al. (2018),
+        "Distributional Reinforcement Learning with Quantile Regression".
+    """
+    architecture = ARCHITECTURES[network.kind]
+    dense = NoisyDense if noisy else _dense
+    x = inputs = keras.Input((state_size,), name="state")
+    layer = 0
+    for step in architecture.steps(network):
+        if isinstance(step, Dense):
+            layer += 1
+            x = dense(step.units, _seed_of(seed, layer), step.name)(x)
+        elif isinstance(step, Norm):
+            x = keras.layers.LayerNormalization(name=step.name)(x)
+        else:
+            x = keras.layers.ReLU(name=step.name)(x)
+    outputs = []
+    for place, (name, actions) in enumerate(heads(network).items()):
+        units = actions * (network.quantiles or 1)
+        drawn = _seed_of(seed, 0 if place == 0 else layer + place)
+        head = dense(units, drawn, name) if architecture.bias else _dense(units, drawn, name, False)
+        out = head(x)
+        if network.quantiles is not None:
+            shape = (actions, network.quantiles)
+            out = keras.layers.Reshape(shape, name=f"{name}_quantiles")(out)
+        outputs.append(out)
+    if network.dueling:
+        advantage, value = outputs
+        outputs = [value + (advantage - ops.mean(advantage, axis=1, keepdims=True))]
+    return keras.Model(inputs, outputs[0], name=network.kind)
 
 
 def linear_q_network(state_size: int, seed: int = 0) -> keras.Model:
@@ -23,13 +66,8 @@ def linear_q_network(state_size: int, seed: int = 0) -> keras.Model:
     Args:
         state_size: length of a state.
         seed: of the initial weights.
-
-    Returns:
-        A model from (batch, state_size) to (batch, 3), named `linear`.
     """
-    inputs = keras.Input((state_size,), name="state")
-    q_values = _dense(ACTIONS, _seed_of(seed, 0), "q_values", use_bias=False)(inputs)
-    return keras.Model(inputs, q_values, name="linear")
+    return q_network(Description("linear"), state_size, seed)
 
 
 def two_layer_q_network(
@@ -48,37 +86,13 @@ def two_layer_q_network(
         state_size: length of a state.
         hidden: units of the hidden layers.
         seed: of the initial weights; each layer draws its own.
-        dueling: two heads on the last hidden layer, Q = V(s) + A(s, a) - mean_a A(s, a): Wang et al.
-            (2016), "Dueling Network Architectures for Deep Reinforcement Learning", equation 9.
-        quantiles: outputs per action, the value's quantiles at (i + 1/2) / N: Dabney et al. (2018),
-            "Distributional Reinforcement Learning with Quantile Regression".
+        dueling: two heads on the last hidden layer.
+        quantiles: outputs per action.
         noisy: every dense layer is a `NoisyDense`.
-        layer_norm: each hidden layer is normalised before it is rectified (Ba et al. 2016).
-
-    Returns:
-        A model from (batch, state_size) to (batch, 3), or (batch, 3, quantiles), named `two_layer`.
+        layer_norm: each hidden layer is normalised before it is rectified.
     """
-    dense = NoisyDense if noisy else _dense
-    x = inputs = keras.Input((state_size,), name="state")
-    for layer, units in enumerate(hidden, start=1):
-        x = dense(units, _seed_of(seed, layer), f"hidden_{layer}")(x)
-        if layer_norm:
-            x = keras.layers.LayerNormalization(name=f"norm_{layer}")(x)
-        x = keras.layers.ReLU(name=f"relu_{layer}")(x)
-
-    def head(actions: int, layer: int, name: str) -> Any:
-        outputs = dense(actions * (quantiles or 1), _seed_of(seed, layer), name)(x)
-        if quantiles is None:
-            return outputs
-        return keras.layers.Reshape((actions, quantiles), name=f"{name}_quantiles")(outputs)
-
-    if dueling:
-        advantage = head(ACTIONS, 0, "advantage")
-        value = head(1, len(hidden) + 1, "value")
-        outputs = value + (advantage - ops.mean(advantage, axis=1, keepdims=True))
-    else:
-        outputs = head(ACTIONS, 0, "q_values")
-    return keras.Model(inputs, outputs, name="two_layer")
+    described = Description("two_layer", hidden, dueling, quantiles, layer_norm)
+    return q_network(described, state_size, seed, noisy=noisy)
 
 
 @keras.saving.register_keras_serializable("qdesk")

@@ -26,8 +26,9 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.types.schema import Schema, TensorSpec
 
+from models.architectures import ACTIONS, ARCHITECTURES, TABULAR
 from models.bundle import Bundle
-from models.tabular import ACTIONS, TabularQ
+from models.tabular import TabularQ
 
 if TYPE_CHECKING:
     import keras
@@ -44,7 +45,6 @@ DESCRIPTION = (
     "each move is recorded as a tag `promotion/<time>`\n\n"
     "Look closer: `qdesk models show {name}`, `qdesk evaluate {name} --walk-forward`"
 )
-WHAT = {"linear": "Linear Q-networks", "two_layer": "Two-layer Q-networks", "tabular": "Q-tables"}
 
 
 def register(
@@ -223,7 +223,8 @@ def _candidate(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _create_registered_model(client: MlflowClient, name: str, bundle: Bundle) -> None:
-    what = WHAT[bundle.manifest.network.kind]
+    kind = bundle.manifest.network.kind
+    what = "Q-tables" if kind == TABULAR else ARCHITECTURES[kind].about
     called = bundle.manifest.origin.name
     try:
         client.create_registered_model(

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from models.networks import ACTIONS, NoisyDense, copy_of
+from models.architectures import ACTIONS
+from models.networks import NoisyDense, copy_of
 
 
 class HeadDense(keras.layers.Dense):  # type: ignore[misc]

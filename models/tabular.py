@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ACTIONS = POSITIONS = 3
+from models.architectures import ACTIONS
+
+POSITIONS = 3
 MAX_CELLS = 1_000_000  # of all agents together; lists of Python numbers take memory
 Algorithm = Literal["q_learning", "expected_sarsa", "double_q_learning"]
 

@@ -11,7 +11,14 @@ import qdesk
 from market.bars import load_bars
 from market.feature_kinds import KINDS, Kind
 from market.features import FeaturePipeline, FeatureSettings
+from models.architectures import ARCHITECTURES, Architecture, Dense, Rectify
+from models.last_good import load_last_good
+from models.places import address_of
+from models.single import one_state
+from models.tabular import TabularQ
 from qdesk import COMMANDS, Command
+from tests.test_places import said_anyhow
+from tests.test_trading_commands import said
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
@@ -40,6 +47,40 @@ def test_a_feature_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch.std() > 0
 
 
+def test_a_network_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is trained, registered, promoted and trades; NumPy and Keras agree about it."""
+    rows = dict(ARCHITECTURES)
+    names = {
+        "ARCHITECTURES": rows,
+        "Architecture": Architecture,
+        "Dense": Dense,
+        "Rectify": Rectify,
+    }
+    exec(recipe("A network"), names)
+    (kind,) = rows.keys() - ARCHITECTURES.keys()
+    monkeypatch.setitem(ARCHITECTURES, kind, rows[kind])
+    store = ["--mlruns", tmp_path / "mlruns"]
+    few = ["--network.kind", kind, "--network.hidden", "8,8", "--steps", "1200"]
+    said(capsys, "train", "--bars", "synthetic:ou?bars=3000&seed=1", *few, *store)
+    name = f"qdesk-{kind.replace('_', '-')}"
+    found = load_last_good(name, tmp_path / "cache", address_of(tmp_path / "mlruns"))
+    assert found.bundle is None  # none may trade before it was promoted
+    said(capsys, "models", "promote", name, "1", "--reason", "x", "--override", "y", *store)
+    found = load_last_good(name, tmp_path / "cache", address_of(tmp_path / "mlruns"))
+    assert found.bundle is not None
+    assert found.bundle.manifest.network.hidden == [8]
+    state = np.array([0.3, 1.0, 1.0], np.float32)
+    model = found.bundle.model()
+    assert not isinstance(model, TabularQ)
+    kept = model(state[None]).numpy()[0]
+    np.testing.assert_allclose(one_state(found.bundle)(state), kept, atol=1e-6)
+    np.testing.assert_allclose(found.bundle.q_values(state[None])[0], kept, atol=1e-6)
+    bars = ["--bars", "synthetic:ou?bars=200&seed=2", "--accept-other-market"]
+    assert name in said_anyhow(capsys, "paper", name, *bars, *store)[0]
+
+
 def test_a_command_is_a_module_and_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,12 +95,12 @@ def test_a_command_is_a_module_and_a_row(
     exec(recipe("A command"), {"COMMANDS": rows, "Command": Command})
     monkeypatch.setattr(qdesk, "COMMANDS", rows)
 
-    def said(*arguments: str) -> tuple[int, str, str]:
+    def ended(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["qdesk", *arguments])
         code = qdesk.main()
         out, err = capsys.readouterr()
         return code, out, err
 
-    assert said("hello", "world") == (0, "hello world\n", "")
-    assert said("hello") == (2, "", "hello whom?\n")
-    assert "  hello    say hello\n" in said("--help")[1]
+    assert ended("hello", "world") == (0, "hello world\n", "")
+    assert ended("hello") == (2, "", "hello whom?\n")
+    assert "  hello    say hello\n" in ended("--help")[1]

@@ -14,19 +14,9 @@ if TYPE_CHECKING:
 
 def build_network(settings: NetworkSettings, state_size: int, seed: int) -> "keras.Model":
     """The Q-network that settings describe."""
-    from models.networks import linear_q_network, two_layer_q_network
+    from models.networks import q_network
 
-    if settings.kind == "linear":
-        return linear_q_network(state_size, seed)
-    return two_layer_q_network(
-        state_size,
-        settings.hidden,
-        seed,
-        dueling=settings.dueling,
-        quantiles=settings.quantiles,
-        noisy=settings.noisy,
-        layer_norm=settings.layer_norm,
-    )
+    return q_network(settings, state_size, seed, noisy=settings.noisy)
 
 
 def build_agents(settings: TrainSettings, train: MarketTable, reward_scale: float) -> Agents:

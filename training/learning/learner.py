@@ -6,9 +6,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from models.architectures import ACTIONS
 from models.cvar import conditional_value_at_risk
 from models.losses import huber, quantile_huber
-from models.networks import ACTIONS
 from models.stacked import StackedNetwork
 from models.targets import (
     epsilon_greedy,

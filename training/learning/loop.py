@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from market.simulator import Simulator
 from market.table import MarketTable
+from models.architectures import ACTIONS
 from models.exploration import EpsilonSettings, epsilon
-from models.networks import ACTIONS, q_values_of
+from models.networks import q_values_of
 from training.learning.agent import Diverged, State, Window, require_fits
 from training.learning.batches import of_all_actions, sampled
 from training.learning.learner import Learner, Noise, StepMetrics

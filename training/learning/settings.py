@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from durable.settings import Settings
 from market.features import split_commas
+from models.architectures import ARCHITECTURES, require_known
 
 Units = Annotated[int, Field(ge=1, le=2**16)]
 
@@ -58,8 +59,8 @@ class ReplaySettings(Settings):
 class NetworkSettings(Settings):
     """What stands for Q and learns."""
 
-    kind: Literal["linear", "two_layer", "tabular"] = Field(
-        "two_layer", description="a Q-network, or a table (see tabular)"
+    kind: Annotated[str, AfterValidator(require_known)] = Field(
+        "two_layer", description="a Q-network, linear or two_layer, or a table, tabular"
     )
     hidden: Annotated[tuple[Units, Units], BeforeValidator(split_commas)] = Field(
         (64, 64), description="units of the two hidden layers"
@@ -82,7 +83,8 @@ class NetworkSettings(Settings):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         for name in ("dueling", "quantiles", "noisy", "layer_norm"):
-            if getattr(self, name) and self.kind != "two_layer":
+            architecture = ARCHITECTURES.get(self.kind)
+            if getattr(self, name) and not (architecture and architecture.optional):
                 raise ValueError(f"{name} is set, but kind is {self.kind}; it needs two_layer")
         if self.cvar < 1 and self.quantiles is None:
             raise ValueError(

@@ -332,7 +332,7 @@ def test_the_third_bad_print_sells_nothing_at_its_own_price(tmp_path: Path) -> N
     rows = bars(closes)
     for row in rows[:-1]:
         if not desk.collar.doubts(row):
-            desk.venue.on_bar(row)  # type: ignore[attr-defined]
+            desk.venue.on_bar(row)
         desk.on_bar(row)
     assert desk.book.state == "REDUCING"
     assert desk.book.position == 1

@@ -51,6 +51,9 @@ class HostileVenue:
         self.submitted: list[Order] = []
         self.may_send = True
 
+    def on_bar(self, bar: Mapping[str, Any]) -> None:
+        pass  # its market moves by itself
+
     def submit(self, order: Order) -> None:
         assert self.may_send, "a desk that is halted sent an order"
         assert order.id not in {each.id for each in self.submitted}, "an order was sent twice"

@@ -3,7 +3,8 @@
 Quantities are units of the instrument, prices and costs its quote currency, times nanoseconds since 1970.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
 Ending = Literal["filled", "canceled", "rejected", "expired", "lost"]
 Side = Literal["buy", "sell"]
@@ -100,6 +101,9 @@ class Venue(Protocol):
         Raises:
             Unreachable: it may have arrived or not.
         """
+
+    def on_bar(self, bar: Mapping[str, Any]) -> None:
+        """The next bar, before the desk sees it: what moves a simulated market on; others know better."""
 
     def fund(self, cash: float) -> None:
         """What the account begins with, quote currency; a simulated venue pays it in."""

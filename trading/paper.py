@@ -6,10 +6,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from market.bars import BarsError
 from market.events.schema import EventsError
@@ -21,18 +20,10 @@ from trading.preflight import Preflight
 from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
 from trading.startup import JOURNAL, Model, market_of, model_of, open_desk
 from trading.summary import Summary
+from trading.venues import ENGINES
 from trading.venues.simulated import SimulatedVenue
 
-if TYPE_CHECKING:
-    from trading.venues.nautilus import NautilusVenue
-
 Handler = Callable[[int, FrameType | None], None]
-
-
-class NeedsNautilus(Exception):
-    """The engine is not installed."""
-
-    exit_code = 3
 
 
 class Told(NamedTuple):
@@ -107,8 +98,6 @@ def paper(
         together=1 if timed else TOGETHER,
     )
     found.alarms.append(desk.note)
-    venue = desk.venue
-    assert isinstance(venue, SimulatedVenue)
     summary = Summary(desk.book, _resume_command(settings, folder))
     _introduce(desk, model, summary, say)
     settle_memory()
@@ -116,7 +105,7 @@ def paper(
         try:
             fresh = _after(preflight.watched(found.rows), desk.book.seen)
             rows = fresh if settings.events == "-" else paced(fresh, pace)
-            _trade(desk, venue, rows, caught, summary, say, status)
+            _trade(desk, rows, caught, summary, say, status)
             reason = caught.stop.name if caught.stop is not None else "the market ended"
             desk.stop(reason, flatten=settings.on_stop == "flatten")
             summary.take(desk.book)
@@ -155,7 +144,6 @@ def _end_at_fault(desk: Desk, error: Exception, say: Callable[[str], None]) -> N
 
 def _trade(
     desk: Desk,
-    venue: SimulatedVenue,
     rows: Iterator[Row | None],
     caught: "_Caught",
     summary: Summary,
@@ -172,7 +160,7 @@ def _trade(
             caught.killed = ""
         if row is not None:
             if not desk.collar.doubts(row):
-                venue.on_bar(row)
+                desk.venue.on_bar(row)
             desk.on_bar(row)
             summary.take(book)
         else:
@@ -192,14 +180,10 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
 
     Raises:
         BadCommand, BarsError, EventsError, JournalError: bad input.
-        NeedsNautilus: the engine that is asked for is not here.
+        MissingExtra: the engine that is asked for is not here.
         JournalLost: the journal cannot be written.
     """
-    if settings.engine == "nautilus" and find_spec("nautilus_trader") is None:
-        raise NeedsNautilus(
-            "qdesk backtest --engine nautilus needs nautilus_trader, not installed here: pip install "
-            "'qdesk[nautilus]'"
-        )
+    engine = ENGINES[settings.engine].load(settings.engine)
     model = model_of(settings)
     found = market_data(settings, model, say).whole()
     rows = [row for row in found.rows if row is not None]
@@ -213,60 +197,24 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
     settings = settings.model_copy(
         update={"trade": settings.trade.model_copy(update={"cash": cash})}
     )
-    if settings.engine == "nautilus":
-        from trading.venues.nautilus import NautilusVenue
-
-        venue: SimulatedVenue | NautilusVenue = NautilusVenue(market)
-    else:
-        venue = SimulatedVenue(market)
-    interval = found.facts.interval
     desk = open_desk(
         settings,
         model,
         folder,
         found.instrument,
-        lambda _: venue,
-        interval=interval,
+        lambda _: engine.open_venue(market),
+        interval=found.facts.interval,
         say=say,
         together=TOGETHER,
     )
     summary = Summary(desk.book)
     try:
         settle_memory()
-        if isinstance(venue, SimulatedVenue):
-            for row in rows:
-                if not desk.collar.doubts(row):
-                    venue.on_bar(row)
-                desk.on_bar(row)
-                summary.take(desk.book)
-        else:
-            _in_engine(settings, desk, venue, summary, rows, cash)
+        engine.play(desk, rows, settings, cash, summary.take)
         desk.stop("the market ended", flatten=False)
     finally:
         desk.ledger.journal.close()
     return Told(desk, summary, None, desk.ledger.journal.path, found.rejections)
-
-
-def _in_engine(
-    settings: BacktestSettings,
-    desk: Desk,
-    venue: "NautilusVenue",
-    summary: Summary,
-    rows: list[Row],
-    cash: float,
-) -> None:
-    from trading.venues import nautilus
-    from trading.venues.quotes import quotes_of, quotes_of_log
-
-    latency = round(settings.latency * 1e9)
-    if settings.events is not None:
-        quotes = quotes_of_log(Path(settings.events), settings.instrument)
-    else:
-        quotes = quotes_of(rows, venue.market, latency)
-    engine = nautilus.NautilusSettings(
-        latency=settings.latency, leverage=settings.leverage, margin=settings.margin
-    )
-    nautilus.run(desk, venue, rows, quotes, engine, cash, summary.take)
 
 
 def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row | None]:

@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -30,6 +30,7 @@ from trading.execution import ExecutionSettings
 from trading.policy import PolicySettings
 from trading.risk import Limits
 from trading.sizing import DeskSettings
+from trading.venues import require_engine, require_taken
 
 
 class BadCommand(ValueError):
@@ -147,9 +148,10 @@ class PaperSettings(TradingSettings):
 class BacktestSettings(TradingSettings):
     """Trade a model version over a recorded market, with a fresh account."""
 
-    engine: Literal["simulated", "nautilus"] = Field(
+    engine: Annotated[str, AfterValidator(require_engine)] = Field(
         "simulated",
-        description="the timing contract's own fills, or NautilusTrader (extra nautilus)",
+        description="simulated, the timing contract's own fills, or nautilus, NautilusTrader's (extra "
+        "nautilus)",
     )
     latency: Seconds = Field(0.0, ge=0, description="of an order, 250ms; nautilus alone")
     leverage: float = Field(10.0, ge=1, description="of the margin account; nautilus alone")
@@ -164,15 +166,13 @@ class BacktestSettings(TradingSettings):
             raise ValueError(
                 "a backtest reads a file; `qdesk paper --events -` reads standard input"
             )
-        if self.engine == "simulated":
-            for name in ("latency", "leverage", "margin"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"--{name} does nothing without --engine nautilus")
-        elif self.costs.fill is not None:
-            raise ValueError(
-                "--costs.fill does nothing with --engine nautilus: without --latency orders fill at the "
-                "close, with it at what is quoted then"
-            )
+        changed = {
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.default
+        }
+        changed |= {f"costs.{name}" for name in self.costs.model_fields_set}
+        require_taken(self.engine, changed)
         return self
 
 

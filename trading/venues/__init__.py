@@ -1,1 +1,86 @@
-"""Where orders go."""
+"""Where orders of a backtest go: `ENGINES`, a row and a module each."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from durable.errors import MissingExtra
+
+
+class Engine(NamedTuple):
+    """What plays a recorded market to a desk.
+
+    Attributes:
+        module: has `open_venue(market)`, which makes the venue of a fresh account, and
+            `play(desk, rows, settings, cash, take)`, which trades all rows and has `take` look at the
+            book after each.
+        takes: settings of `qdesk backtest` that not every engine knows.
+        needs: a package, and the extra of our own that brings it.
+        without: why a setting that it does not take means nothing here, by name.
+    """
+
+    module: str
+    takes: tuple[str, ...] = ()
+    needs: tuple[str, str] | None = None
+    without: Mapping[str, str] = {}
+
+    def load(self, name: str) -> Any:
+        """The module.
+
+        Raises:
+            MissingExtra: the package that it needs is not installed.
+        """
+        if self.needs is not None and find_spec(self.needs[0]) is None:
+            package, extra = self.needs
+            raise MissingExtra(
+                f"qdesk backtest --engine {name} needs {package}, not installed here: pip install "
+                f"'qdesk[{extra}]'"
+            )
+        return import_module(self.module)
+
+
+ENGINES = {
+    "simulated": Engine("trading.venues.simulated", takes=("costs.fill",)),
+    "nautilus": Engine(
+        "trading.venues.nautilus",
+        takes=("latency", "leverage", "margin"),
+        needs=("nautilus_trader", "nautilus"),
+        without={
+            "costs.fill": "without --latency orders fill at the close, with it at what is quoted then"
+        },
+    ),
+}
+
+
+def require_engine(name: str) -> str:
+    """The name of an engine, if there is one of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"Input should be {' or '.join(map(repr, ENGINES))}")
+    return name
+
+
+def require_taken(name: str, changed: set[str]) -> None:
+    """Refuses settings that an engine would pass over.
+
+    Args:
+        name: of the engine.
+        changed: dotted names of settings that are not what they are by default.
+
+    Raises:
+        ValueError: one of them is for other engines alone.
+    """
+    for each in sorted(changed - set(ENGINES[name].takes)):
+        others = [other for other, engine in ENGINES.items() if each in engine.takes]
+        if not others:
+            continue
+        why = ENGINES[name].without.get(each)
+        raise ValueError(
+            f"--{each} does nothing with --engine {name}: {why}"
+            if why
+            else f"--{each} does nothing without --engine {' or '.join(others)}"
+        )

@@ -12,6 +12,7 @@ kept here and raised when the engine returns.
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -39,10 +40,19 @@ from durable.settings import Settings
 from market.accounting import MarketSettings
 from trading.book import Book
 from trading.desk import TRADED, Bar, Desk
+from trading.feed import Row
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
-from trading.settings import BadCommand
+from trading.settings import BacktestSettings, BadCommand
 from trading.venues.nautilus_data import SIZE_DIGITS, depth_of, instrument_of, tick_of
-from trading.venues.quotes import ENDLESS, Quote, digits_of, scale_of, scaled
+from trading.venues.quotes import (
+    ENDLESS,
+    Quote,
+    digits_of,
+    quotes_of,
+    quotes_of_log,
+    scale_of,
+    scaled,
+)
 
 RESOLVED = 1e4  # smallest quantities that a position must at least be
 QUIET = LoggerConfig(bypass_logging=True)
@@ -323,3 +333,28 @@ def _require_sizes(desk: Desk, rows: Sequence[Bar]) -> None:
             f"a position is {sizes.min():g} to {sizes.max():g} units; NautilusTrader takes {least:g} to "
             f"{ENDLESS:g} here: change --trade.quantity or --trade.notional, or use --engine simulated"
         )
+
+
+def open_venue(market: MarketSettings) -> NautilusVenue:
+    """A fresh account."""
+    return NautilusVenue(market)
+
+
+def play(
+    desk: Desk,
+    rows: Sequence[Row],
+    settings: BacktestSettings,
+    cash: float,
+    take: Callable[[Book], None],
+) -> None:
+    """Has the desk trade bars in order, against the quotes of its log or of the bars themselves."""
+    venue = desk.venue
+    assert isinstance(venue, NautilusVenue)
+    if settings.events is not None:
+        quotes = quotes_of_log(Path(settings.events), settings.instrument)
+    else:
+        quotes = quotes_of(list(rows), venue.market, round(settings.latency * 1e9))
+    engine = NautilusSettings(
+        latency=settings.latency, leverage=settings.leverage, margin=settings.margin
+    )
+    run(desk, venue, rows, quotes, engine, cash, take)

@@ -5,12 +5,13 @@ spread last known. It charges what `market/accounting.py` charges, borrow includ
 whose equity is at or below its floor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from market.accounting import MarketSettings, floor_of, unit_cost
 from market.rebalance import rebalance
 from trading.book import DUST, Book
+from trading.desk import Bar, Desk
 from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report, Side
 
 
@@ -169,3 +170,23 @@ class SimulatedVenue:
     def _take(self, amount: float) -> None:
         if self._cash is not None:
             self._cash -= amount
+
+
+def open_venue(market: MarketSettings) -> SimulatedVenue:
+    """A fresh account."""
+    return SimulatedVenue(market)
+
+
+def play(
+    desk: Desk,
+    rows: Sequence[Bar],
+    settings: object,  # noqa: ARG001  # this engine has none of its own
+    cash: float,  # noqa: ARG001  # the desk funds the account
+    take: Callable[[Book], None],
+) -> None:
+    """Has the desk trade bars in order, filled as the timing contract says."""
+    for row in rows:
+        if not desk.collar.doubts(row):
+            desk.venue.on_bar(row)
+        desk.on_bar(row)
+        take(desk.book)

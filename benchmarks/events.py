@@ -23,7 +23,7 @@ from benchmarks.record import EVENT_LOG, machine, save
 from market.events.convert import convert
 from market.events.files import BLOCK_BYTES, text_chunks
 from market.events.formats import JsonLines
-from market.events.synthetic import write_event_log
+from tests.support.synthetic_events import write_event_log
 
 LOGS = {
     "trades and quotes": {"trade": 0.5, "quote": 0.5},

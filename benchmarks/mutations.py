@@ -131,7 +131,7 @@ class Tree:
             import pytest
 
             named = (name.partition("::") for name in tests)
-            paths = [f"tests/test_{file}.py{mark}{test}" for file, mark, test in named]
+            paths = [f"{found(file)}{mark}{test}" for file, mark, test in named]
             code = int(pytest.main(["-x", "-q", "-m", "not slow", *paths]))
         except BaseException:
             traceback.print_exc()
@@ -139,6 +139,12 @@ class Tree:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+
+def found(name: str) -> Path:
+    """The file of tests of that name."""
+    (path,) = Path("tests").rglob(f"test_{name}.py")
+    return path
 
 
 class Verdict(NamedTuple):

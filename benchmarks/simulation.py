@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.trading import LIMITS, untrained
-from market.events.synthetic import write_event_log
+from tests.support.synthetic_events import write_event_log
 from trading.feed import Rejections, logged
 from trading.journal import records
 from trading.paper import backtest

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import record
 from market.synthetic import RandomWalk
-from tests.desks import bundle_for
+from tests.support.desks import bundle_for
 from trading.latch import Latch
 
 RATES = (0, 20, 100_000)  # events a second

@@ -127,7 +127,7 @@ def measured(mode: str, folder: Path, share: float, cores: set[int]) -> dict[str
 @contextmanager
 def server_of(mode: str, folder: Path) -> "Iterator[Any]":
     """The server that a mode needs, started but for the one that is down."""
-    from tests.servers import TrackingServer
+    from tests.support.servers import TrackingServer
 
     if mode in ("untracked", "sqlite"):
         yield None
@@ -247,8 +247,8 @@ def page_seconds(mlruns: Path) -> list[float]:
 
     from playwright.sync_api import sync_playwright
 
-    from tests.servers import free_port, wait_for
-    from tests.test_ui import CHROMIUM, SWITCHES
+    from tests.support.servers import free_port, wait_for
+    from tests.training.test_ui import CHROMIUM, SWITCHES
 
     if CHROMIUM is None or shutil.which("make") is None:
         return []

@@ -11,21 +11,17 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for name in [name for name in os.environ if name.startswith(("QDESK_", "DQN_EPSILON_"))]:
     del os.environ[name]
 
-import numpy as np
-import polars as pl
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis.configuration import set_hypothesis_home_dir
-from numpy.typing import NDArray
 
 from market.bars import Bars
-from market.calendar import Calendar
 from market.synthetic import RandomWalk
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from tests.trained import Trained
+    from tests.support.trained import Trained
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # all processes of a session compile a program once
     _programs = tempfile.TemporaryDirectory()
@@ -47,23 +43,6 @@ LONGEST = (
     "test_learning",
     "test_agents",
 )
-
-
-def bars_of(open: NDArray[np.float64], close: NDArray[np.float64], name: str = "made") -> Bars:
-    """Bars with given opens and closes, one a minute, of a market that never closes."""
-    count = len(close)
-    start = np.datetime64("2020-01-01T00:00", "us")
-    table = pl.DataFrame(
-        {
-            "time": start + np.arange(count) * np.timedelta64(1, "m"),
-            "open": open,
-            "high": np.maximum(open, close),
-            "low": np.minimum(open, close),
-            "close": close,
-            "volume": np.ones(count),
-        }
-    )
-    return Bars.of(name, table, Calendar.always(60.0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,7 +67,7 @@ def walk() -> Bars:
 @pytest.fixture
 def trained(tmp_path: Path) -> "Trained":
     """Trains in this process, into a store of its own."""
-    from tests.trained import Trained
+    from tests.support.trained import Trained
 
     return Trained(tmp_path)
 
@@ -96,7 +75,7 @@ def trained(tmp_path: Path) -> "Trained":
 @pytest.fixture
 def mlruns(tmp_path: Path) -> Path:
     """A store with three registered versions."""
-    from tests.registered import register_three
+    from tests.support.registered import register_three
 
     register_three(tmp_path / "mlruns")
     return tmp_path / "mlruns"
@@ -106,6 +85,6 @@ def mlruns(tmp_path: Path) -> Path:
 def client(mlruns: Path) -> "MlflowClient":
     from mlflow import MlflowClient
 
-    from tests.registered import uri_of
+    from tests.support.registered import uri_of
 
     return MlflowClient(uri_of(mlruns), uri_of(mlruns))

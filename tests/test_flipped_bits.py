@@ -12,9 +12,9 @@ from market.synthetic import RandomWalk
 from models.bundle import Bundle
 from models.networks import linear_q_network
 from models.sealed import Damaged, seal
-from tests.desks import bundle_for, desk_at, rows_of, run
-from tests.test_bundle import bundle_of
-from tests.test_outbox import begun, point
+from tests.models.test_bundle import bundle_of
+from tests.support.desks import bundle_for, desk_at, rows_of, run
+from tests.training.tracking.test_outbox import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
 from training.checkpoints.checkpoint import STATE, Checkpoint

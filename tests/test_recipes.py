@@ -17,8 +17,8 @@ from models.places import address_of
 from models.single import one_state
 from models.tabular import TabularQ
 from qdesk import COMMANDS, Command
-from tests.test_places import said_anyhow
-from tests.test_trading_commands import said
+from tests.models.test_places import said_anyhow
+from tests.qdesk.test_trading_commands import said
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 

@@ -11,8 +11,8 @@ import pytest
 
 from durable.lines import Lines
 from market.synthetic import RandomWalk
-from tests.desks import bundle_for, desk_at, rows_of
-from tests.servers import free_port
+from tests.support.desks import bundle_for, desk_at, rows_of
+from tests.support.servers import free_port
 from trading.journal import FORMAT, UNCHECKED, Journal, JournalError, records
 from trading.latch import Latch
 from training.tracking.journal import POINTS, Outbox

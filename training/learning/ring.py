@@ -12,7 +12,19 @@ import tensorflow as tf
 from models.exploration import linear
 from training.learning.random_bits import below, uniform
 from training.learning.settings import ReplaySettings
-from training.learning.sum_tree import FAN_OUT, LARGEST, level_sizes
+
+# Children of a node: few levels, and few children to add up on each.
+FAN_OUT = 8
+LARGEST = 1e28  # of a priority: 10^9 of them still add up to a float32
+
+
+def level_sizes(capacity: int) -> list[int]:
+    """Nodes on each level of a tree, the leaves first; whole families, the last one below the root."""
+    sizes = [-(-capacity // FAN_OUT) * FAN_OUT]
+    while sizes[-1] > FAN_OUT:
+        parents = sizes[-1] // FAN_OUT
+        sizes.append(-(-parents // FAN_OUT) * FAN_OUT)
+    return sizes
 
 
 class Sample(NamedTuple):
@@ -144,7 +156,7 @@ class Ring:
 
 
 class TensorSumTree:
-    """`training.learning.sum_tree.SumTree` in tensors, one for each seed.
+    """A sum tree in tensors, one for each seed.
 
     All levels lie in one variable, the leaves first, on each level one seed's nodes after the other's.
     Walks through the levels are loops of their own: unrolled, XLA computes a level's choice again in

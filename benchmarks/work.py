@@ -65,7 +65,7 @@ def build(work: dict[str, Any], parts: dict[str, Any] | None = None) -> Any:
     """
     from models.exploration import EpsilonSettings
     from models.networks import linear_q_network, two_layer_q_network
-    from training.learning.loop import TrainingLoop
+    from training.learning.loop import Dqn, TrainingLoop
     from training.learning.settings import LearnerSettings, ReplaySettings
 
     parts = parts or {}
@@ -85,9 +85,11 @@ def build(work: dict[str, Any], parts: dict[str, Any] | None = None) -> Any:
     return TrainingLoop(
         table,
         networks,
-        LearnerSettings(loss="huber", clip_norm=10.0, **learner),
-        ReplaySettings(**replay),
-        EpsilonSettings(start=work["epsilon"], min=work["epsilon"]),
+        Dqn(
+            LearnerSettings(loss="huber", clip_norm=10.0, **learner),
+            ReplaySettings(**replay),
+            EpsilonSettings(start=work["epsilon"], min=work["epsilon"]),
+        ),
         seeds,
         reward_scale=reward_scale_of(table),
     )

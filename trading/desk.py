@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf, log
 from time import monotonic, time_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from market.accounting import MarketSettings, Scheme, next_position
 from market.bars import BarsError
@@ -35,59 +35,91 @@ SAID_GAPS = 5  # silences that are said; the summary counts them all
 LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
 
 
+class Decider(NamedTuple):
+    """What decides.
+
+    Attributes:
+        policy: from features and a position to an action.
+        features: what it sees, with the past of the journal taken in.
+        scheme: what an action means.
+    """
+
+    policy: SafePolicy
+    features: FeatureStream
+    scheme: Scheme
+
+
+class Rules(NamedTuple):
+    """What a desk may do, and how.
+
+    Attributes:
+        limits: what may be sent.
+        trade: what it trades.
+        execution: how orders are sent.
+        market: sizing and costs; none: one unit, without any.
+    """
+
+    limits: Limits
+    trade: DeskSettings | None = None
+    execution: ExecutionSettings | None = None
+    market: MarketSettings | None = None
+
+
+class Around(NamedTuple):
+    """What a desk lives in.
+
+    Attributes:
+        clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
+        interval: length of a bar, s; None where bars have none.
+        say: told in a sentence what a person should know.
+    """
+
+    clock: Callable[[], int] | None = None
+    interval: float | None = None
+    say: Callable[[str], None] = lambda _: None
+
+
 class Desk:
     """Trades one instrument by one policy at one venue."""
 
     def __init__(
         self,
-        policy: SafePolicy,
-        features: FeatureStream,
-        scheme: Scheme,
+        decider: Decider,
         venue: Venue,
         ledger: Ledger,
         latch: Latch,
-        limits: Limits,
-        settings: DeskSettings | None = None,
-        execution: ExecutionSettings | None = None,
-        clock: Callable[[], int] | None = None,
-        interval: float | None = None,
-        say: Callable[[str], None] = lambda _: None,
-        market: MarketSettings | None = None,
+        rules: Rules,
+        around: Around,
     ) -> None:
         """Takes everything that it needs, and does nothing before `start`.
 
         Args:
-            policy: what decides.
-            features: what it sees, with the past of the journal taken in.
-            scheme: what an action means.
+            decider: what decides.
             venue: where orders go.
             ledger: journal and book.
             latch: what holds it stopped.
-            limits: what may be sent.
-            settings: what it trades.
-            execution: how orders are sent.
-            clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
-            interval: length of a bar, s; None where bars have none.
-            say: told in a sentence what a person should know.
-            market: sizing and costs; none: one unit, without any.
+            rules: what it may do, and how.
+            around: clock, bars and whom to tell.
         """
-        self.policy = policy
-        self.features = features
-        self.scheme = scheme
+        self.policy = decider.policy
+        self.features = decider.features
+        self.scheme = decider.scheme
         self.venue = venue
         self.ledger = ledger
         self.book = ledger.book
         self.latch = latch
-        self.settings = settings or DeskSettings()
-        self.interval = interval
-        self.sizing = Sizing(market or MarketSettings(), self.settings, self.book)
-        self.limits = limits.resolved(self.sizing.units, interval)
+        self.settings = rules.trade or DeskSettings()
+        self.interval = around.interval
+        self.sizing = Sizing(rules.market or MarketSettings(), self.settings, self.book)
+        self.limits = rules.limits.resolved(self.sizing.units, self.interval)
         stale = self.limits.stale_seconds
         self._fresh = stale * SECOND if isinstance(stale, float) else inf
-        self.collar = PriceCollar(self.book, self.limits, interval)
-        self.execution = ExecutionService(venue, ledger, self.limits, self.downgrade, execution)
-        self._say = say
-        self._clock = clock
+        self.collar = PriceCollar(self.book, self.limits, self.interval)
+        self.execution = ExecutionService(
+            venue, ledger, self.limits, self.downgrade, rules.execution
+        )
+        self._say = around.say
+        self._clock = around.clock
         self._now = 0
         self._look_at = 0.0
 

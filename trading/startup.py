@@ -15,7 +15,7 @@ from models.last_good import impatient, load_last_good
 from models.places import BadPlace, address_of
 from models.sealed import MANIFEST, Damaged
 from trading.book import Book
-from trading.desk import Desk
+from trading.desk import Around, Decider, Desk, Rules
 from trading.journal import FORMAT, Journal, JournalError, damaged, records
 from trading.latch import STATE, Latch
 from trading.ledger import Ledger
@@ -220,19 +220,18 @@ def open_desk(
         _require_room(latch, book)
         ledger = Ledger(journal, book, instrument)
         desk = Desk(
-            SafePolicy(bundle, settings.policy, settings.epsilon, book.decisions, ranges=ranges),
-            stream,
-            origin.scheme,
+            Decider(
+                SafePolicy(
+                    bundle, settings.policy, settings.epsilon, book.decisions, ranges=ranges
+                ),
+                stream,
+                origin.scheme,
+            ),
             venue_of(book),
             ledger,
             latch,
-            limits,
-            settings.trade,
-            settings.execution,
-            clock,
-            interval,
-            say,
-            market_of(settings, bundle),
+            Rules(limits, settings.trade, settings.execution, market_of(settings, bundle)),
+            Around(clock, interval, say),
         )
         now = clock() if clock is not None else book.time
         ledger.record(

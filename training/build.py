@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from market.table import MarketTable
 from training.learning.agent import Agents
 from training.learning.settings import NetworkSettings
-from training.learning.tabular import TabularAgents
+from training.learning.tabular import TableLearning, TabularAgents
 from training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -25,23 +25,19 @@ def build_agents(settings: TrainSettings, train: MarketTable, reward_scale: floa
     if settings.network.kind == "tabular":
         return TabularAgents(
             train,
-            settings.tabular,
-            settings.learner.gamma,
-            settings.replay.streams,
-            settings.epsilon,
+            TableLearning(
+                settings.tabular, settings.learner.gamma, settings.replay.streams, settings.epsilon
+            ),
             seeds,
             reward_scale,
             settings.called,
         )
-    from training.learning.loop import TrainingLoop
+    from training.learning.loop import Dqn, TrainingLoop
 
     return TrainingLoop(
         train,
         [build_network(settings.network, train.state_size, seed) for seed in seeds],
-        settings.learner,
-        settings.replay,
-        settings.epsilon,
+        Dqn(settings.learner, settings.replay, settings.epsilon, settings.network.cvar),
         seeds,
         reward_scale,
-        settings.network.cvar,
     )

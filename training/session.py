@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from rich.console import Console
@@ -28,7 +28,21 @@ from training.tracking.origin import code_version
 from training.tracking.store import Store
 from training.tracking.tracker import CHECKPOINTS, Tracker, new_run, open_journal
 from training.tracking.uploader import Shipper
-from training.versions import Keeper, Versions
+from training.versions import Judged, Keeper, Label, Versions
+
+
+class Asked(NamedTuple):
+    """How trainings were asked for.
+
+    Attributes:
+        command: what was typed; it stands in each run's description.
+        group: of the runs that it made.
+        console: to draw on.
+    """
+
+    command: str
+    group: str
+    console: Console
 
 
 class Session:
@@ -39,9 +53,7 @@ class Session:
         data: what they name.
         store: to track in.
         shipper: sends there what is tracked.
-        group: of runs.
-        command: what was typed; it stands in each run's description.
-        console: to draw on.
+        asked: how it was asked for.
         start: the checkpoint to go on from, if any.
 
     Attributes:
@@ -58,9 +70,7 @@ class Session:
         data: TrainingData,
         store: Store,
         shipper: Shipper,
-        group: str,
-        command: str,
-        console: Console,
+        asked: Asked,
         start: Start | None = None,
     ) -> None:
         self.settings = settings
@@ -68,9 +78,9 @@ class Session:
         self.store = store
         self.start = start
         self._shipper = shipper
-        self._group = group
-        self._command = command
-        self._console = console
+        self._group = asked.group
+        self._command = asked.command
+        self._console = asked.console
         self.market = data.validation[settings.market.fill]
         self.agents = build_agents(settings, data.train, data.reward_scale)
         self._guard = QGuard(explained_q(settings, data.train, data.reward_scale))
@@ -209,7 +219,9 @@ class Session:
             tracker.log_data(data.split.validation, settings.bars, "validation")
         origin = labels.origin(settings, data, seed, box.run)
         cvar = settings.network.cvar
-        keeper = Keeper(self.agents, index, data, self.market, cvar, tracker, tags, origin, what)
+        label = Label(tags, origin, what)
+        judged = Judged(data, self.market, cvar)
+        keeper = Keeper(self.agents, index, judged, tracker, label)
         self._trackers.append(tracker)
         self._keepers.append(keeper)
 

@@ -42,45 +42,65 @@ class Versions(NamedTuple):
     tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
 
+class Judged(NamedTuple):
+    """What versions are judged on.
+
+    Attributes:
+        data: what an agent learns from, and the validation bars.
+        market: those bars under the settings' fill.
+        cvar: share of worst outcomes that quantiles are averaged over.
+    """
+
+    data: TrainingData
+    market: MarketTable
+    cvar: float
+
+
+class Label(NamedTuple):
+    """What is said of a run's versions.
+
+    Attributes:
+        tags: of run and versions.
+        origin: of its models, but for the step.
+        about: what each is, but for what it did.
+    """
+
+    tags: dict[str, str]
+    origin: dict[str, Any]
+    about: str
+
+
 class Keeper:
     """Registers what an agent has learned whenever validation improves, and at the end.
 
     Args:
         agents: those that learn.
         index: of the agent to keep.
-        data: what it learns from and is judged on.
-        market: the validation bars under the settings' fill.
-        cvar: share of worst outcomes that quantiles are averaged over.
+        judged: what its versions are judged on.
         tracker: of its run.
-        tags: of run and versions.
-        origin: of its models, but for the step.
-        about: what each of its versions is, but for what it did.
+        label: what is said of them.
     """
 
     def __init__(
         self,
         agents: Agents,
         index: int,
-        data: TrainingData,
-        market: MarketTable,
-        cvar: float,
+        judged: Judged,
         tracker: Tracker,
-        tags: dict[str, str],
-        origin: dict[str, Any],
-        about: str,
+        label: Label,
     ) -> None:
         self.agents = agents
         self.index = index
-        self.data = data
-        self.market = market
-        self.cvar = cvar
+        self.data = judged.data
+        self.market = judged.market
+        self.cvar = judged.cvar
         self.tracker = tracker
-        self.tags = tags
-        self.origin = origin
-        self.about = about
+        self.tags = label.tags
+        self.origin = label.origin
+        self.about = label.about
         self.best: Kept | None = None
         self.last: Kept | None = None
-        self._hold = buy_and_hold(market)
+        self._hold = buy_and_hold(judged.market)
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
         """Records a validation, with a version where it is the best so far or the last."""

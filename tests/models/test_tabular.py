@@ -17,7 +17,7 @@ from models.exploration import EpsilonSettings
 from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
 from tests.support.bars import bars_of
 from training.learning.settings import TabularSettings
-from training.learning.tabular import TabularAgents
+from training.learning.tabular import TableLearning, TabularAgents
 
 GAMMA = 0.8
 
@@ -129,7 +129,7 @@ def agents_of(
     table = MarketTable.of(bars, features, market)
     settings = TabularSettings(bins=4, **changes)
     explore = EpsilonSettings(start=0.5, min=0.5)
-    return TabularAgents(table, settings, GAMMA, 3, explore, seeds, reward_scale=0.5)
+    return TabularAgents(table, TableLearning(settings, GAMMA, 3, explore), seeds, reward_scale=0.5)
 
 
 @pytest.mark.parametrize("sizing", ["unit", "notional", "equity"])

@@ -14,7 +14,7 @@ from market.features import FeaturePipeline, FeatureSettings
 from models.bundle import Bundle
 from models.manifest import Golden, Manifest, Network, Origin
 from trading.book import Book
-from trading.desk import Desk
+from trading.desk import Around, Decider, Desk, Rules
 from trading.execution import ExecutionSettings
 from trading.journal import Journal, records
 from trading.latch import Latch
@@ -117,19 +117,12 @@ def desk_at(
             features.update({**record, "time": record["closed"] // 1000})
     ledger = Ledger(journal, book, INSTRUMENT)
     desk = Desk(
-        safe,
-        features,
-        bundle.manifest.origin.scheme,
+        Decider(safe, features, bundle.manifest.origin.scheme),
         venue,
         ledger,
         Latch(folder),
-        limits,
-        settings,
-        execution,
-        clock,
-        interval,
-        say,
-        market,
+        Rules(limits, settings, execution, market),
+        Around(clock, interval, say),
     )
     desk.start(book.time)
     return desk

@@ -7,7 +7,7 @@ seeds learn side by side: every array has a leading axis of seeds, every seed ra
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -33,18 +33,31 @@ FEWEST = 20
 MOST = 10_000  # iterations
 
 
+class Dqn(NamedTuple):
+    """How networks learn.
+
+    Attributes:
+        learner: settings of the train step.
+        replay: settings of collection and replay.
+        exploration: the epsilon schedule.
+        cvar: share of worst outcomes that networks with quantiles are greedy for; 1 is the mean.
+    """
+
+    learner: LearnerSettings
+    replay: ReplaySettings
+    exploration: EpsilonSettings
+    cvar: float = 1.0
+
+
 class TrainingLoop:
     """Deep Q-learning on a market table; an iteration steps every stream once and then updates.
 
     Args:
         table: the market to train on.
         networks: those that learn, one for each seed; their weights are copied.
-        learner: settings of the train step.
-        replay: settings of collection and replay.
-        exploration: the epsilon schedule.
+        dqn: how they learn.
         seeds: of starts, exploration and sampling.
         reward_scale: what a price unit counts in learning, or the unit of the settings' sizing.
-        cvar: share of worst outcomes that networks with quantiles are greedy for; 1 is the mean.
 
     Attributes:
         learner: holds the networks.
@@ -56,17 +69,16 @@ class TrainingLoop:
         self,
         table: MarketTable,
         networks: Sequence[keras.Model],
-        learner: LearnerSettings,
-        replay: ReplaySettings,
-        exploration: EpsilonSettings,
+        dqn: Dqn,
         seeds: Sequence[int],
         reward_scale: float,
-        cvar: float = 1.0,
     ) -> None:
+        learner = dqn.learner
+        replay = dqn.replay
         self.seeds = tuple(seeds)
         self.reward_scale = reward_scale
-        self.exploration = exploration
-        self.learner = Learner(networks, learner, cvar)
+        self.exploration = dqn.exploration
+        self.learner = Learner(networks, learner, dqn.cvar)
         self.simulator = Simulator(table, replay.streams, seeds, reward_scale)
         self.ring = Ring(len(seeds), replay)
         self._iteration = tf.Variable(0, trainable=False, name="iteration")

@@ -5,7 +5,7 @@ An iteration steps every stream once, epsilon-greedily, and learns from each ste
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,28 @@ from training.learning.settings import TabularSettings
 CHUNK = 2000  # iterations between two questions whether to stop
 
 
+class TableLearning(NamedTuple):
+    """How tables learn.
+
+    Attributes:
+        settings: algorithm, bins, learning rate.
+        gamma: discount a bar.
+        streams: markets that each agent walks along side by side.
+        exploration: the epsilon schedule.
+    """
+
+    settings: TabularSettings
+    gamma: float
+    streams: int
+    exploration: EpsilonSettings
+
+
 class TabularAgents:
     """Tables that learn from the same market, one for each seed, one after the other.
 
     Args:
         table: the market to train on.
-        settings: algorithm, bins, learning rate.
-        gamma: discount a bar.
-        streams: markets that each agent walks along side by side.
-        exploration: the epsilon schedule.
+        learning: how.
         seeds: of starts and exploration.
         reward_scale: what a price unit counts in learning, or the unit of the settings' sizing.
         name: of the registered model.
@@ -37,10 +50,7 @@ class TabularAgents:
     def __init__(
         self,
         table: MarketTable,
-        settings: TabularSettings,
-        gamma: float,
-        streams: int,
-        exploration: EpsilonSettings,
+        learning: TableLearning,
         seeds: Sequence[int],
         reward_scale: float,
         name: str = "tabular",
@@ -49,12 +59,9 @@ class TabularAgents:
         self.seeds = seeds
         self.reward_scale = reward_scale
         self._name = name
-        self._discretiser = Discretiser.fit(table.features, settings.bins)
+        self._discretiser = Discretiser.fit(table.features, learning.settings.bins)
         market = _Market(table, self._discretiser.cell(table.features), reward_scale)
-        self._walks = [
-            _Walk(market, settings, self._discretiser.cells, gamma, streams, exploration, seed)
-            for seed in seeds
-        ]
+        self._walks = [_Walk(market, learning, self._discretiser.cells, seed) for seed in seeds]
         self._begin_window()
 
     @property
@@ -158,24 +165,22 @@ class _Walk:
     def __init__(
         self,
         market: _Market,
-        settings: TabularSettings,
+        learning: TableLearning,
         cells: int,
-        gamma: float,
-        streams: int,
-        exploration: EpsilonSettings,
         seed: int,
     ) -> None:
+        settings = learning.settings
         self.market = market
-        self.gamma = gamma
-        self.streams = streams
-        self.exploration = exploration
+        self.gamma = learning.gamma
+        self.streams = learning.streams
+        self.exploration = learning.exploration
         self.iteration = 0
         self.learner = TabularLearner(
             cells * 3, settings.algorithm, settings.learning_rate, settings.omega
         )
         self._random = np.random.default_rng(seed)
         # Of each stream: bar, last bar, position + 1, equity above the floor.
-        self._at = [self._begin(share) for share in self._random.random(streams).tolist()]
+        self._at = [self._begin(share) for share in self._random.random(self.streams).tolist()]
 
     @property
     def rate(self) -> float:

@@ -20,7 +20,8 @@ from market.source import bars_from
 from market.table import MarketTable
 from models.bundle import Bundle
 from models.manifest import Origin
-from models.networks import copy_of, linear_q_network, two_layer_q_network
+from models.networks import copy_of
+from tests.support.networks import linear_q_network, two_layer_q_network
 
 ROUNDS = 21
 NETWORKS = ("linear", "two_layer")

@@ -64,7 +64,7 @@ def build(work: dict[str, Any], parts: dict[str, Any] | None = None) -> Any:
     Loss and clipping are as Stable-Baselines3's DQN has them.
     """
     from models.exploration import EpsilonSettings
-    from models.networks import linear_q_network, two_layer_q_network
+    from tests.support.networks import linear_q_network, two_layer_q_network
     from training.learning.loop import Dqn, TrainingLoop
     from training.learning.settings import LearnerSettings, ReplaySettings
 

@@ -1,9 +1,58 @@
 """What all settings have in common: they are plain data that nobody changes."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource
 
 
 class Settings(BaseModel):
     """Settings of one thing: frozen, without names that nobody knows, and of finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Fault(NamedTuple):
+    """The first thing that is wrong with settings.
+
+    Attributes:
+        path: dotted, of the setting; empty where it concerns several.
+        kind: pydantic's word for it.
+        reason: what would be right, or why this is not.
+        value: that was given.
+    """
+
+    path: str
+    kind: str
+    reason: str
+    value: Any
+
+    @classmethod
+    def of(cls, error: ValidationError) -> "Fault":
+        """The first of an error's faults; indices are left out of its path."""
+        first = error.errors()[0]
+        path = ".".join(each for each in first["loc"] if str(each).isidentifier())  # type: ignore[misc]
+        return cls(path, first["type"], first["msg"].removeprefix("Value error, "), first["input"])
+
+    @property
+    def sentence(self) -> str:
+        """`is VALUE: reason`, or the reason alone where it is ours."""
+        if self.kind == "value_error":
+            return self.reason
+        return f"is {self.value!r}: {self.reason[0].lower()}{self.reason[1:]}"
+
+
+def of_command_line(
+    kind: type[BaseSettings], command: str, arguments: list[str]
+) -> CliSettingsSource[Any]:
+    """The settings that a command line gives; raises pydantic's `SettingsError`."""
+    return CliSettingsSource(
+        kind,
+        cli_prog_name=f"qdesk {command}",
+        cli_parse_args=arguments,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_parse_none_str="none",
+        cli_exit_on_error=False,
+    )

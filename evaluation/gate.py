@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
-from durable.settings import Settings
+from durable.settings import Fault, Settings
 from evaluation.assessment import LEVELS, MULTIPLES, Findings
 from evaluation.statistics import Moments, deflated_sharpe, expected_best_sharpe, interquartile_mean
 from evaluation.trials import Trials
@@ -97,12 +97,11 @@ class Policy(Settings):
             reason = getattr(error, "strerror", None) or error
             raise BadPolicy(f"policy {path}: cannot be read as TOML ({reason})") from error
         except ValidationError as error:
-            fault = error.errors()[0]
-            name = ".".join(map(str, fault["loc"]))
-            reason = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] == "extra_forbidden":
+            fault = Fault.of(error)
+            reason = fault.reason
+            if fault.kind == "extra_forbidden":
                 reason = f"no such condition; there are {', '.join(cls.model_fields)}"
-            raise BadPolicy(f"policy {path}: {name}: {reason}") from error
+            raise BadPolicy(f"policy {path}: {fault.path}: {reason}") from error
 
 
 class Facts(NamedTuple):

@@ -43,16 +43,6 @@ class Described(Protocol):
         """Whether hidden layers are normalised."""
 
 
-class Description(NamedTuple):
-    """A network that is described by hand."""
-
-    kind: str
-    hidden: Sequence[int] = ()
-    dueling: bool = False
-    quantiles: int | None = None
-    layer_norm: bool = False
-
-
 class Dense(NamedTuple):
     """x W + b, of weights `name/kernel` and `name/bias`."""
 

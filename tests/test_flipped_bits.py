@@ -10,10 +10,10 @@ from market.events.journal import convert_journal
 from market.events.schema import EventsError
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from models.networks import linear_q_network
 from models.sealed import Damaged, seal
 from tests.models.test_bundle import bundle_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
+from tests.support.networks import linear_q_network
 from tests.training.tracking.test_outbox import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch

@@ -8,7 +8,6 @@ Everything has its default in the module that uses it. Of the environment only t
 import argparse
 import os
 import tomllib
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,14 +15,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
-    CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
 from durable.addresses import taken
-from durable.settings import Settings
+from durable.settings import Fault, Settings, of_command_line
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from trading.execution import ExecutionSettings
@@ -192,31 +190,16 @@ def load[Settings: TradingSettings](
     found = {name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ}
     values["epsilon"] = {**found, **values.get("epsilon", {})}
     try:
-        cli: CliSettingsSource[Any] = CliSettingsSource(
-            kind,
-            cli_prog_name=f"qdesk {command}",
-            cli_parse_args=arguments,
-            cli_kebab_case=True,
-            cli_avoid_json=True,
-            cli_implicit_flags=True,
-            cli_parse_none_str="none",
-            cli_exit_on_error=False,
-        )
+        cli = of_command_line(kind, command, arguments)
         return kind(_cli_settings_source=cli, **values)
     except SettingsError as error:
         raise BadCommand(f"qdesk {command}: {error}; see `qdesk {command} --help`") from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        named = takewhile(lambda part: str(part).isidentifier(), fault["loc"])
-        path = ".".join(map(str, named))
-        reason = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            reason = f"is no setting; see `qdesk {command} --help`"
-        elif fault["type"] == "missing":
-            reason = f"is missing; see `qdesk {command} --help`"
-        elif fault["type"] != "value_error":
-            reason = f"is {fault['input']!r}: {reason[0].lower()}{reason[1:]}"
-        raise BadCommand(f"qdesk {command}: {path + ' ' if path else ''}{reason}") from error
+        fault = Fault.of(error)
+        unknown = {"extra_forbidden": "is no setting", "missing": "is missing"}.get(fault.kind)
+        reason = f"{unknown}; see `qdesk {command} --help`" if unknown else fault.sentence
+        path = f"{fault.path} " if fault.path else ""
+        raise BadCommand(f"qdesk {command}: {path}{reason}") from error
 
 
 def _file(path: Path) -> dict[str, Any]:

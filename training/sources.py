@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import CliSettingsSource, SettingsError
+from pydantic_settings import SettingsError
 
+from durable.settings import Fault, of_command_line
 from models.exploration import EPSILON_VARIABLES
 from training.settings import TrainSettings
 
@@ -86,16 +87,7 @@ def _spelt_out(arguments: list[str]) -> list[str]:
 
 def _load(values: dict[str, Any], source: str, arguments: list[str]) -> TrainSettings:
     try:
-        cli: CliSettingsSource[Any] = CliSettingsSource(
-            TrainSettings,
-            cli_prog_name="qdesk train",
-            cli_parse_args=arguments,
-            cli_kebab_case=True,
-            cli_avoid_json=True,
-            cli_implicit_flags=True,
-            cli_parse_none_str="none",
-            cli_exit_on_error=False,
-        )
+        cli = of_command_line(TrainSettings, "train", arguments)
         return TrainSettings(_cli_settings_source=cli, **values)
     except SettingsError as error:
         raise BadSettings(f"qdesk train: {error}; see `qdesk train --help`") from error
@@ -151,8 +143,8 @@ def _explain(
     error: ValidationError, given: dict[str, Any], of_given: str, arguments: list[str]
 ) -> str:
     """The first fault in one sentence: setting, value, reason, and the source that set it."""
-    fault = error.errors()[0]
-    path = ".".join(part for part in fault["loc"] if isinstance(part, str))  # indices left out
+    fault = Fault.of(error)
+    path = fault.path
     flag = "--" + path.replace("_", "-")
     variables = ["QDESK_" + path.replace(".", "__").upper()]
     variables += [v for v, name in EPSILON_VARIABLES.items() if path == f"epsilon.{name}"]
@@ -165,9 +157,9 @@ def _explain(
         source = f"{found[-1]} in the environment"
     else:
         source = of_given if value is not None else "settings"
-    if fault["type"] == "extra_forbidden":
+    if fault.kind == "extra_forbidden":
         return f"{source}: {path} is not a setting; see `qdesk train --help` for those that are"
-    reason = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        return f"{path}: {reason}" if path else reason
-    return f"{path} is {fault['input']!r} ({source}): {reason[0].lower()}{reason[1:]}"
+    if fault.kind == "value_error":
+        return f"{path}: {fault.reason}" if path else fault.reason
+    reason = fault.reason[0].lower() + fault.reason[1:]
+    return f"{path} is {fault.value!r} ({source}): {reason}"

@@ -17,10 +17,11 @@ from safetensors.numpy import load_file, save_file
 from market.features import FeaturePipeline
 from models.bundle import WEIGHTS, Bundle
 from models.manifest import Golden, Origin
-from models.networks import copy_of, linear_q_network, q_values_of, two_layer_q_network
+from models.networks import copy_of, q_values_of
 from models.sealed import MANIFEST, Damaged, seal_into
 from models.single import one_state
 from models.tabular import Discretiser, TabularQ
+from tests.support.networks import linear_q_network, two_layer_q_network
 
 
 def states_of(size: int, count: int = 64) -> np.ndarray:

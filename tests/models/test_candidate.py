@@ -10,9 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from models.networks import linear_q_network
 from models.registry import propose, register
 from tests.models.test_bundle import bundle_of
+from tests.support.networks import linear_q_network
 from tests.support.registered import uri_of
 from tests.support.stores import fresh
 from tests.support.trained import Trained

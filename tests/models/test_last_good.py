@@ -13,11 +13,11 @@ import pytest
 from mlflow import MlflowClient
 
 from models.last_good import INDEX, load_last_good
-from models.networks import linear_q_network
 from models.promotion import rollback
 from models.promotion_records import resolve
 from models.registry import model_id_of, register
 from tests.models.test_bundle import bundle_of
+from tests.support.networks import linear_q_network
 from tests.support.registered import NAME, promote, spoil, uri_of
 
 

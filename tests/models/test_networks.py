@@ -10,14 +10,9 @@ import tensorflow as tf
 
 from models.cvar import conditional_value_at_risk
 from models.exploration import EpsilonSettings, epsilon
-from models.networks import (
-    NoisyDense,
-    copy_of,
-    linear_q_network,
-    q_values_of,
-    two_layer_q_network,
-)
+from models.networks import NoisyDense, copy_of, q_values_of
 from models.stacked import HeadDense, StackedNetwork
+from tests.support.networks import linear_q_network, two_layer_q_network
 
 STATES = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

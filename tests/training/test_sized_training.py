@@ -17,9 +17,9 @@ from market.table import MarketTable
 from market.terms import Sizing
 from models.configuration import configuration_hash
 from models.exploration import EpsilonSettings
-from models.networks import two_layer_q_network
 from models.sealed import MANIFEST, seal, unseal
 from tests.market.test_sizing import SIZED, SIZINGS
+from tests.support.networks import two_layer_q_network
 from tests.support.trained import Trained, refused, runs_of
 from tests.training.learning.test_loop import SMALL, window_of
 from training import describe as labels

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
+from tests.support.networks import linear_q_network, two_layer_q_network
 from training.learning.batches import Transition
 from training.learning.learner import Learner, Noise
 from training.learning.settings import LearnerSettings

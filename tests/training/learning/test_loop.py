@@ -17,9 +17,9 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from market.table import MarketTable
 from models.exploration import EpsilonSettings
-from models.networks import linear_q_network, two_layer_q_network
 from models.stacked import StackedNetwork
 from tests.support.bars import bars_of
+from tests.support.networks import linear_q_network, two_layer_q_network
 from training.learning.agent import Diverged, Window
 from training.learning.learner import Learner
 from training.learning.loop import Dqn, TrainingLoop

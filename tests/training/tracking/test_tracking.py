@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from mlflow.entities import Metric, Run
 
 from models.bundle import Bundle
-from models.networks import linear_q_network
 from models.registry import find_version, propose, register
 from tests.models.test_bundle import bundle_of
+from tests.support.networks import linear_q_network
 from tests.support.stores import fresh
 from training.tracking.about import About
 from training.tracking.history import Point

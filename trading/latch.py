@@ -25,6 +25,7 @@ KILL = "KILL"
 ROOM = 4096  # bytes of the state, whatever it says
 LONGEST = 500  # characters of a reason
 LATEST = 2**63 - 1  # ns since 1970
+LOOKS = 10  # at a kill switch without a reason
 PATIENCE = 1.0  # s that another writer is waited for
 # What a file that holds no state raises.
 UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
@@ -79,8 +80,7 @@ class Latch:
         """What is latched; None where nothing ever was. Unreadable is HALTED."""
         if (self.folder / KILL).exists():
             with suppress(OSError, UnicodeDecodeError):
-                reason = (self.folder / KILL).read_text().strip()
-                return Latched("HALTED", f"kill switch: {reason or 'no reason given'}", True, 0)
+                return Latched("HALTED", f"kill switch: {self._why_killed()}", True, 0)
             return Latched("HALTED", "kill switch", True, 0)
         for attempt in range(3):  # another process may be writing it
             time.sleep(0.001 * attempt)
@@ -91,6 +91,14 @@ class Latch:
             except (OSError, *UNREADABLE):
                 continue
         return Latched("HALTED", f"{self.folder / STATE} cannot be read", False, 0)
+
+    def _why_killed(self) -> str:
+        """The reason in the kill switch, which stands there a moment after the switch itself."""
+        for _ in range(LOOKS):
+            if reason := (self.folder / KILL).read_text().strip():
+                return reason
+            time.sleep(0.01)
+        return "no reason given"
 
     def lost(self) -> Latched | None:
         """What was latched when the journal could not be written, whatever was thrown since."""
@@ -149,11 +157,11 @@ class Latch:
         """
         file = os.open(self.folder / KILL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            sync(self.folder)
             with suppress(OSError):
                 os.ftruncate(file, 0)
                 os.write(file, f"{reason}\n".encode(errors="replace"))
                 os.fsync(file)
+            sync(self.folder)
         finally:
             os.close(file)
 

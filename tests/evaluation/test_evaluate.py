@@ -60,7 +60,7 @@ class Desk:
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["qdesk", *arguments, "--mlruns", str(self.mlruns)])
-            patch.setattr("training.tracking.origin.code_version", lambda: self.code)
+            patch.setattr("qdesk.evaluate.code_version", lambda: self.code)
             code = qdesk.main()
         said = self._capsys.readouterr()
         return code, said.out, said.err

@@ -238,3 +238,12 @@ def test_a_folder_that_is_gone_is_a_lost_journal(tmp_path: Path) -> None:
     (tmp_path / "desk").rmdir()
     with pytest.raises(JournalLost, match=r"desk: No such file or directory$"):
         latch.changed()
+
+
+def test_a_reason_that_comes_a_moment_after_the_switch_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = tmp_path / KILL
+    switch.touch()
+    monkeypatch.setattr("trading.latch.time.sleep", lambda _: switch.write_text("a drill\n"))
+    assert Latch(tmp_path).read() == Latched("HALTED", "kill switch: a drill", True, 0)

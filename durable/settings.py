@@ -1,5 +1,6 @@
 """What all settings have in common: they are plain data that nobody changes."""
 
+import argparse
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,9 +44,9 @@ class Fault(NamedTuple):
 
 
 def of_command_line(
-    kind: type[BaseSettings], command: str, arguments: list[str]
+    kind: type[BaseSettings], command: str, arguments: list[str] | None
 ) -> CliSettingsSource[Any]:
-    """The settings that a command line gives; raises pydantic's `SettingsError`."""
+    """The settings that a command line gives, if any; raises pydantic's `SettingsError`."""
     return CliSettingsSource(
         kind,
         cli_prog_name=f"qdesk {command}",
@@ -56,3 +57,9 @@ def of_command_line(
         cli_parse_none_str="none",
         cli_exit_on_error=False,
     )
+
+
+def parser_of(kind: type[BaseSettings], command: str) -> argparse.ArgumentParser:
+    """The parser of a command that takes these settings."""
+    made: argparse.ArgumentParser = of_command_line(kind, command, None).root_parser
+    return made

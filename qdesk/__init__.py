@@ -19,6 +19,7 @@ class Command(NamedTuple):
     module: str  # is loaded when the command is asked for
     function: str = "run"  # of it: takes arguments and a terminal, returns the exit code
     needs: tuple[str, ...] = ()  # packages without which it cannot begin
+    parser: str = "parser"  # of it: makes the parser of its arguments
     listed: bool = True  # in the usage
 
 
@@ -49,19 +50,32 @@ COMMANDS = {
         "trade a model version on paper, behind safety switch and risk engine",
         "qdesk.trade",
         "paper",
+        parser="paper_parser",
     ),
     "backtest": Command(
-        "the same over recorded bars, in NautilusTrader's engine too", "qdesk.trade", "backtest"
+        "the same over recorded bars, in NautilusTrader's engine too",
+        "qdesk.trade",
+        "backtest",
+        parser="backtest_parser",
     ),
-    "kill": Command("stop a desk's orders; resume sets it free", "qdesk.trade", "kill"),
+    "kill": Command(
+        "stop a desk's orders; resume sets it free", "qdesk.trade", "kill", parser="kill_parser"
+    ),
     "resume": Command(
-        "let a desk that was stopped trade again", "qdesk.trade", "resume", (), False
+        "let a desk that was stopped trade again",
+        "qdesk.trade",
+        "resume",
+        parser="resume_parser",
+        listed=False,
+    ),
+    "completion": Command(
+        "print a script for bash, zsh or fish to complete all this",
+        "qdesk.completion",
+        listed=False,
     ),
 }
-STOPPING = (
-    "kill",
-    "resume",
-)  # nothing keeps a desk from being stopped, and no address in them is used
+# Nothing keeps a desk from being stopped, and no address in these is used.
+STOPPING = ("kill", "resume")
 
 
 def usage() -> str:
@@ -74,7 +88,8 @@ def usage() -> str:
             "commands:",
             *rows,
             "",
-            "`qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version.",
+            "`qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version;",
+            "`qdesk completion SHELL` prints what bash, zsh or fish completes.",
         ]
     )
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from durable.addresses import hidden
+from durable.settings import parser_of
 from market.findings import amount
 from trading import paper as desks
 from trading.journal import JournalLost, last_position
@@ -118,6 +119,16 @@ def resume(arguments: list[str], console: Console) -> int:
             soft_wrap=True,
         )
     return 0
+
+
+def paper_parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk paper`."""
+    return parser_of(PaperSettings, "paper")
+
+
+def backtest_parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk backtest`."""
+    return parser_of(BacktestSettings, "backtest")
 
 
 def kill_parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """`qdesk train`: settings and data are checked before TensorFlow is loaded or anything written."""
 
+import argparse
 import shlex
 import signal
 from importlib.util import find_spec
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 from rich.console import Console
 
 from durable.errors import MissingExtra
+from durable.settings import parser_of
 from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket
@@ -36,6 +38,11 @@ def run(arguments: list[str], console: Console) -> int:
             f"qdesk train: stopped by {stopped_by.name} after a last checkpoint", stopped_by
         )
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `qdesk train`."""
+    return parser_of(TrainSettings, "train")
 
 
 def _prepared(

@@ -1,6 +1,5 @@
 """The house itself: arrows between rooms, what loads without TensorFlow, targets and documents."""
 
-import argparse
 import ast
 import json
 import re
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -54,12 +53,6 @@ from benchmarks.record import (
 )
 from benchmarks.record import README as README_PATH
 from qdesk import COMMANDS
-from qdesk.data import parser
-from qdesk.evaluate import parser as evaluate_parser
-from qdesk.models import parser as models_parser
-from qdesk.runs import parser as runs_parser
-from qdesk.tracking import parser as tracking_parser
-from qdesk.trade import kill_parser, resume_parser
 from tests.support.house import WINGS, circle, files, graph, module_of, parallel
 from trading.settings import BacktestSettings, PaperSettings, load
 from training.sources import load_settings
@@ -99,15 +92,6 @@ STORES = {
     *(f"qdesk.{name}" for name in ("evaluate", "models", "runs", "tracking")),
 }
 DOCUMENTS = [README_PATH, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
-    "data": parser,
-    "evaluate": evaluate_parser,
-    "kill": kill_parser,
-    "models": models_parser,
-    "resume": resume_parser,
-    "runs": runs_parser,
-    "tracking": tracking_parser,
-}
 
 
 def test_arrows_point_one_way() -> None:
@@ -170,17 +154,20 @@ def commands(text: str) -> list[list[str]]:
     lines = re.findall(
         r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?qdesk (?!\.)(.*?)$", blocks, re.MULTILINE
     )
-    return [shlex.split(line, comments=True) for line in lines]
+    typed = [shlex.split(line, comments=True) for line in lines]
+    return [words[: words.index(">")] if ">" in words else words for words in typed]
 
 
 def accepted(command: str, arguments: list[str]) -> None:
     """Parses a command's arguments as it would; raises where it would refuse them."""
-    if command in PARSERS:
-        PARSERS[command]().parse_args(arguments)
-    elif command == "train":
+    row = COMMANDS[command]
+    if command == "train":  # the door's parser knows nothing of what fits together
         load_settings(arguments)
-    elif "--config" not in arguments:
-        load(PaperSettings if command == "paper" else BacktestSettings, command, arguments)
+    elif command in ("paper", "backtest"):
+        if "--config" not in arguments:
+            load(PaperSettings if command == "paper" else BacktestSettings, command, arguments)
+    else:
+        getattr(import_module(row.module), row.parser)().parse_args(arguments)
 
 
 def test_every_command_in_the_documents_is_one_that_qdesk_takes() -> None:

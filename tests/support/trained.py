@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import qdesk
-from benchmarks.kills import client_of
+from tests.support.kills import client_of
 from tests.support.stores import fresh
 from training.data import TrainingData
 from training.learn import learn

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kills import QDESK, client_of, fingerprint, training
+from tests.support.kills import QDESK, client_of, fingerprint, training
 from tests.support.trained import MARKET, SMALL, Trained, runs_of
 from training.checkpoints.checkpoint import newest
 from training.checkpoints.errors import NoCheckpoint

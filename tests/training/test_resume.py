@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 import pytest
 
-from benchmarks.kills import QDESK, client_of, fingerprint, resuming, study, training
 from durable.lines import seal
 from market.bars import load_bars
+from tests.support.kills import QDESK, client_of, fingerprint, resuming, study, training
 from tests.support.stores import fresh
 from tests.support.trained import SMALL, Trained, learn_until, refused, runs_of
 from training.checkpoints.checkpoint import STATE, RunLock, newest

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 import s3fs
 
-from benchmarks.kills import QDESK
 from models.last_good import load_last_good
+from tests.support.kills import QDESK
 from tests.support.servers import KEYS, PostgreSQL, S3Server, free_port, wait_for
 
 pytestmark = pytest.mark.team

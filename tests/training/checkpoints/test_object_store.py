@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import s3fs
 
-from benchmarks.kills import fingerprint, killed, training
 from durable.errors import MissingExtra
 from models.sealed import MANIFEST
+from tests.support.kills import fingerprint, killed, training
 from tests.support.servers import KEYS, S3Server
 from training.checkpoints.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
 from training.checkpoints.errors import BucketError, NoCheckpoint

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills import QDESK, client_of
+from tests.support.kills import QDESK, client_of
 from tests.support.servers import TrackingServer
 from tests.support.trained import Trained, learn_until
 from training.tracking.journal import JOURNAL, POINTS, Outbox

@@ -14,7 +14,7 @@ from evaluation.choosing import unchosen_note
 from evaluation.errors import BadEvaluation
 from evaluation.ledger import closes_of, holds
 from evaluation.walk_forward import Job, Outcome, WalkForwardSettings, Window, joined
-from market.accounting import Fill, MarketSettings
+from market.accounting import FILLS, Fill, MarketSettings
 from market.bars import Bars, SplitSettings, carried_note
 from market.features import FeaturePipeline
 from market.source import bars_from
@@ -22,8 +22,6 @@ from market.table import MarketTable
 from models.bundle import Bundle
 from models.promotion import load_bundle
 from models.promotion_records import resolve
-
-FILLS: tuple[Fill, ...] = ("close", "next_open")
 
 
 class Request(NamedTuple):

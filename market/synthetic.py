@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from market.bars import Bars, BarsError
 from market.calendar import Calendar
+from market.table import POSITIONS
 
 Numbers = NDArray[np.float64]
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -22,8 +23,8 @@ LEVEL = 100.0  # the price that log prices are measured from
 COUNT = 20_000  # bars where `--bars` does not say how many
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()  # of expectations over a standard normal
-POSITIONS = np.arange(-1, 2)
-CHANGES = abs(POSITIONS[None, :] - POSITIONS[:, None])  # (position coming in, position taken)
+HELD = np.array(POSITIONS)
+CHANGES = abs(HELD[None, :] - HELD[:, None])  # (position coming in, position taken)
 
 
 class Market(Protocol):
@@ -78,7 +79,7 @@ class OrnsteinUhlenbeck:
         transition = _transition(grid, places, np.broadcast_to(WEIGHTS, places.shape))
         price = LEVEL * np.exp(grid)
         drift = LEVEL * np.exp((1 - self.theta) * grid + self.sigma**2 / 2) - price
-        rewards = drift[:, None, None] * POSITIONS - fee_rate * price[:, None, None] * CHANGES
+        rewards = drift[:, None, None] * HELD - fee_rate * price[:, None, None] * CHANGES
         return _best(grid, _solve(rewards, gamma * transition), np.log(close / LEVEL))
 
 
@@ -105,7 +106,7 @@ class RandomWalk:
     def best_choice(self, close: Numbers, fee_rate: float, gamma: float) -> NDArray[np.int8]:
         """As `Market` has it; the same at every price, since rewards are in proportion to it."""
         growth = np.exp(self.drift)
-        rewards = (growth - 1) * POSITIONS - fee_rate * CHANGES
+        rewards = (growth - 1) * HELD - fee_rate * CHANGES
         q_values = _solve(rewards[None], np.array([[gamma * growth]]))
         choice = (q_values[0].argmax(axis=1) - 1).astype(np.int8)
         return np.broadcast_to(choice, (len(close), 3)).copy()
@@ -161,7 +162,7 @@ class RegimeSwitching:
             shares.append(probability[:, None] * WEIGHTS * np.exp(returns))  # the price grows too
         transition = _transition(grid, np.hstack(places), np.hstack(shares))
         drift = transition.sum(axis=1) - 1
-        rewards = drift[:, None, None] * POSITIONS - fee_rate * CHANGES
+        rewards = drift[:, None, None] * HELD - fee_rate * CHANGES
         return _best(grid, _solve(rewards, gamma * transition), self.beliefs(close))
 
     def _updated(self, belief: Numbers | float, log_return: Numbers | float) -> Numbers:

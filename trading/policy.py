@@ -17,7 +17,6 @@ from models.bundle import Bundle
 from models.exploration import EpsilonSettings, epsilon
 from models.single import one_state
 
-ACTIONS = (-1, 0, 1)
 BEYOND = 3.0  # deviations past its range in training at which a feature counts as outside it
 PER_GOLDEN = 100.0  # times the largest golden Q-value, the widest that a Q-value may be by default
 

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 
 from evaluation.choosing import FEWEST, bars_to_choose_on, too_few_note
-from market.accounting import Fill
+from market.accounting import FILLS, Fill
 from market.bars import Bars, BarsError, Split, SplitSettings, carried_note
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
 from models.tabular import Discretiser, tables_of
 from training.settings import TrainSettings
-
-FILLS: tuple[Fill, ...] = ("close", "next_open")
 
 
 @dataclass(frozen=True)

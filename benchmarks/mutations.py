@@ -141,9 +141,9 @@ class Tree:
             os._exit(code)
 
 
-def found(name: str) -> Path:
+def found(name: str, root: Path = Path()) -> Path:
     """The file of tests of that name."""
-    (path,) = Path("tests").rglob(f"test_{name}.py")
+    (path,) = (root / "tests").rglob(f"test_{name}.py")
     return path
 
 

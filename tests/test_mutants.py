@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mutants import drawn, faults
-from benchmarks.mutations import ROOT, TESTS, reasons
+from benchmarks.mutations import ROOT, TESTS, found, reasons
 
 SOURCE = '''"""A file."""
 
@@ -72,7 +72,7 @@ def test_files_and_their_tests_are_there(file: str) -> None:
     assert (ROOT / file).is_file()
     for name in TESTS[file]:
         path, _, test = name.partition("::")
-        assert f"def {test}" in (ROOT / f"tests/test_{path}.py").read_text(), name
+        assert f"def {test}" in found(path, ROOT).read_text(), name
 
 
 def test_what_is_said_to_compute_the_same_is_of_lines_that_are_still_there_with_a_reason() -> None:

@@ -17,8 +17,10 @@ WHOLE = re.compile(
 BUCKET = re.compile(r"([^:/?#@]+):(.+?)@([A-Za-z0-9][A-Za-z0-9.-]*(?:/.*)?)")
 # Credentials in a text: a name and a password that is no port, a token, parameters of a query. An address
 # that was taken for a path has lost one of its slashes.
+KNOWN = r"(?i:https?|s3|gs|s?ftp|redis|postgresql(?:\+\w+)?|mysql(?:\+\w+)?)"
 HELD = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.-]{0,24}:/{1,2})[^\s/?#@:'\"]*:(?!\d+(?:[/?#\s'\"]|$))[^\s'\"]*@"
+    rf"([A-Za-z][A-Za-z0-9+.-]{{0,24}}://|\b{KNOWN}:/)"
+    r"[^\s/?#@:'\"]*:(?!\d+(?:[/?#\s'\"]|$))[^\s'\"]*@"
     r"|((?i:https?|s3|postgresql(?:\+\w+)?|mysql(?:\+\w+)?):/{1,2})[^\s/?#@:'\"]+@"
 )
 NAMED = re.compile(

@@ -30,10 +30,14 @@ class Fault(NamedTuple):
 
     @classmethod
     def of(cls, error: ValidationError) -> "Fault":
-        """The first of an error's faults; indices are left out of its path."""
+        """The first fault of an error; indices are left out of its path."""
         first = error.errors()[0]
-        path = ".".join(each for each in first["loc"] if str(each).isidentifier())  # type: ignore[misc]
-        return cls(path, first["type"], first["msg"].removeprefix("Value error, "), first["input"])
+        kind = first["type"]
+        names = [each for each in first["loc"] if isinstance(each, str)]
+        if kind != "extra_forbidden":  # which may be a name that no setting could have
+            names = [each for each in names if each.isidentifier()]
+        reason = first["msg"].removeprefix("Value error, ")
+        return cls(".".join(names), kind, reason, first["input"])
 
     @property
     def sentence(self) -> str:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import PydanticCustomError
 
 ACTIONS = 3
+HEADS = ("q_values", "advantage", "value")
 TABULAR = "tabular"  # what stands for a table where a network's kind is asked for
 NORM_EPSILON = np.float32(1e-3)  # of Keras's layer normalisation
 
@@ -72,13 +74,14 @@ class Architecture(NamedTuple):
         about: its models, in the plural, for a person.
         steps: from a state to what the heads see.
         bias: whether heads have one: not where the state's last entry is.
-        optional: whether it takes dueling heads, quantiles, layer normalisation and noisy layers.
+        takes: which optional parts make sense with it, of `dueling`, `quantiles`, `noisy` and
+            `layer_norm`.
     """
 
     about: str
     steps: Callable[[Described], list[Step]]
     bias: bool = True
-    optional: bool = True
+    takes: tuple[str, ...] = ()
 
 
 def _two_layer(network: Described) -> list[Step]:
@@ -92,8 +95,10 @@ def _two_layer(network: Described) -> list[Step]:
 
 
 ARCHITECTURES = {
-    "linear": Architecture("Linear Q-networks", lambda _: [], bias=False, optional=False),
-    "two_layer": Architecture("Two-layer Q-networks", _two_layer),
+    "linear": Architecture("Linear Q-networks", lambda _: [], bias=False),
+    "two_layer": Architecture(
+        "Two-layer Q-networks", _two_layer, takes=("dueling", "quantiles", "noisy", "layer_norm")
+    ),
 }
 
 
@@ -101,11 +106,11 @@ def require_known(kind: str) -> str:
     """A kind, if there is one of that name.
 
     Raises:
-        ValueError: there is none.
+        PydanticCustomError: there is none.
     """
     if kind not in ARCHITECTURES and kind != TABULAR:
         names = ", ".join(map(repr, ARCHITECTURES))
-        raise ValueError(f"Input should be {names} or '{TABULAR}'")
+        raise PydanticCustomError("literal_error", f"Input should be {names} or '{TABULAR}'")
     return kind
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import save
 
-from models.architectures import TABULAR, Weights, forward
+from models.architectures import HEADS, TABULAR, Weights, forward
 from models.cvar import conditional_value_at_risk
 from models.manifest import Golden, Manifest, Network, Origin
 from models.sealed import Damaged, require_finite, seal_into, unseal
@@ -197,9 +197,8 @@ class Bundle:
 
 
 def _network_of(model: "keras.Model", weights: Weights, cvar: float) -> Network:
-    hidden: list[int] = []
-    while (name := f"hidden_{len(hidden) + 1}/bias") in weights:
-        hidden.append(weights[name].shape[0])
+    biases = [path.removesuffix("/bias") for path in weights if path.endswith("/bias")]
+    hidden = [weights[f"{name}/bias"].shape[0] for name in biases if name not in HEADS]
     return Network(
         kind=model.name,
         state_size=model.input_shape[-1],

@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 
 from rich.console import Console
 
-from qdesk import COMMANDS
+import qdesk
 
 SHELLS = ("bash", "zsh", "fish")
 BASH = """_qdesk() {
@@ -48,8 +49,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Each command with its parser; of one with commands of its own, those behind it."""
-    for name, command in COMMANDS.items():
-        made: argparse.ArgumentParser = getattr(import_module(command.module), command.parser)()
+    for name, command in qdesk.COMMANDS.items():
+        if any(find_spec(package) is None for package in command.needs):
+            continue
+        make = getattr(import_module(command.module), command.parser, argparse.ArgumentParser)
+        made: argparse.ArgumentParser = make()
         yield name, made
         for action in made._actions:  # argparse shows them nowhere else
             if isinstance(action, argparse._SubParsersAction):
@@ -59,6 +63,8 @@ def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
 def _words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     """Options, and commands of a command's own, with what they mean."""
     for action in parser._actions:
+        if action.help == argparse.SUPPRESS:
+            continue
         if isinstance(action, argparse._SubParsersAction):
             yield from ((sub, "") for sub in action.choices)
         for flag in action.option_strings:
@@ -71,13 +77,13 @@ def _bash() -> str:
     for name, made in sorted(_parsers(), key=lambda each: -each[0].count(" ")):
         words = " ".join(word for word, _ in _words(made))
         cases.append(f'    "{name}"|"{name} "*) options="{words}" ;;')
-    return BASH % ("\n".join(cases), " ".join(COMMANDS))
+    return BASH % ("\n".join(cases), " ".join(qdesk.COMMANDS))
 
 
 def _fish() -> str:
     lines = [
         f"complete -c qdesk -n __fish_use_subcommand -a {name} -d {_quoted(command.about)}"
-        for name, command in COMMANDS.items()
+        for name, command in qdesk.COMMANDS.items()
     ]
     for name, made in _parsers():
         seen = " ".join(f"__fish_seen_subcommand_from {part};" for part in name.split())

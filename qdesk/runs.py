@@ -56,7 +56,7 @@ def run(arguments: list[str], console: Console) -> int:
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)
-    piped = console.file is sys.stdout and not console.is_terminal
+    piped = console.file is sys.stdout and not sys.stdout.isatty()
     if piped and "COLUMNS" not in os.environ:  # a pipe has room
         console.width = WIDE
     with opened(options) as client:

@@ -11,6 +11,7 @@ import qdesk
 from market.bars import load_bars
 from market.feature_kinds import KINDS, Kind
 from market.features import FeaturePipeline, FeatureSettings
+from market.synthetic import RandomWalk
 from models.architectures import ARCHITECTURES, Architecture, Dense, Rectify
 from models.last_good import load_last_good
 from models.places import address_of
@@ -19,6 +20,10 @@ from models.tabular import TabularQ
 from qdesk import COMMANDS, Command
 from tests.models.test_places import said_anyhow
 from tests.qdesk.test_trading_commands import said
+from tests.support.desks import bundle_for
+from tests.trading.test_paper import LOOSE, WALK
+from trading.journal import records
+from trading.venues import ENGINES, Engine
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
@@ -81,6 +86,38 @@ def test_a_network_is_a_row(
     assert name in said_anyhow(capsys, "paper", name, *bars, *store)[0]
 
 
+def test_an_engine_is_a_module_and_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that charges a unit of money a fill: its fills are in the journal."""
+    (tmp_path / "my_engine.py").write_text(
+        "from trading.venues.simulated import SimulatedVenue, play\n\n"
+        "__all__ = ['play']\n\n"
+        "class Dear(SimulatedVenue):\n"
+        "    def poll(self):\n"
+        "        told = super().poll()\n"
+        "        return [e._replace(cost=1.0) if hasattr(e, 'cost') else e for e in told]\n\n"
+        "def open_venue(market):\n    return Dear(market)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = dict(ENGINES)
+    exec(recipe("A venue"), {"ENGINES": rows, "Engine": Engine})
+    (name,) = rows.keys() - ENGINES.keys()
+    monkeypatch.setitem(ENGINES, name, rows[name])
+    made = bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8)
+    (tmp_path / "bundle").mkdir()
+    made.save_into(tmp_path / "bundle")
+    command = ["backtest", str(tmp_path / "bundle"), "--bars", WALK, "--engine", name]
+    said_anyhow(capsys, *command, "--desk", tmp_path / "desk", *LOOSE)
+    told = [each for each in records(tmp_path / "desk" / "journal.jsonl") if each["type"] == "fill"]
+    assert len(told) > 10
+    assert {each["cost"] for each in told} == {1.0}
+    _, err = said_anyhow(capsys, *command, "--latency", "1s")
+    assert "--latency does nothing without --engine nautilus" in err
+    _, err = said_anyhow(capsys, *command[:-1], "nothing")
+    assert "engine is 'nothing': input should be 'simulated' or 'nautilus' or 'mine'" in err
+
+
 def test_a_command_is_a_module_and_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,3 +141,4 @@ def test_a_command_is_a_module_and_a_row(
     assert ended("hello", "world") == (0, "hello world\n", "")
     assert ended("hello") == (2, "", "hello whom?\n")
     assert "  hello    say hello\n" in ended("--help")[1]
+    assert '"hello"|"hello "*) options="--help" ;;' in ended("completion", "bash")[1]

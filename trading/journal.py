@@ -75,6 +75,7 @@ class Journal:
             os.close(self._file)
             raise
         self._lines: list[bytes] = []
+        self._left = 0
         self._urgent = False
         self._lost: OSError | None = None
 
@@ -97,10 +98,15 @@ class Journal:
         """
         if self._lost is not None:
             raise JournalLost(f"{self.path}: {self._lost.strerror}") from self._lost
-        may_wait = not (awaited or self._urgent) and len(self._lines) < self.together
-        if may_wait or not self._lines:
+        if not (awaited or self._urgent) and len(self._lines) < self.together:
+            self._left = len(self._lines)
             return
         data = b"".join(self._lines)
+        self._lines.clear()  # first: whatever interrupts this, nothing is written twice
+        self._left = 0
+        self._urgent = False
+        if not data:
+            return
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -109,14 +115,12 @@ class Journal:
         except OSError as error:
             self._lost = error
             raise JournalLost(f"{self.path}: {error.strerror}") from error
-        self._lines.clear()
-        self._urgent = False
 
     def close(self) -> None:
-        """Gives the file back; what was left for a later flush is written, if it can be."""
-        if self.together > 1:
-            with suppress(JournalLost):
-                self.flush()
+        """Gives the file back; what a flush has left for a later one is written, if it can be."""
+        del self._lines[self._left :]
+        with suppress(JournalLost):
+            self.flush()
         os.close(self._file)
 
     def _take_up(self) -> str | None:

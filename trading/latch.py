@@ -25,7 +25,7 @@ KILL = "KILL"
 ROOM = 4096  # bytes of the state, whatever it says
 LONGEST = 500  # characters of a reason
 LATEST = 2**63 - 1  # ns since 1970
-LOOKS = 10  # at a kill switch without a reason
+LOOKS = 4  # at a kill switch without a reason, 10 ms apart
 PATIENCE = 1.0  # s that another writer is waited for
 # What a file that holds no state raises.
 UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)

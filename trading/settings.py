@@ -28,7 +28,7 @@ from trading.execution import ExecutionSettings
 from trading.policy import PolicySettings
 from trading.risk import Limits
 from trading.sizing import DeskSettings
-from trading.venues import require_engine, require_taken
+from trading.venues import ENGINES, require_engine, require_taken
 
 
 class BadCommand(ValueError):
@@ -148,8 +148,8 @@ class BacktestSettings(TradingSettings):
 
     engine: Annotated[str, AfterValidator(require_engine)] = Field(
         "simulated",
-        description="simulated, the timing contract's own fills, or nautilus, NautilusTrader's (extra "
-        "nautilus)",
+        description=f"{' or '.join(ENGINES)}: the timing contract's own fills, or those of a library "
+        "(NautilusTrader, extra nautilus)",
     )
     latency: Seconds = Field(0.0, ge=0, description="of an order, 250ms; nautilus alone")
     leverage: float = Field(10.0, ge=1, description="of the margin account; nautilus alone")
@@ -169,7 +169,9 @@ class BacktestSettings(TradingSettings):
             for name, field in type(self).model_fields.items()
             if getattr(self, name) != field.default
         }
-        changed |= {f"costs.{name}" for name in self.costs.model_fields_set}
+        changed |= {
+            f"costs.{name}" for name, _ in self.costs if getattr(self.costs, name) is not None
+        }
         require_taken(self.engine, changed)
         return self
 

@@ -59,6 +59,10 @@ def model_of(settings: TradingSettings) -> Model:
     """
     asked = settings.model
     folder = Path(asked)
+    try:
+        store = address_of(settings.mlruns)
+    except BadPlace as error:
+        raise BadCommand(str(error)) from error
     if (folder / MANIFEST).exists():
         try:
             bundle = Bundle.load(folder)
@@ -67,10 +71,7 @@ def model_of(settings: TradingSettings) -> Model:
         return Model(bundle, bundle.manifest.origin.name, "?", "folder", [])
     if folder.is_dir():
         raise BadCommand(f"{asked}: a folder without a bundle; it would hold {MANIFEST}")
-    try:
-        uri = settings.tracking_uri or address_of(settings.mlruns)
-    except BadPlace as error:
-        raise BadCommand(str(error)) from error
+    uri = settings.tracking_uri or store
     for sign in ("@", "/"):
         name, found, which = asked.partition(sign)
         if found:

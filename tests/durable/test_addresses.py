@@ -153,7 +153,8 @@ def test_what_is_printed_has_none_either() -> None:
     assert hidden("http://h:5000/a@b") == "http://h:5000/a@b"
     assert hidden("http:/u:SSS@h/x: no desk") == "http:/h/x: no desk"  # as a path
     assert hidden("http:/SSS@h: no desk") == "http:/h: no desk"
-    assert hidden("/a/b:c@d and C:/x@y") == "/a/b:c@d and C:/x@y"
+    for plain in ("/a/b:c@d and C:/x@y", "nas:/bars:v2@eu.parquet", "see host:/var/log:error@node"):
+        assert hidden(plain) == plain
     file = StringIO()
     Terminal(file=file, width=40).print("why: postgresql://alice:S3CRET-and-very-very-long@host/db")
     table = Table("a")

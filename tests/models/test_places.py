@@ -200,18 +200,29 @@ def test_make_ui_does_not_show_somebody_elses_server() -> None:
 
 
 @pytest.mark.parametrize("address", ["http://host:5000", "postgresql://host/db", "s3://bucket/x"])
-@pytest.mark.parametrize("command", [["train", *TABULAR], ["models", "list"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", *TABULAR],
+        ["models", "list"],
+        ["paper", "BUNDLE", "--bars", WALK],
+        ["backtest", "BUNDLE", "--bars", WALK, "--tracking-uri", "http://127.0.0.1:9"],
+    ],
+)
 def test_an_address_is_no_folder(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    bundle: Path,
     command: list[str],
     address: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    command = [str(bundle) if each == "BUNDLE" else each for each in command]
     _, err = said(capsys, *command, "--mlruns", address, code=2)
     assert "this is an address, and not a folder; a server is named by --tracking-uri" in err
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_an_address_is_absolute() -> None:

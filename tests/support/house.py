@@ -26,7 +26,9 @@ def imports(path: Path, known: set[str]) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            assert node.module is not None
             named = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in known else node.module for name in named}
     return (found & known) - {module_of(path)}

@@ -78,6 +78,38 @@ def test_bars_and_decisions_are_written_together_and_all_else_at_once(
     prompt.close()
 
 
+def test_what_was_interrupted_while_it_was_written_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, together=3)
+    journal.append(FIRST)
+    write = os.write
+
+    def interrupted(file: int, data: bytes) -> int:
+        write(file, data)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.flush()
+    journal.close()
+    assert list(records(path)) == [FIRST]
+
+
+def test_of_a_bar_that_was_broken_off_nothing_is_written(tmp_path: Path) -> None:
+    """Those before it, which a flush has left, are."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, together=9)
+    journal.append(FIRST)
+    journal.append(SECOND)
+    journal.flush(awaited=False)
+    journal.append(FIRST)
+    journal.close()
+    assert list(records(path)) == [FIRST, SECOND]
+
+
 def test_one_that_is_lost_is_closed_without_another_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from tests.support.trained import SMALL, Trained
 from trading.journal import records
 from trading.preflight import MarketFacts, blocked, differences
 from trading.risk import Limits
+from trading.settings import BacktestSettings, BadCommand
+from trading.settings import load as load_settings_of
 
 WALK = "synthetic:walk?sigma=0.01&seed=5&bars=400"
 BTC = TrainedMarket(
@@ -328,3 +330,12 @@ def test_a_backtest_that_passes_over_more_than_a_twentieth_of_its_bars_fails(
     )  # fmt: skip
     assert re.search(rf"bars not believed +{bad}\b", out)
     assert ("bars were not believed, more than 5%" in out) == (code == 1)
+
+
+def test_what_is_as_by_default_is_not_refused_for_another_engine() -> None:
+    command = ["bundle", "--bars", "btcusd_30m", "--engine", "nautilus", "--costs.fill"]
+    assert load_settings_of(BacktestSettings, "backtest", [*command, "none"]).costs.fill is None
+    with pytest.raises(
+        BadCommand, match=r"--costs.fill does nothing with --engine nautilus: without"
+    ):
+        load_settings_of(BacktestSettings, "backtest", [*command, "close"])

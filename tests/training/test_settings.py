@@ -290,3 +290,32 @@ def test_outputs_of_another_shape_have_another_name() -> None:
     assert load("--network.quantiles", "8").called == "two_layer_quantiles"
     assert load("--preset", "rainbow").called == "rainbow"
     assert load("--name", "mine").called == "mine"
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        (
+            "[learner]\nlearning-rate = 0.1\n",
+            "preset {path}: learner.learning-rate is not a setting",
+        ),
+        ('"max loss" = 1\n', "preset {path}: max loss is not a setting"),
+        (
+            "[network]\nkind = 'foo'\n",
+            "network.kind is 'foo' (preset {path}): input should be 'linear'",
+        ),
+    ],
+)
+def test_whatever_a_preset_calls_it_is_named(tmp_path: Path, preset: str, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(preset)
+    with pytest.raises(BadSettings) as refused:
+        load("--preset", str(path))
+    assert str(refused.value).startswith(said.format(path=path))
+
+
+def test_an_architecture_refuses_what_it_does_not_take() -> None:
+    with pytest.raises(
+        BadSettings, match="layer_norm is set, but kind is linear; it needs two_layer"
+    ):
+        load("--network.kind", "linear", "--network.layer-norm")

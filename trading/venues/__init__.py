@@ -5,6 +5,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from pydantic_core import PydanticCustomError
+
 from durable.errors import MissingExtra
 
 
@@ -57,10 +59,11 @@ def require_engine(name: str) -> str:
     """The name of an engine, if there is one of that name.
 
     Raises:
-        ValueError: there is none.
+        PydanticCustomError: there is none.
     """
     if name not in ENGINES:
-        raise ValueError(f"Input should be {' or '.join(map(repr, ENGINES))}")
+        names = " or ".join(map(repr, ENGINES))
+        raise PydanticCustomError("literal_error", f"Input should be {names}")
     return name
 
 

@@ -60,7 +60,7 @@ class NetworkSettings(Settings):
     """What stands for Q and learns."""
 
     kind: Annotated[str, AfterValidator(require_known)] = Field(
-        "two_layer", description="a Q-network, linear or two_layer, or a table, tabular"
+        "two_layer", description=f"a Q-network ({', '.join(ARCHITECTURES)}), or a table (tabular)"
     )
     hidden: Annotated[tuple[Units, Units], BeforeValidator(split_commas)] = Field(
         (64, 64), description="units of the two hidden layers"
@@ -83,9 +83,12 @@ class NetworkSettings(Settings):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         for name in ("dueling", "quantiles", "noisy", "layer_norm"):
-            architecture = ARCHITECTURES.get(self.kind)
-            if getattr(self, name) and not (architecture and architecture.optional):
-                raise ValueError(f"{name} is set, but kind is {self.kind}; it needs two_layer")
+            takes = ARCHITECTURES[self.kind].takes if self.kind in ARCHITECTURES else ()
+            if getattr(self, name) and name not in takes:
+                able = [kind for kind, each in ARCHITECTURES.items() if name in each.takes]
+                raise ValueError(
+                    f"{name} is set, but kind is {self.kind}; it needs {' or '.join(able)}"
+                )
         if self.cvar < 1 and self.quantiles is None:
             raise ValueError(
                 f"cvar is {self.cvar:g}, but there are no quantiles to choose by; set network.quantiles, "

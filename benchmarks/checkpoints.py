@@ -36,7 +36,7 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
     from training.session import Asked, Session
     from training.sources import load_settings
     from training.tracking.store import Store
-    from training.tracking.uploader import Shipper
+    from training.tracking.uploader import Uploader
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--preset", preset, "--replay.capacity", str(STORED), "--steps", str(10**8)]
@@ -46,7 +46,7 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
         streams = settings.replay.streams
         console = Console(quiet=True)
         with (
-            Shipper() as shipper,
+            Uploader() as shipper,
             Session(settings, data, store, shipper, Asked("", "bench", console)) as session,
         ):
             agents = session.agents

@@ -21,6 +21,11 @@ class BadPlace(ValueError):
     exit_code = 2
 
 
+def default_mlruns() -> Path:
+    """The folder of the tracking data where no argument names one."""
+    return Path(os.environ.get("QDESK_MLRUNS", "mlruns"))
+
+
 def address_of(folder: Path) -> str:
     """The address of the database in a folder, as MLflow wants it.
 

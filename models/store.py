@@ -13,15 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from durable.addresses import take
 from models.last_good import impatient
-from models.places import DATABASE, BadPlace, address_of, require_database
+from models.places import DATABASE, BadPlace, address_of, default_mlruns, require_database
 from models.promotion_records import NoVersion
 
 SERVER = "MLFLOW_TRACKING_URI"
-
-
-def default_mlruns() -> Path:
-    """The folder of the tracking data where no argument names one."""
-    return Path(os.environ.get("QDESK_MLRUNS", "mlruns"))
 
 
 def store_arguments() -> argparse.ArgumentParser:

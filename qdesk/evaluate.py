@@ -22,8 +22,9 @@ from evaluation.judging import conditions_of
 from evaluation.material import Request
 from evaluation.report import formatted, misleading, page, verdict
 from evaluation.walk_forward import WalkForwardSettings
+from models.places import default_mlruns
 from models.promotion import Condition
-from models.store import default_mlruns, opened, store_arguments
+from models.store import opened, store_arguments
 from qdesk.models import conditions_table
 from training.tracking.origin import code_version
 from training.walk_forward import train_window

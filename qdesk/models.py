@@ -193,6 +193,9 @@ def _promote(client: MlflowClient, options: argparse.Namespace, console: Console
     def judge(*version: Any) -> Judgement:
         judgement: Judgement = options.judge(*version)
         console.print(conditions_table(judgement.conditions))
+        if any(each.found == "not evaluated" for each in judgement.conditions):
+            command = f"qdesk evaluate {options.name} {options.version} --walk-forward"
+            console.print(f"judge it first: {command}", highlight=False, soft_wrap=True)
         return judgement
 
     made = promote(

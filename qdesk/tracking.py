@@ -12,10 +12,10 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from durable.errors import InUse, MissingExtra
-from models.store import default_mlruns
+from models.places import default_mlruns
 from training.quiet import NEEDED_BY_NETWORKS, import_tensorflow
 from training.tracking.errors import TrackingError
-from training.tracking.journal import Outbox
+from training.tracking.journal import RunJournal
 from training.tracking.journals import head_of, journals, undelivered
 from training.tracking.relocation import move
 from training.tracking.scrub import scrub
@@ -167,8 +167,8 @@ def _sync(left: list[Path], mlruns: Path, uri: str | None, say: Callable[[str], 
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[Outbox]:
-    box = Outbox(folder, make=False)
+def _opened(folder: Path) -> Iterator[RunJournal]:
+    box = RunJournal(folder, make=False)
     try:
         yield box
     finally:

@@ -13,6 +13,7 @@ from rich.text import Text
 from durable.addresses import hidden
 from durable.settings import parser_of
 from market.findings import amount
+from models.places import default_mlruns
 from trading import paper as desks
 from trading.journal import JournalLost, last_position
 from trading.latch import Latch
@@ -157,7 +158,9 @@ def _which(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--desk", type=Path, help="or the desk's folder")
     parser.add_argument("--all", action="store_true", help="or every desk under --mlruns")
-    parser.add_argument("--mlruns", type=Path, default=Path("mlruns"), help="(default: mlruns)")
+    parser.add_argument(
+        "--mlruns", type=Path, default=default_mlruns(), help="(default: QDESK_MLRUNS, else mlruns)"
+    )
 
 
 def _folders(options: argparse.Namespace) -> list[Path]:

@@ -18,7 +18,7 @@ from tests.training.tracking.test_outbox import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
 from training.checkpoints.checkpoint import STATE, Checkpoint
-from training.tracking.journal import DELIVERED, JOURNAL, POINTS, Outbox
+from training.tracking.journal import DELIVERED, JOURNAL, POINTS, RunJournal
 from training.tracking.journals import head_of, undelivered
 
 FLIPS = 1000
@@ -78,7 +78,7 @@ def test_in_a_runs_journal_each_is_told_and_no_number_changes(tmp_path: Path) ->
     expected = {("train/loss", step): step / 3 for step in range(100)}
     for place in flipped(path, seed=2):
         assert head_of(box.folder) is not None or place < path.read_bytes().index(b"\n") + 1
-        again = Outbox(box.folder, make=False)
+        again = RunJournal(box.folder, make=False)
         try:
             assert again.damage or path.stat().st_size < place + 1
             for sentence in again.damage:

@@ -15,7 +15,7 @@ from tests.support.desks import bundle_for, desk_at, rows_of
 from tests.support.servers import free_port
 from trading.journal import FORMAT, UNCHECKED, Journal, JournalError, records
 from trading.latch import Latch
-from training.tracking.journal import POINTS, Outbox
+from training.tracking.journal import POINTS, RunJournal
 from training.tracking.journals import head_of, undelivered
 
 STORED = Path(__file__).parent / "stored"
@@ -59,7 +59,7 @@ def test_a_run_goes_on_from_a_journal_without_checksums(tmp_path: Path) -> None:
     shutil.copytree(STORED / "run", folder)
     assert head_of(folder) is not None
     assert undelivered(folder)
-    box = Outbox(folder, make=False)
+    box = RunJournal(folder, make=False)
     assert (box.damage, box.learned) == ([], {"run_id": "m1"})
     assert [entry.content["step"] for entry in box.waiting(9)] == [1, 2]
     box.put(POINTS, {"step": 3, "metrics": {"train/loss": 1.0}})

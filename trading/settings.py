@@ -24,6 +24,7 @@ from durable.addresses import taken
 from durable.settings import Fault, Settings, of_command_line
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
+from models.places import default_mlruns
 from trading.execution import ExecutionSettings
 from trading.policy import PolicySettings
 from trading.risk import Limits
@@ -98,7 +99,10 @@ class TradingSettings(BaseSettings):
         "calendar or scale of prices",
     )
     desk: Path | None = Field(None, description="folder of journal, latch and kill switch")
-    mlruns: Path = Field(Path("mlruns"), description="folder of the tracking data")
+    mlruns: Path = Field(
+        default_factory=default_mlruns,
+        description="folder of the tracking data; by default QDESK_MLRUNS, else mlruns",
+    )
     tracking_uri: Annotated[str | None, BeforeValidator(taken)] = Field(
         None, description="of an MLflow server in place of mlruns"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -196,11 +196,13 @@ def open_desk(
         pipeline = pipeline_of(model)
         stream = pipeline.stream()
         known = records(path)
+        before: dict[str, Any] | None = None
         for number, record in enumerate(known, start=1):
             try:
                 book.apply(record)
                 if record["type"] == "session":
                     _require_same(path, record["instrument"], instrument)
+                    before = record
                 if record["type"] == "bar" and "refused" not in record:
                     try:
                         stream.update({**record, "time": record["closed"] // 1000})
@@ -212,6 +214,10 @@ def open_desk(
                 raise damaged(path, number, f"not as a desk writes it ({error!r})") from error
         if known.unchecked:
             say(f"{known.unchecked:,} lines of the journal are of a version without checksums")
+        if before is not None and before.get("bundle") not in (None, bundle.sha256):
+            was = _version_of(str(before["version"]), str(before["bundle"]))
+            now_is = _version_of(model.version, bundle.sha256 or "")
+            say(f"{was} traded here before; from now on {now_is} does")
         origin = bundle.manifest.origin
         trained = origin.market
         ranges = (
@@ -260,6 +266,11 @@ def open_desk(
         journal.close()
         raise
     return desk
+
+
+def _version_of(number: str, sha256: str) -> str:
+    """What a person calls a version; of a bundle without a number, the beginning of its checksum."""
+    return f"bundle {sha256[:8]}" if number == "?" else f"v{number}"
 
 
 def _gamma_of(bundle: Bundle) -> float | None:

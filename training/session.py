@@ -22,12 +22,12 @@ from training.resume import AGENTS, Start, resuming
 from training.settings import TrainSettings
 from training.stop import Stop
 from training.tracking.history import packed, unpacked
-from training.tracking.journal import Outbox
+from training.tracking.journal import RunJournal
 from training.tracking.machine import Machine
 from training.tracking.origin import code_version
 from training.tracking.store import Store
 from training.tracking.tracker import CHECKPOINTS, Tracker, new_run, open_journal
-from training.tracking.uploader import Shipper
+from training.tracking.uploader import Uploader
 from training.versions import Judged, Keeper, Label, Versions
 
 
@@ -69,7 +69,7 @@ class Session:
         settings: TrainSettings,
         data: TrainingData,
         store: Store,
-        shipper: Shipper,
+        shipper: Uploader,
         asked: Asked,
         start: Start | None = None,
     ) -> None:
@@ -167,7 +167,7 @@ class Session:
         else:
             self._fork(start.checkpoint)
 
-    def _journal(self, run: str) -> Outbox:
+    def _journal(self, run: str) -> RunJournal:
         """A run's journal; closed again where the training does not come to be."""
         box = open_journal(self.settings.mlruns, run)
         for sentence in box.damage:
@@ -175,7 +175,7 @@ class Session:
         self._stack.callback(lambda: None if self._trackers else box.close())
         return box
 
-    def _how_it_ended(self, box: Outbox) -> str | None:
+    def _how_it_ended(self, box: RunJournal) -> str | None:
         """By the journal, or where that is not here by MLflow."""
         if box.head is not None:
             return box.ended
@@ -196,7 +196,7 @@ class Session:
         if was != now:
             self.tell(f"note: this checkpoint was made by code {was}, and this is {now}")
 
-    def _open_run(self, index: int, seed: int, box: Outbox) -> None:
+    def _open_run(self, index: int, seed: int, box: RunJournal) -> None:
         settings = self.settings
         data = self.data
         tags = labels.tags(settings, data, seed, self._group)

@@ -22,7 +22,7 @@ from training.tracking.errors import StoreLost
 from training.tracking.journals import JOURNALS, head_of, heads
 from training.tracking.store import Store
 from training.tracking.tensorboard import lay_out
-from training.tracking.uploader import END_SECONDS, STOP_SECONDS, Shipper
+from training.tracking.uploader import END_SECONDS, STOP_SECONDS, Uploader
 from training.versions import Versions, measures_of
 
 
@@ -53,7 +53,7 @@ def train(
     asked = Asked(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
     done: list[tuple[TrainSettings, TrainingData, list[Versions]]] = []
     undone = len(runs)
-    with Stop() as stop, Shipper() as shipper:
+    with Stop() as stop, Uploader() as shipper:
         try:
             for settings, data in runs:
                 for note in data.notes:
@@ -98,7 +98,7 @@ def _server(settings: TrainSettings, start: Start | None, console: Console) -> s
 
 
 def _sent(
-    shipper: Shipper,
+    shipper: Uploader,
     stop: Stop,
     console: Console,
     settings: TrainSettings,

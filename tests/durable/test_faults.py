@@ -18,7 +18,7 @@ from tests.support.stores import fresh
 from trading.journal import Journal, JournalError, JournalLost, records
 from trading.latch import Latch
 from training.tracking.errors import StoreMoved
-from training.tracking.journal import POINTS, Outbox
+from training.tracking.journal import POINTS, RunJournal
 from training.tracking.relocation import move
 
 Step = Callable[[Path], None]
@@ -90,13 +90,13 @@ def _check_journal(folder: Path) -> None:
 
 
 def _outbox(folder: Path) -> None:
-    box = Outbox(folder / "r1")
+    box = RunJournal(folder / "r1")
     box.put("run", {"name": "r", "params": {}})
     box.close()
 
 
 def _put(folder: Path) -> None:
-    box = Outbox(folder / "r1")
+    box = RunJournal(folder / "r1")
     for step in range(3):
         box.put(POINTS, {"step": step, "metrics": {"loss": step / 3}})
         box.put("artifact", {"folder": ""}, lambda into: (into / "a.txt").write_text("a"))
@@ -105,7 +105,7 @@ def _put(folder: Path) -> None:
 
 
 def _check_outbox(folder: Path) -> None:
-    box = Outbox(folder / "r1")
+    box = RunJournal(folder / "r1")
     assert box.damage == []
     assert box.head is not None
     assert all(value == step / 3 for (_, step), (_, value) in box.points.items())
@@ -114,7 +114,7 @@ def _check_outbox(folder: Path) -> None:
             assert (box.files_of(entry) / "a.txt").read_text() == "a"
     box.put(POINTS, {"step": 9, "metrics": {"loss": 3.0}})
     box.close()
-    again = Outbox(folder / "r1")
+    again = RunJournal(folder / "r1")
     assert again.points["loss", 9][1] == 3.0
     assert again.damage == []
     again.close()

@@ -339,3 +339,32 @@ def test_what_is_as_by_default_is_not_refused_for_another_engine() -> None:
         BadCommand, match=r"--costs.fill does nothing with --engine nautilus: without"
     ):
         load_settings_of(BacktestSettings, "backtest", [*command, "close"])
+
+
+def test_another_version_on_the_same_desk_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    walk = RandomWalk(sigma=0.01).bars(500, seed=5)
+    for seed in (8, 9):
+        (tmp_path / str(seed)).mkdir()
+        bundle_for(walk, seed=seed).save_into(tmp_path / str(seed))
+    command = ["--bars", "synthetic:walk?sigma=0.01&seed=5&bars=300", "--desk", tmp_path / "desk"]
+    out, _ = said(capsys, "paper", tmp_path / "8", *command, *LOOSE)
+    assert "traded here before" not in out
+    out, _ = said(capsys, "paper", tmp_path / "8", *command, *LOOSE)
+    assert "traded here before" not in out
+    out, _ = said(capsys, "paper", tmp_path / "9", *command, *LOOSE)
+    assert re.search(
+        r"bundle [0-9a-f]{8} traded here before; from now on bundle [0-9a-f]{8} does", out
+    )
+
+
+def test_the_folder_of_the_environment_is_that_of_desks_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QDESK_MLRUNS", str(tmp_path / "mine"))
+    (tmp_path / "mine" / "desks" / "a-desk").mkdir(parents=True)
+    out, _ = said(capsys, "kill", "a-desk", "--reason", "a drill")
+    assert f"{tmp_path}/mine/desks/a-desk: HALTED" in out
+    command = ["bundle", "--bars", "btcusd_30m"]
+    assert load_settings_of(BacktestSettings, "backtest", command).mlruns == tmp_path / "mine"

@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIF
 from models.bundle import Bundle
 from models.registry import NOT_THERE, model_id_of, propose, register
 from models.sealed import Damaged
-from training.tracking.journal import POINTS, VERSION, Entry, Outbox
+from training.tracking.journal import POINTS, VERSION, Entry, RunJournal
 from training.tracking.store import RUN, Store, passing, short
 
 OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
@@ -25,7 +25,7 @@ PARAMS = 100  # settings that it does
 ENTRIES = 200  # that are looked at at once
 
 
-def deliver(store: Store, box: Outbox, paused: Callable[[], bool] = lambda: False) -> None:
+def deliver(store: Store, box: RunJournal, paused: Callable[[], bool] = lambda: False) -> None:
     """Sends everything of a journal that was not sent.
 
     Args:
@@ -43,7 +43,7 @@ def deliver(store: Store, box: Outbox, paused: Callable[[], bool] = lambda: Fals
 class _Delivery:
     """One attempt to send a journal."""
 
-    def __init__(self, store: Store, box: Outbox) -> None:
+    def __init__(self, store: Store, box: RunJournal) -> None:
         self.store = store
         self.box = box
         self.client = store.client

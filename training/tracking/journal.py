@@ -2,7 +2,7 @@
 
 `mlruns/journals/<run id>/journal.jsonl` holds one entry a line, numbered, and is only ever added to;
 `files/<number>/` what belongs to an entry; `delivered.json` how far MLflow has it, and what it answered.
-Training writes, `shipper.py` sends; a process that dies leaves nothing behind that the next cannot send.
+Training writes, `uploader.py` sends; a process that dies leaves nothing behind that the next cannot send.
 """
 
 import fcntl
@@ -68,7 +68,7 @@ class Unsent(NamedTuple):
         )
 
 
-class Outbox:
+class RunJournal:
     """The journal of one run, which one process at a time may have.
 
     Args:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from durable.errors import InUse
 from training.tracking.errors import StoreMoved
-from training.tracking.journal import Outbox
+from training.tracking.journal import RunJournal
 from training.tracking.journals import journals
 
 HISTORY = {"params", "metrics", "alembic_version"}  # what was, stays
@@ -88,7 +88,7 @@ def no_training(mlruns: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for folder in journals(mlruns):
             try:
-                stack.callback(Outbox(folder, make=False).close)
+                stack.callback(RunJournal(folder, make=False).close)
             except InUse as error:
                 raise InUse(
                     f"{mlruns}: a training writes here ({folder.name}); stop it first"

@@ -1,6 +1,6 @@
 """A run as it is tracked: one `log(metrics, step)` for MLflow and TensorBoard, and nothing in the way.
 
-What is logged goes to the run's journal (`outbox.py`), from where a background thread (`shipper.py`)
+What is logged goes to the run's journal (`journal.py`), from where a background thread (`uploader.py`)
 sends it to MLflow (`delivery.py`), and to TensorBoard's log (`tensorboard.py`). None of it waits or
 raises, whatever becomes of a server or a disk.
 """
@@ -25,12 +25,12 @@ from models.bundle import Bundle
 from training.tracking.about import About
 from training.tracking.errors import TrackingError
 from training.tracking.history import Point
-from training.tracking.journal import POINTS, VERSION, Outbox
+from training.tracking.journal import POINTS, VERSION, RunJournal
 from training.tracking.journals import JOURNALS
 from training.tracking.origin import origin
 from training.tracking.store import Store
 from training.tracking.tensorboard import Board
-from training.tracking.uploader import Shipper
+from training.tracking.uploader import Uploader
 
 ATTEMPTS = 50  # to have a journal to oneself
 CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
@@ -41,7 +41,7 @@ def new_run() -> str:
     return uuid.uuid4().hex
 
 
-def open_journal(folder: Path, run: str) -> Outbox:
+def open_journal(folder: Path, run: str) -> RunJournal:
     """The journal of a run, begun where it is missing.
 
     Raises:
@@ -50,7 +50,7 @@ def open_journal(folder: Path, run: str) -> Outbox:
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return Outbox(folder.resolve() / JOURNALS / run)
+            return RunJournal(folder.resolve() / JOURNALS / run)
         except InUse:
             if attempt == ATTEMPTS:
                 raise
@@ -87,7 +87,7 @@ class Tracker:
     """
 
     def __init__(
-        self, store: Store, box: Outbox, about: About, shipper: Shipper, adopts: bool = False
+        self, store: Store, box: RunJournal, about: About, shipper: Uploader, adopts: bool = False
     ) -> None:
         self.run_id = box.run
         self.history = list[Point]()

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from durable.errors import InUse
 from training.tracking.delivery import deliver
-from training.tracking.journal import Outbox, Unsent
+from training.tracking.journal import RunJournal, Unsent
 from training.tracking.journals import journals, undelivered
 from training.tracking.store import Store, reason_of
 
@@ -33,7 +33,7 @@ class Leftover(NamedTuple):
     awaited: bool = True  # whether the end of a training waits for it, for some seconds
 
 
-class Shipper:
+class Uploader:
     """Sends the journals of running trainings, and what dead ones left, used as a context.
 
     Training never waits for it, and nothing that happens to it is raised.
@@ -44,7 +44,7 @@ class Shipper:
 
     def __init__(self) -> None:
         self.trouble: str | None = None
-        self._lanes: list[tuple[Store, Outbox]] = []
+        self._lanes: list[tuple[Store, RunJournal]] = []
         self._leftovers: list[Leftover] = []
         self._leftover_fault = "no time was left"
         self._changed = threading.Condition()
@@ -64,7 +64,7 @@ class Shipper:
         for _, box in self._lanes:
             box.close()
 
-    def add(self, store: Store, box: Outbox) -> None:
+    def add(self, store: Store, box: RunJournal) -> None:
         """Sends what is in a journal, from now on. It must stay open until the context is left."""
         with self._changed:
             self._lanes.append((store, box))
@@ -197,7 +197,7 @@ class Shipper:
         awaited = True
         pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
         try:
-            box = Outbox(each.folder, make=False)
+            box = RunJournal(each.folder, make=False)
             try:
                 awaited = not needs_keras(box) or "keras" in sys.modules
                 if awaited:
@@ -225,7 +225,7 @@ class Shipper:
 
 
 def send_what_was_left(
-    box: Outbox,
+    box: RunJournal,
     mlruns: Path,
     uri: str | None = None,
     paused: Callable[[], bool] = lambda: False,
@@ -248,7 +248,7 @@ def send_what_was_left(
     return not box.unsent
 
 
-def needs_keras(box: Outbox) -> bool:
+def needs_keras(box: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
     kind = (box.head or {}).get("params", {}).get("network.kind")
     return bool(box.unsent.versions) and kind != "tabular"

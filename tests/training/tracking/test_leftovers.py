@@ -16,17 +16,17 @@ from training.tracking import uploader as shipping
 from training.tracking.about import About
 from training.tracking.store import Store
 from training.tracking.tracker import Tracker, new_run, open_journal
-from training.tracking.uploader import Shipper, send_what_was_left
+from training.tracking.uploader import Uploader, send_what_was_left
 
 BEGUN_AND_KILLED = """
 import os, sys
 from pathlib import Path
 from training.tracking.about import About
-from training.tracking.uploader import Shipper
+from training.tracking.uploader import Uploader
 from training.tracking.store import Store
 from training.tracking.tracker import Tracker, open_journal
 store = Store(Path(sys.argv[1]))
-with Shipper() as shipper:
+with Uploader() as shipper:
     tracker = Tracker(
         store, open_journal(store.folder, "d" * 32), About("dead", "tested", {}, {}, ""), shipper
     )
@@ -53,7 +53,7 @@ def status(store: Store) -> str:
     return str(run.info.status)
 
 
-def tracker_of(store: Store, shipper: Shipper) -> Tracker:
+def tracker_of(store: Store, shipper: Uploader) -> Tracker:
     about = About("run", "tested", {}, {}, "")
     return Tracker(store, open_journal(store.folder, new_run()), about, shipper)
 
@@ -72,7 +72,7 @@ def test_a_dead_run_that_had_to_stand_back_is_ended_all_the_same(
 
     monkeypatch.setattr(shipping, "send_what_was_left", busy_at_first)
     assert status(store) == "RUNNING"
-    with Shipper() as shipper, tracker_of(store, shipper):
+    with Uploader() as shipper, tracker_of(store, shipper):
         shipper.add_leftovers(store.folder)
         assert stood_back.wait(60)
         assert shipper.drain()
@@ -92,7 +92,7 @@ def test_a_dead_run_that_failed_once_is_tried_again_before_the_end(
         return send_what_was_left(*arguments)
 
     monkeypatch.setattr(shipping, "send_what_was_left", locked_at_first)
-    with Shipper() as shipper, tracker_of(store, shipper):
+    with Uploader() as shipper, tracker_of(store, shipper):
         shipper.add_leftovers(store.folder)
         assert failed.wait(60)
         assert shipper.drain()
@@ -108,7 +108,7 @@ def test_a_dead_run_that_cannot_be_ended_is_named_with_the_reason(
 
     monkeypatch.setattr(shipping, "send_what_was_left", locked)
     monkeypatch.setattr(shipping, "LEFT_SECONDS", 1.0)
-    with Shipper() as shipper, tracker_of(store, shipper):
+    with Uploader() as shipper, tracker_of(store, shipper):
         shipper.add_leftovers(store.folder)
         assert shipper.drain()
         assert shipper.unended == ["d" * 32]
@@ -118,7 +118,7 @@ def test_a_dead_run_that_cannot_be_ended_is_named_with_the_reason(
 
 def test_a_run_whose_process_lives_is_not_waited_for(store: Store) -> None:
     held = open_journal(store.folder, "d" * 32)
-    with Shipper() as shipper, tracker_of(store, shipper):
+    with Uploader() as shipper, tracker_of(store, shipper):
         shipper.add_leftovers(store.folder)
         assert shipper.drain()
         assert shipper.unended == []

@@ -9,19 +9,19 @@ import pytest
 from durable.errors import InUse
 from durable.growing_file import GrowingFile
 from tests.support.faults import disk_ends_at
-from training.tracking.journal import DELIVERED, JOURNAL, POINTS, VERSION, Outbox, Unsent
+from training.tracking.journal import DELIVERED, JOURNAL, POINTS, VERSION, RunJournal, Unsent
 from training.tracking.journals import head_of, journals, run_known_as, undelivered
 
 HEAD = {"name": "run", "params": {"steps": "1"}, "server": None, "adopts": False}
 
 
-def begun(folder: Path) -> Outbox:
-    box = Outbox(folder / "journals" / "r1")
+def begun(folder: Path) -> RunJournal:
+    box = RunJournal(folder / "journals" / "r1")
     box.put("run", HEAD)
     return box
 
 
-def point(box: Outbox, step: int) -> None:
+def point(box: RunJournal, step: int) -> None:
     box.put(POINTS, {"step": step, "metrics": {"train/loss": step / 3}})
 
 
@@ -51,7 +51,7 @@ def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
     box.delivered(first[-1], run_id="m1")
     box.close()
     box.close()
-    again = Outbox(box.folder, make=False)
+    again = RunJournal(box.folder, make=False)
     assert again.head is not None
     assert again.head["params"] == {"steps": "1"}
     assert again.learned == {"run_id": "m1"}
@@ -115,11 +115,11 @@ def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> Non
     path = box.folder / JOURNAL
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\x00" + lines[1][1:] + lines[2] + lines[1][:-9])
-    again = Outbox(box.folder)
+    again = RunJournal(box.folder)
     assert [entry.content["step"] for entry in again.waiting(9)[1:]] == [2]
     point(again, 3)
     again.close()
-    last = Outbox(box.folder)
+    last = RunJournal(box.folder)
     assert [entry.number for entry in last.waiting(9)] == [1, 3, 4]
     last.close()
 
@@ -130,10 +130,10 @@ def test_a_journal_whose_beginning_is_damaged_is_kept(tmp_path: Path) -> None:
     box.close()
     path = box.folder / JOURNAL
     path.write_bytes(b"\x00" + path.read_bytes()[1:])
-    again = Outbox(box.folder)
+    again = RunJournal(box.folder)
     assert again.head is None
     again.close()
-    last = Outbox(box.folder)
+    last = RunJournal(box.folder)
     last.put("run", HEAD)
     assert [entry.number for entry in last.waiting(9)] == [2, 3]
     last.close()
@@ -145,7 +145,7 @@ def test_files_whose_entry_never_came_to_be_stand_in_nobodys_way(tmp_path: Path)
     stale = box.folder / "files" / "2"
     stale.mkdir()
     (stale / "old").write_text("of before a power cut")
-    again = Outbox(box.folder)
+    again = RunJournal(box.folder)
     assert not stale.exists()
     stale.mkdir()
     (stale / "old").write_text("of a while ago")
@@ -155,10 +155,10 @@ def test_files_whose_entry_never_came_to_be_stand_in_nobodys_way(tmp_path: Path)
 
 
 def test_text_that_cannot_be_written_is_written_as_far_as_it_can(tmp_path: Path) -> None:
-    box = Outbox(tmp_path / "journals" / "r1")
+    box = RunJournal(tmp_path / "journals" / "r1")
     box.put("run", {**HEAD, "params": {"bars": "a\udcff.csv"}, "tags": ["\udcfe"]})
     box.close()
-    again = Outbox(box.folder)
+    again = RunJournal(box.folder)
     assert again.head is not None
     assert again.head["params"] == {"bars": "a?.csv"}
     again.close()
@@ -167,21 +167,21 @@ def test_text_that_cannot_be_written_is_written_as_far_as_it_can(tmp_path: Path)
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     box = begun(tmp_path)
     with pytest.raises(InUse, match="another process writes this journal"):
-        Outbox(box.folder)
+        RunJournal(box.folder)
     box.close()
-    Outbox(box.folder).close()
+    RunJournal(box.folder).close()
 
 
 def test_one_that_never_began_leaves_nothing(tmp_path: Path) -> None:
-    Outbox(tmp_path / "journals" / "r2").close()
+    RunJournal(tmp_path / "journals" / "r2").close()
     assert list(journals(tmp_path)) == []
     with pytest.raises(FileNotFoundError):
-        Outbox(tmp_path / "journals" / "r2", make=False)
+        RunJournal(tmp_path / "journals" / "r2", make=False)
 
 
 def test_a_run_whose_process_is_gone_is_ended_when_it_last_spoke(tmp_path: Path) -> None:
     spoke = int(time.time() * 1000) - 3_600_000
-    box = Outbox(tmp_path / "journals" / "r1")
+    box = RunJournal(tmp_path / "journals" / "r1")
     box.put("run", HEAD, at=spoke - 1)
     box.put(POINTS, {"step": 1, "metrics": {"train/loss": 1.0}}, at=spoke)
     assert undelivered(box.folder)
@@ -208,7 +208,7 @@ def test_a_lost_note_of_what_arrived_sends_it_again(tmp_path: Path) -> None:
     box.delivered(box.waiting(9)[-1])
     box.close()
     (box.folder / DELIVERED).write_text("{")
-    again = Outbox(box.folder)
+    again = RunJournal(box.folder)
     assert len(again.waiting(9)) == 2
     again.close()
 

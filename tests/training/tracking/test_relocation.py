@@ -16,7 +16,7 @@ from models.sealed import Damaged
 from tests.support.registered import NAME, uri_of
 from tests.support.stores import fresh
 from training.tracking import relocation
-from training.tracking.journal import Outbox
+from training.tracking.journal import RunJournal
 from training.tracking.store import Store
 
 
@@ -62,7 +62,7 @@ def test_a_store_that_is_not_meant_stays_as_it_is(
     assert "no path begins with" in capsys.readouterr().err
     assert command("mlruns", mlruns) == 2
     assert "give the absolute path" in capsys.readouterr().err
-    box = Outbox(mlruns / "journals" / "r1")
+    box = RunJournal(mlruns / "journals" / "r1")
     box.put("run", {"name": "run", "params": {}})
     assert command(mlruns, mlruns) == 2
     assert "a training writes here (r1); stop it first" in capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_a_store_that_is_not_meant_stays_as_it_is(
 def test_nobody_goes_on_with_a_run_while_paths_are_mended(
     mlruns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    box = Outbox(mlruns / "journals" / "r1")
+    box = RunJournal(mlruns / "journals" / "r1")
     box.put("run", {"name": "run", "params": {}})
     box.close()
     moved = tmp_path / "moved"
@@ -88,14 +88,14 @@ def test_nobody_goes_on_with_a_run_while_paths_are_mended(
 
     def meanwhile(*arguments: Any) -> relocation.Mended:
         with pytest.raises(InUse, match="another process writes this journal"):
-            Outbox(moved / "journals" / "r1", make=False)
+            RunJournal(moved / "journals" / "r1", make=False)
         tried.append("resume")
         return mended(*arguments)
 
     monkeypatch.setattr(relocation, "_mended", meanwhile)
     assert command(mlruns, moved) == 0
     assert tried == ["resume"]
-    Outbox(moved / "journals" / "r1", make=False).close()
+    RunJournal(moved / "journals" / "r1", make=False).close()
 
 
 def test_a_store_in_which_nothing_was_kept_is_moved_without_complaint(

@@ -15,7 +15,7 @@ from tests.support.stores import fresh
 from tests.training.tracking.test_outbox import HEAD
 from trading.journal import Journal, records
 from training.checkpoints.checkpoint import STATE, Checkpoint
-from training.tracking.journal import Outbox
+from training.tracking.journal import RunJournal
 from training.tracking.store import Store
 from training.tracking.tensorboard import Board
 
@@ -31,7 +31,7 @@ def mlruns(tmp_path: Path) -> Path:
         "0", run_name="old", tags={"command": f"qdesk train --checkpoints {BUCKET}"}
     )
     client.log_param(run.info.run_id, "tracking_uri", SERVER)
-    box = Outbox(folder / "journals" / ("a" * 32))
+    box = RunJournal(folder / "journals" / ("a" * 32))
     box.put("run", {**HEAD, "server": SERVER, "params": {"checkpoints.where": BUCKET}})
     box.put("points", {"step": 1, "metrics": {"train/loss": 0.5}})
     box.put("tags", {"tags": {"command": f"qdesk train {BUCKET}"}})
@@ -66,7 +66,7 @@ def test_nothing_is_left_and_everything_verifies(
     assert err == ""
     assert "keys that were stored should be replaced" in out
     assert planted(mlruns) == []
-    box = Outbox(mlruns / "journals" / ("a" * 32), make=False)
+    box = RunJournal(mlruns / "journals" / ("a" * 32), make=False)
     assert box.head is not None
     assert (box.head["server"], box.damage) == ("http://desk:5000", [])
     assert box.head["params"]["checkpoints.where"] == "s3://bucket/x"
@@ -95,7 +95,7 @@ def test_nothing_is_left_and_everything_verifies(
 
 def test_a_store_in_use_is_left_alone(mlruns: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = planted(mlruns)
-    box = Outbox(mlruns / "journals" / ("a" * 32), make=False)
+    box = RunJournal(mlruns / "journals" / ("a" * 32), make=False)
     _, err = said(capsys, "tracking", "scrub", "--mlruns", mlruns, code=2)
     assert "a training writes here" in err
     box.close()

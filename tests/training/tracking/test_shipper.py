@@ -17,7 +17,7 @@ import pytest
 from tests.support.kills import QDESK, client_of
 from tests.support.servers import TrackingServer
 from tests.support.trained import Trained, learn_until
-from training.tracking.journal import JOURNAL, POINTS, Outbox
+from training.tracking.journal import JOURNAL, POINTS, RunJournal
 from training.tracking.journals import JOURNALS, undelivered
 
 TABULAR = ["--preset", "tabular", "--bars", "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=6000"]
@@ -202,7 +202,7 @@ def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path) -> None:
     trained = Trained(tmp_path)
     trained(*TABULAR, "--steps", "500", "--name", "gone")
     journal = journal_of(trained.mlruns, "gone-synthetic_ou_s3-s1")
-    box = Outbox(journal)
+    box = RunJournal(journal)
     box.put(POINTS, {"step": 600, "metrics": {"train/loss": 1.0}})
     box.close()
     with client_of(trained.mlruns) as client:

@@ -25,7 +25,7 @@ from training.tracking.machine import Machine
 from training.tracking.origin import code_version
 from training.tracking.store import RUN, Store
 from training.tracking.tracker import Tracker, new_run, open_journal
-from training.tracking.uploader import Shipper
+from training.tracking.uploader import Uploader
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def shipper() -> Iterator[Shipper]:
-    with Shipper() as made:
+def shipper() -> Iterator[Uploader]:
+    with Uploader() as made:
         yield made
 
 
-def tracker_of(store: Store, shipper: Shipper, run: str | None = None) -> Tracker:
+def tracker_of(store: Store, shipper: Uploader, run: str | None = None) -> Tracker:
     about = About("run", "tested", {"steps": "1"}, {"group": "g"}, "what it is")
     return Tracker(store, open_journal(store.folder, run or new_run()), about, shipper)
 
@@ -58,7 +58,7 @@ def history(store: Store, tracker: Tracker, name: str) -> list[Metric]:
     return list(store.client.get_metric_history(run_id, name))
 
 
-def test_how_a_run_ends_is_recorded(store: Store, shipper: Shipper) -> None:
+def test_how_a_run_ends_is_recorded(store: Store, shipper: Uploader) -> None:
     with tracker_of(store, shipper) as finished:
         finished.log({"train/loss": 1.0}, 1)
     with tracker_of(store, shipper) as stopped:
@@ -78,7 +78,7 @@ def test_how_a_run_ends_is_recorded(store: Store, shipper: Shipper) -> None:
 
 
 def test_after_going_back_the_same_is_stored_once_and_another_beside(
-    store: Store, shipper: Shipper
+    store: Store, shipper: Uploader
 ) -> None:
     def values(tracker: Tracker) -> list[tuple[int, float]]:
         assert shipper.drain()
@@ -100,7 +100,7 @@ def test_after_going_back_the_same_is_stored_once_and_another_beside(
 
 
 def test_what_a_power_cut_took_from_the_journal_comes_from_the_checkpoint(
-    store: Store, shipper: Shipper
+    store: Store, shipper: Uploader
 ) -> None:
     with tracker_of(store, shipper) as tracker:
         tracker.go_back([Point("train/loss", 1.5, 1_700_000_000_000, 10)], 10)
@@ -109,7 +109,7 @@ def test_what_a_power_cut_took_from_the_journal_comes_from_the_checkpoint(
     assert (point.value, point.step, point.timestamp) == (1.5, 10, 1_700_000_000_000)
 
 
-def test_metrics_are_sent_even_when_the_run_fails(store: Store, shipper: Shipper) -> None:
+def test_metrics_are_sent_even_when_the_run_fails(store: Store, shipper: Uploader) -> None:
     tracker = tracker_of(store, shipper)
 
     def fail_after_logging() -> None:
@@ -127,7 +127,7 @@ def test_metrics_are_sent_even_when_the_run_fails(store: Store, shipper: Shipper
     assert history(store, tracker, "train/q_mean") == []
 
 
-def test_what_mlflow_never_takes_holds_nothing_up(store: Store, shipper: Shipper) -> None:
+def test_what_mlflow_never_takes_holds_nothing_up(store: Store, shipper: Uploader) -> None:
     with tracker_of(store, shipper) as tracker:
         tracker.log({"train/loss": 1.0}, 1)
         tracker.log({"bad\nname": 1.0}, 2)
@@ -144,7 +144,7 @@ def learned(store: Store, tracker: Tracker) -> Any:
     return json.loads(path.read_text())["learned"]
 
 
-def test_figures_tables_and_machine(store: Store, shipper: Shipper, tmp_path: Path) -> None:
+def test_figures_tables_and_machine(store: Store, shipper: Uploader, tmp_path: Path) -> None:
     with tracker_of(store, shipper) as tracker:
         figure = Figure(figsize=(2, 1))
         figure.subplots().plot([1, 2])

@@ -8,7 +8,7 @@ read and counted, up to the first line that has one.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -38,15 +38,24 @@ class Ending(NamedTuple):
 
 
 def seal(line: bytes, before: int) -> tuple[bytes, int]:
-    """A line with its checksum and newline, and the checksum.
+    """A line with its checksum and newline, and the checksum; see `seal_all`."""
+    return seal_all((line,), before)
+
+
+def seal_all(lines: Iterable[bytes], before: int) -> tuple[bytes, int]:
+    """Lines with their checksums and newlines, one behind the other, and the last one's checksum.
 
     Args:
-        line: a JSON object with at least one member, without a newline.
-        before: the checksum of the line before, 0 of the first.
+        lines: each a JSON object with at least one member, without a newline.
+        before: the checksum of the line before them, 0 of the first.
     """
-    body = line[:-1]
-    checksum = crc32(body, before)
-    return b'%b,"crc":"%08x"}\n' % (body, checksum), checksum
+    sealed_lines = []
+    checksum = before
+    for line in lines:
+        body = line[:-1]
+        checksum = crc32(body, checksum)
+        sealed_lines.append(b'%b,"crc":"%08x"}\n' % (body, checksum))
+    return b"".join(sealed_lines), checksum
 
 
 def sealed(line: bytes) -> int | None:

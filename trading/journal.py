@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from durable.lines import Lines, ending, fits, seal, sealed
+from durable.lines import Lines, ending, fits, seal_all, sealed
 
 FORMAT = "qdesk-journal/2"
 UNCHECKED = "qdesk-journal/1"  # of versions before, whose lines have no checksum
@@ -83,9 +83,7 @@ class Journal:
         """Adds a record; it is written with the next flush."""
         if record["type"] not in PATIENT:
             self._urgent = True
-        line = orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY)
-        line, self._checksum = seal(line, self._checksum)
-        self._lines.append(line)
+        self._lines.append(orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY))
 
     def flush(self, awaited: bool = True) -> None:
         """Writes what was added.
@@ -101,7 +99,7 @@ class Journal:
         if not (awaited or self._urgent) and len(self._lines) < self.together:
             self._left = len(self._lines)
             return
-        data = b"".join(self._lines)
+        data, self._checksum = seal_all(self._lines, self._checksum)
         self._lines.clear()  # first: whatever interrupts this, nothing is written twice
         self._left = 0
         self._urgent = False

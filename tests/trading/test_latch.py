@@ -247,3 +247,41 @@ def test_a_reason_that_comes_a_moment_after_the_switch_is_read(
     switch.touch()
     monkeypatch.setattr("trading.latch.time.sleep", lambda _: switch.write_text("a drill\n"))
     assert Latch(tmp_path).read() == Latched("HALTED", "kill switch: a drill", True, 0)
+
+
+@pytest.mark.parametrize(
+    ("letters", "kept"), [(324, 324), (325, 162), (340, 170), (358, 179), (500, 250)]
+)
+def test_a_reason_is_halved_until_it_has_room(tmp_path: Path, letters: int, kept: int) -> None:
+    """Of letters that take twelve bytes each as JSON, the latch's room and what else stands in it."""
+    latch = Latch(tmp_path)
+    latch.hold("HALTED", "\N{FIRE}" * letters)
+    assert (tmp_path / STATE).stat().st_size == ROOM
+    found = latch.read()
+    assert found is not None
+    assert found.reason == "\N{FIRE}" * kept
+
+
+def test_a_state_that_is_being_written_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latch = Latch(tmp_path)
+    latch.hold("REDUCING", "a loss")
+    whole = (tmp_path / STATE).read_bytes()
+    (tmp_path / STATE).write_bytes(whole[:20])
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            (tmp_path / STATE).write_bytes(whole)
+
+    monkeypatch.setattr("trading.latch.time.sleep", sleep)
+    assert state(latch) == "REDUCING"
+    assert waited == [0.0, 0.001]
+
+
+def test_room_that_is_reserved_tells_of_nothing_lost(tmp_path: Path) -> None:
+    latch = Latch(tmp_path)
+    latch.reserve("ACTIVE", "")
+    assert latch.lost() is None

@@ -319,3 +319,13 @@ def test_the_last_position_follows_lines_of_a_version_without_checksums(tmp_path
 
 def test_as_many_are_written_together_as_are_lost_without_harm() -> None:
     assert TOGETHER == 64
+
+
+def test_what_no_flush_has_seen_is_not_written_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, together=9)
+    journal.append(FIRST)
+    journal.append(SECOND)
+    journal.close()
+    assert path.read_bytes() == b""
+    assert (JournalError.exit_code, JournalLost.exit_code) == (2, 1)

@@ -281,6 +281,16 @@ def test_a_state_that_is_being_written_is_read_again(
     assert waited == [0.0, 0.001]
 
 
+def test_what_stays_unreadable_is_looked_at_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / STATE).write_bytes(b"{")
+    waited: list[float] = []
+    monkeypatch.setattr("trading.latch.time.sleep", waited.append)
+    assert state(Latch(tmp_path)) == "HALTED"
+    assert waited == [0.0, 0.001, 0.002]
+
+
 def test_room_that_is_reserved_tells_of_nothing_lost(tmp_path: Path) -> None:
     latch = Latch(tmp_path)
     latch.reserve("ACTIVE", "")

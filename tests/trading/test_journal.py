@@ -328,4 +328,11 @@ def test_what_no_flush_has_seen_is_not_written_at_the_end(tmp_path: Path) -> Non
     journal.append(SECOND)
     journal.close()
     assert path.read_bytes() == b""
+    journal = Journal(path, together=9)
+    journal.append(FIRST)
+    journal.flush()
+    journal.append(SECOND)
+    journal.append(SECOND)
+    journal.close()
+    assert list(records(path)) == [FIRST]
     assert (JournalError.exit_code, JournalLost.exit_code) == (2, 1)

@@ -33,7 +33,7 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
     from rich.console import Console
 
     from training.data import TrainingData
-    from training.session import Asked, Session
+    from training.session import Invocation, Session
     from training.sources import load_settings
     from training.tracking.store import Store
     from training.tracking.uploader import Uploader
@@ -47,7 +47,7 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
         console = Console(quiet=True)
         with (
             Uploader() as shipper,
-            Session(settings, data, store, shipper, Asked("", "bench", console)) as session,
+            Session(settings, data, store, shipper, Invocation("", "bench", console)) as session,
         ):
             agents = session.agents
             agents.run(STORED // streams + 1)

@@ -1,14 +1,12 @@
-"""What all settings have in common: they are plain data that nobody changes."""
+"""What all settings have in common: they are plain, frozen data."""
 
-import argparse
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource
 
 
 class Settings(BaseModel):
-    """Settings of one thing: frozen, without names that nobody knows, and of finite numbers."""
+    """Settings of one thing: frozen; unknown names and numbers that are not finite are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,25 +43,3 @@ class Fault(NamedTuple):
         if self.kind == "value_error":
             return self.reason
         return f"is {self.value!r}: {self.reason[0].lower()}{self.reason[1:]}"
-
-
-def of_command_line(
-    kind: type[BaseSettings], command: str, arguments: list[str] | None
-) -> CliSettingsSource[Any]:
-    """The settings that a command line gives, if any; raises pydantic's `SettingsError`."""
-    return CliSettingsSource(
-        kind,
-        cli_prog_name=f"qdesk {command}",
-        cli_parse_args=arguments,
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
-        cli_parse_none_str="none",
-        cli_exit_on_error=False,
-    )
-
-
-def parser_of(kind: type[BaseSettings], command: str) -> argparse.ArgumentParser:
-    """The parser of a command that takes these settings."""
-    made: argparse.ArgumentParser = of_command_line(kind, command, None).root_parser
-    return made

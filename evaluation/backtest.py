@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.errors import NotFinite
 from evaluation.measures import Backtest
 from market.accounting import (
     advanced,
@@ -39,15 +40,13 @@ def greedy_choice(
         Positions of shape (bars - 1, 3); column p is for position p - 1 coming in.
 
     Raises:
-        FloatingPointError: a Q-value is not finite.
+        NotFinite: a Q-value is not finite.
     """
     steps = len(table) - 1
     position = np.repeat(np.array(POSITIONS), steps)
     values = q_values(table.states(np.tile(np.arange(steps), 3), position))
     if not np.isfinite(values).all():
-        raise FloatingPointError(
-            f"{table.name}: a Q-value is not finite; the network cannot be judged"
-        )
+        raise NotFinite(f"{table.name}: a Q-value is not finite; the network cannot be judged")
     action = values.argmax(axis=1) - 1
     held = next_position(position, action, table.settings.scheme)
     return np.ascontiguousarray(held.reshape(3, steps).T, np.int8)

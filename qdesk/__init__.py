@@ -136,11 +136,12 @@ def _run(name: str, arguments: list[str]) -> int:
     except Terminated as stop:
         return _fail(f"qdesk {name}: stopped by SIGTERM{stop}", 143)
     except Exception as error:
-        code = getattr(error, "exit_code", 1)
-        ours = hasattr(error, "exit_code") or isinstance(error, FloatingPointError)
-        if not ours and not isinstance(error, OSError):
-            raise
-        return _fail(str(error) if ours else f"qdesk {name}: {error}", code)
+        ours = getattr(error, "exit_code", None)
+        if ours is not None:
+            return _fail(str(error), ours)
+        if isinstance(error, OSError):
+            return _fail(f"qdesk {name}: {error}", 1)
+        raise
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from durable.addresses import hidden
-from durable.settings import parser_of
+from durable.command_line import parser_of
 from market.findings import amount
 from models.places import default_mlruns
 from trading import paper as desks

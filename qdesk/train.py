@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
+from durable.command_line import parser_of
 from durable.errors import MissingExtra
-from durable.settings import parser_of
 from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket

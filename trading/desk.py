@@ -65,13 +65,13 @@ class Rules(NamedTuple):
     market: MarketSettings | None = None
 
 
-class Around(NamedTuple):
-    """What a desk lives in.
+class Context(NamedTuple):
+    """Clock, bars and terminal of a desk.
 
     Attributes:
         clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
         interval: length of a bar, s; None where bars have none.
-        say: told in a sentence what a person should know.
+        say: takes a sentence for the person at the terminal.
     """
 
     clock: Callable[[], int] | None = None
@@ -89,7 +89,7 @@ class Desk:
         ledger: Ledger,
         latch: Latch,
         rules: Rules,
-        around: Around,
+        context: Context,
     ) -> None:
         """Takes everything that it needs, and does nothing before `start`.
 
@@ -99,7 +99,7 @@ class Desk:
             ledger: journal and book.
             latch: what holds it stopped.
             rules: what it may do, and how.
-            around: clock, bars and whom to tell.
+            context: clock, bars and whom to tell.
         """
         self.policy = decider.policy
         self.features = decider.features
@@ -109,7 +109,7 @@ class Desk:
         self.book = ledger.book
         self.latch = latch
         self.settings = rules.trade or DeskSettings()
-        self.interval = around.interval
+        self.interval = context.interval
         self.sizing = Sizing(rules.market or MarketSettings(), self.settings, self.book)
         self.limits = rules.limits.resolved(self.sizing.units, self.interval)
         stale = self.limits.stale_seconds
@@ -118,8 +118,8 @@ class Desk:
         self.execution = ExecutionService(
             venue, ledger, self.limits, self.downgrade, rules.execution
         )
-        self._say = around.say
-        self._clock = around.clock
+        self._say = context.say
+        self._clock = context.clock
         self._now = 0
         self._look_at = 0.0
 

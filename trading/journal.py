@@ -5,7 +5,7 @@ that a desk does not go on from a line that was changed. A record is in the oper
 before what it tells is done: no order leaves that the journal does not know. A process that is killed
 loses nothing of that; a power cut neither where the journal is durable. Where a log is played back, bars
 and decisions without consequences may be written together: those that are lost are played again. A last
-line that was torn is cut off, and told, when the journal is opened again.
+line that was torn is cut off when the journal is opened again, and reported.
 """
 
 import fcntl
@@ -53,7 +53,7 @@ class Journal:
         Args:
             path: of the file; folders around it are made.
             durable: wait for the disk at every flush, as trading in real time does.
-            together: until there are so many records, bars and decisions may be left for a later flush.
+            together: fewer bars and decisions than this may wait for a later flush.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path

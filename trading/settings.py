@@ -21,7 +21,8 @@ from pydantic_settings import (
 )
 
 from durable.addresses import taken
-from durable.settings import Fault, Settings, of_command_line
+from durable.command_line import of_command_line
+from durable.settings import Fault, Settings
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from models.places import default_mlruns

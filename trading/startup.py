@@ -12,10 +12,10 @@ from market.bars import BarsError
 from market.features import FeaturePipeline
 from models.bundle import Bundle
 from models.last_good import impatient, load_last_good
-from models.places import BadPlace, address_of
+from models.places import address_of
 from models.sealed import MANIFEST, Damaged
 from trading.book import Book
-from trading.desk import Around, Decider, Desk, Rules
+from trading.desk import Context, Decider, Desk, Rules
 from trading.journal import FORMAT, Journal, JournalError, damaged, records
 from trading.latch import STATE, Latch
 from trading.ledger import Ledger
@@ -54,15 +54,13 @@ def model_of(settings: TradingSettings) -> Model:
     """The model that the settings name, verified.
 
     Raises:
+        BadPlace: `mlruns` is no folder that can be used.
         BadCommand: there is none that can be trusted. The message has every step down.
         NotPromoted: there are versions, but none was ever promoted.
     """
     asked = settings.model
     folder = Path(asked)
-    try:
-        store = address_of(settings.mlruns)
-    except BadPlace as error:
-        raise BadCommand(str(error)) from error
+    store = address_of(settings.mlruns)
     if (folder / MANIFEST).exists():
         try:
             bundle = Bundle.load(folder)
@@ -238,7 +236,7 @@ def open_desk(
             ledger,
             latch,
             Rules(limits, settings.trade, settings.execution, market_of(settings, bundle)),
-            Around(clock, interval, say),
+            Context(clock, interval, say),
         )
         now = clock() if clock is not None else book.time
         ledger.record(

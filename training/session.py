@@ -28,10 +28,10 @@ from training.tracking.origin import code_version
 from training.tracking.store import Store
 from training.tracking.tracker import CHECKPOINTS, Tracker, new_run, open_journal
 from training.tracking.uploader import Uploader
-from training.versions import Judged, Keeper, Label, Versions
+from training.versions import Description, Keeper, Validation, Versions
 
 
-class Asked(NamedTuple):
+class Invocation(NamedTuple):
     """How trainings were asked for.
 
     Attributes:
@@ -53,7 +53,7 @@ class Session:
         data: what they name.
         store: to track in.
         shipper: sends there what is tracked.
-        asked: how it was asked for.
+        invocation: how it was asked for.
         start: the checkpoint to go on from, if any.
 
     Attributes:
@@ -70,7 +70,7 @@ class Session:
         data: TrainingData,
         store: Store,
         shipper: Uploader,
-        asked: Asked,
+        invocation: Invocation,
         start: Start | None = None,
     ) -> None:
         self.settings = settings
@@ -78,9 +78,9 @@ class Session:
         self.store = store
         self.start = start
         self._shipper = shipper
-        self._group = asked.group
-        self._command = asked.command
-        self._console = asked.console
+        self._group = invocation.group
+        self._command = invocation.command
+        self._console = invocation.console
         self.market = data.validation[settings.market.fill]
         self.agents = build_agents(settings, data.train, data.reward_scale)
         self._guard = QGuard(explained_q(settings, data.train, data.reward_scale))
@@ -219,8 +219,8 @@ class Session:
             tracker.log_data(data.split.validation, settings.bars, "validation")
         origin = labels.origin(settings, data, seed, box.run)
         cvar = settings.network.cvar
-        label = Label(tags, origin, what)
-        judged = Judged(data, self.market, cvar)
+        label = Description(tags, origin, what)
+        judged = Validation(data, self.market, cvar)
         keeper = Keeper(self.agents, index, judged, tracker, label)
         self._trackers.append(tracker)
         self._keepers.append(keeper)

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
-from durable.settings import Fault, of_command_line
+from durable.command_line import of_command_line
+from durable.settings import Fault
 from models.exploration import EPSILON_VARIABLES
 from training.settings import TrainSettings
 

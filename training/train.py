@@ -15,7 +15,7 @@ from training import screen
 from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
 from training.resume import Start
-from training.session import Asked, Session
+from training.session import Invocation, Session
 from training.settings import TrainSettings
 from training.stop import Stop
 from training.tracking.errors import StoreLost
@@ -50,7 +50,7 @@ def train(
         StoreLost: what was tracked could neither be sent nor written.
         Diverged: a run's numbers are no longer finite.
     """
-    asked = Asked(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
+    invocation = Invocation(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
     done: list[tuple[TrainSettings, TrainingData, list[Versions]]] = []
     undone = len(runs)
     with Stop() as stop, Uploader() as shipper:
@@ -61,7 +61,7 @@ def train(
                 store = Store(settings.mlruns, _server(settings, start, console))
                 store.require_experiment(settings.experiment)
                 lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
-                with Session(settings, data, store, shipper, asked, start) as session:
+                with Session(settings, data, store, shipper, invocation, start) as session:
                     shipper.add_leftovers(settings.mlruns)
                     session.run(stop)
                     ended = session.finish()

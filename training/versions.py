@@ -42,7 +42,7 @@ class Versions(NamedTuple):
     tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
 
-class Judged(NamedTuple):
+class Validation(NamedTuple):
     """What versions are judged on.
 
     Attributes:
@@ -56,7 +56,7 @@ class Judged(NamedTuple):
     cvar: float
 
 
-class Label(NamedTuple):
+class Description(NamedTuple):
     """What is said of a run's versions.
 
     Attributes:
@@ -85,9 +85,9 @@ class Keeper:
         self,
         agents: Agents,
         index: int,
-        judged: Judged,
+        judged: Validation,
         tracker: Tracker,
-        label: Label,
+        label: Description,
     ) -> None:
         self.agents = agents
         self.index = index

@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
 
 
 def at_once(count: int, act: Callable[[int], None], expected: type[Exception]) -> list[Exception]:
-    """Acts in so many threads that begin together; what was refused."""
+    """Acts in `count` threads that start together; returns the refusals."""
     together = threading.Barrier(count)
     refused: list[Exception] = []
     faults: list[BaseException] = []

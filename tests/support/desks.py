@@ -14,7 +14,7 @@ from market.features import FeaturePipeline, FeatureSettings
 from models.bundle import Bundle
 from models.manifest import Golden, Manifest, Network, Origin
 from trading.book import Book
-from trading.desk import Around, Decider, Desk, Rules
+from trading.desk import Context, Decider, Desk, Rules
 from trading.execution import ExecutionSettings
 from trading.journal import Journal, records
 from trading.latch import Latch
@@ -122,7 +122,7 @@ def desk_at(
         ledger,
         Latch(folder),
         Rules(limits, settings, execution, market),
-        Around(clock, interval, say),
+        Context(clock, interval, say),
     )
     desk.start(book.time)
     return desk

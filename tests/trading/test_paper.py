@@ -68,10 +68,13 @@ def test_killed_at_random_moments_it_goes_on(bundle: Path, pace: str, bars: int)
         before = journal.stat().st_size if journal.exists() else 0
         wanted = before + bars * int(rng.integers(1, 40))  # bytes; a bar takes some 500
         while process.poll() is None and (not journal.exists() or journal.stat().st_size < wanted):
-            time.sleep(0.01)
+            time.sleep(0.001)
         process.kill()
         _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+        ends_early = pace == "max"  # on a machine that is too busy to kill it in time
+        assert process.returncode == -signal.SIGKILL or (ends_early and not process.returncode), (
+            said
+        )
         replayed(bundle)
     code, out, err = finished(paper(bundle, "--bars", walk, *LOOSE))
     assert (code, err) == (0, "")

@@ -1,1 +1,1 @@
-"""How it is told: run journal, upload, MLflow, TensorBoard."""
+"""Tracking: the run's journal, its upload, MLflow and TensorBoard."""

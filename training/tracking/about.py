@@ -1,4 +1,4 @@
-"""What is told of a run beside its numbers."""
+"""A run's description: name, experiment, settings, tags."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -43,7 +43,7 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
         (settings,) = load_settings([*arguments, "--mlruns", folder])
         data = TrainingData.of(settings)
         store = Store(settings.mlruns)
-        streams = settings.replay.streams
+        streams = settings.agent.replay.streams
         console = Console(quiet=True)
         with (
             Uploader() as shipper,

@@ -23,7 +23,7 @@ from market.accounting import MarketSettings
 from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import OrnsteinUhlenbeck
 from market.table import MarketTable
-from training.build import build_agents
+from tests.support.agents import agents_of
 from training.learn import better, learn, validate
 from training.sources import load_settings
 
@@ -83,7 +83,7 @@ def study(arguments: list[str], seeds: int, first: int = 1, updates: int = UPDAT
     counts = ["--steps", str(updates + 250), "--seed", str(first), "--seeds", str(seeds)]
     (settings,) = load_settings([*arguments, *counts])
     began = time.perf_counter()
-    agents = build_agents(settings, train, 1 / float(train.terms.gain.std()))
+    agents = agents_of(settings, train, 1 / float(train.terms.gain.std()))
     best: list[Backtest | None] = [None] * seeds
     chosen: list[Any] = [None] * seeds
     steps: list[int] = []

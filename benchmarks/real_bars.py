@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.record import ALGORITHMS, machine, save
 from evaluation.baselines import buy_and_hold
 from evaluation.statistics import interquartile_mean, interquartile_mean_interval
-from training.build import build_agents
+from tests.support.agents import agents_of
 from training.data import TrainingData
 from training.learn import better, learn
 from training.sources import load_settings, preset_names
@@ -31,7 +31,7 @@ def study(preset: str, seeds: int, steps: int) -> dict[str, Any]:
     (settings,) = load_settings(arguments)
     data = TrainingData.of(settings)
     market = data.validation[settings.market.fill]
-    agents = build_agents(settings, data.train, data.reward_scale)
+    agents = agents_of(settings, data.train, data.reward_scale)
     began = time.perf_counter()
     best: list[Any] = [None] * seeds
     last: list[Any] = [None] * seeds

@@ -89,13 +89,14 @@ def _settings(steps: int, mlruns: str) -> list[str]:
 
 def bare_loop(steps: int) -> dict[str, float]:
     """The agents that the preset describes, run for as many iterations."""
-    from training.build import build_agents
     from training.data import TrainingData
     from training.sources import load_settings
 
     (settings,) = load_settings(_settings(steps, "."))
     data = TrainingData.of(settings)
-    agents = build_agents(settings, data.train, data.reward_scale)
+    from tests.support.agents import agents_of
+
+    agents = agents_of(settings, data.train, data.reward_scale)
     agents.compile()
     compiled = time.perf_counter()
     agents.run(steps)

@@ -65,7 +65,8 @@ def build(work: dict[str, Any], parts: dict[str, Any] | None = None) -> Any:
     """
     from models.exploration import EpsilonSettings
     from tests.support.networks import linear_q_network, two_layer_q_network
-    from training.learning.loop import Dqn, TrainingLoop
+    from training.learning.dqn import Dqn
+    from training.learning.loop import TrainingLoop
     from training.learning.settings import LearnerSettings, ReplaySettings
 
     parts = parts or {}
@@ -86,9 +87,9 @@ def build(work: dict[str, Any], parts: dict[str, Any] | None = None) -> Any:
         table,
         networks,
         Dqn(
-            LearnerSettings(loss="huber", clip_norm=10.0, **learner),
-            ReplaySettings(**replay),
-            EpsilonSettings(start=work["epsilon"], min=work["epsilon"]),
+            learner=LearnerSettings(loss="huber", clip_norm=10.0, **learner),
+            replay=ReplaySettings(**replay),
+            epsilon=EpsilonSettings(start=work["epsilon"], min=work["epsilon"]),
         ),
         seeds,
         reward_scale=reward_scale_of(table),

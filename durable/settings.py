@@ -11,6 +11,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class BadSettings(ValueError):
+    """Settings that cannot be used. The message names the setting, where it came from, and why."""
+
+    exit_code = 2
+
+
 class Fault(NamedTuple):
     """The first thing that is wrong with settings.
 

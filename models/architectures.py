@@ -108,9 +108,9 @@ def require_known(kind: str) -> str:
     Raises:
         PydanticCustomError: there is none.
     """
-    if kind not in ARCHITECTURES and kind != TABULAR:
-        names = ", ".join(map(repr, ARCHITECTURES))
-        raise PydanticCustomError("literal_error", f"Input should be {names} or '{TABULAR}'")
+    if kind not in ARCHITECTURES:
+        names = " or ".join(map(repr, ARCHITECTURES))
+        raise PydanticCustomError("literal_error", f"Input should be {names}")
     return kind
 
 

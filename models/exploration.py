@@ -12,7 +12,10 @@ from pydantic import Field, model_validator
 
 from durable.settings import Settings
 
-EPSILON_VARIABLES = {f"DQN_EPSILON_{name.upper()}": name for name in ("start", "min", "decay")}
+# Environment variables, and the settings that they stand for.
+EPSILON_VARIABLES = {
+    f"DQN_EPSILON_{name.upper()}": f"epsilon.{name}" for name in ("start", "min", "decay")
+}
 Array = Any  # a number, a NumPy array, or a TensorFlow tensor
 
 

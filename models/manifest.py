@@ -30,7 +30,9 @@ class Network(_Strict):
         bins: inner edges of each feature's bins; of a table alone.
     """
 
-    kind: Annotated[str, AfterValidator(require_known)]
+    kind: Annotated[
+        str, AfterValidator(lambda kind: kind if kind == TABULAR else require_known(kind))
+    ]
     state_size: int = Field(ge=3, le=LARGEST)
     hidden: list[Units] = []
     dueling: bool = False

@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from durable.addresses import hidden
-from durable.command_line import parser_of
+from durable.settings import BadSettings
 from market.findings import amount
 from models.places import default_mlruns
 from trading import paper as desks
 from trading.journal import JournalLost, last_position
 from trading.latch import Latch
 from trading.paper import Told, desk_name
-from trading.settings import BacktestSettings, BadCommand, PaperSettings, load
+from trading.settings import BacktestSettings, PaperSettings, load, parser_for
 from trading.startup import JOURNAL
 
 MOST_UNBELIEVED = 0.05  # share of the bars that a backtest may pass over
@@ -106,12 +106,12 @@ def resume(arguments: list[str], console: Console) -> int:
     """Runs `qdesk resume ...`: sets a desk free, by hand and with a reason."""
     options = resume_parser().parse_args(arguments)
     if not options.reason.strip():
-        raise BadCommand("qdesk resume: --reason is empty; it is what the journal will say")
+        raise BadSettings("qdesk resume: --reason is empty; it is what the journal will say")
     for folder in _folders(options):
         try:
             Latch(folder).resume(hidden(f"{options.reason} ({getpass.getuser()})"))
         except OSError as error:
-            raise BadCommand(
+            raise BadSettings(
                 f"{folder}: NOT set free ({error.strerror or error}); it stays as it was, or HALTED"
             ) from error
         console.print(
@@ -124,12 +124,12 @@ def resume(arguments: list[str], console: Console) -> int:
 
 def paper_parser() -> argparse.ArgumentParser:
     """The arguments of `qdesk paper`."""
-    return parser_of(PaperSettings, "paper")
+    return parser_for(PaperSettings, "paper")
 
 
 def backtest_parser() -> argparse.ArgumentParser:
     """The arguments of `qdesk backtest`."""
-    return parser_of(BacktestSettings, "backtest")
+    return parser_for(BacktestSettings, "backtest")
 
 
 def kill_parser() -> argparse.ArgumentParser:
@@ -167,20 +167,22 @@ def _folders(options: argparse.Namespace) -> list[Path]:
     """The folders of the desks that are meant.
 
     Raises:
-        BadCommand: none is named, or none or several are found; the message lists those that exist.
+        BadSettings: none is named, or none or several are found; the message lists those that exist.
     """
     named = (options.model is not None, options.desk is not None, options.all)
     if sum(named) != 1:
-        raise BadCommand("name either the model that trades, or the --desk where it does, or --all")
+        raise BadSettings(
+            "name either the model that trades, or the --desk where it does, or --all"
+        )
     desks = options.mlruns / "desks"
     if options.desk is not None:
         if not options.desk.is_dir():
-            raise BadCommand(f"{options.desk}: no desk is here; {_listed(desks)}")
+            raise BadSettings(f"{options.desk}: no desk is here; {_listed(desks)}")
         return [options.desk]
     exist = _desks(desks)
     if options.all:
         if not exist:
-            raise BadCommand(_listed(desks))
+            raise BadSettings(_listed(desks))
         return exist
     wanted = desk_name(options.model)
     exact = [folder for folder in exist if folder.name == wanted]
@@ -188,7 +190,7 @@ def _folders(options: argparse.Namespace) -> list[Path]:
     found = exact or part
     if len(found) != 1:
         several = f"{len(found)} desks have that in their name" if found else "no desk is called so"
-        raise BadCommand(f"{options.model}: {several}; {_listed(desks)}")
+        raise BadSettings(f"{options.model}: {several}; {_listed(desks)}")
     return found
 
 

@@ -1,23 +1,22 @@
 """`qdesk train`: settings and data are checked before TensorFlow is loaded or anything written."""
 
-import argparse
 import shlex
 import signal
 from importlib.util import find_spec
 
 from rich.console import Console
 
-from durable.command_line import parser_of
 from durable.errors import MissingExtra
 from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket
 from training.data import TrainingData
-from training.quiet import NEEDED_BY_NETWORKS, import_tensorflow
+from training.quiet import import_tensorflow
 from training.resume import Start, require_same_data, resumed
 from training.settings import TrainSettings
-from training.sources import load_settings
+from training.sources import load_settings, parser
 
+__all__ = ["parser", "run"]
 NEEDED = ("mlflow", "tensorboard")
 
 
@@ -40,11 +39,6 @@ def run(arguments: list[str], console: Console) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of `qdesk train`."""
-    return parser_of(TrainSettings, "train")
-
-
 def _prepared(
     arguments: list[str], console: Console
 ) -> tuple[list[tuple[TrainSettings, TrainingData]], Start | None]:
@@ -52,7 +46,7 @@ def _prepared(
     goes_on = resumed(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
     start = goes_on and goes_on[1]
     trees = load_settings(arguments) if goes_on is None else [goes_on[0]]
-    needed = (NEEDED_BY_NETWORKS if _networks(trees) else ()) + NEEDED
+    needed = [*dict.fromkeys(package for each in trees for package in each.agent.packages), *NEEDED]
     missing = " ".join(package for package in needed if find_spec(package) is None)
     if missing:
         raise MissingExtra(
@@ -74,17 +68,13 @@ def _prepared(
     return runs, start
 
 
-def _networks(trees: list[TrainSettings]) -> bool:
-    return any(settings.network.kind != "tabular" for settings in trees)
-
-
 def _train_on(
     runs: list[tuple[TrainSettings, TrainingData]],
     start: Start | None,
     command: str,
     console: Console,
 ) -> signal.Signals | None:
-    networks = _networks([settings for settings, _ in runs])
+    networks = any("tensorflow" in settings.agent.packages for settings, _ in runs)
     with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
         if networks:
             import_tensorflow()

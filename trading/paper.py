@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from durable.settings import BadSettings
 from market.bars import BarsError
 from market.events.schema import EventsError
 from trading.desk import Desk
@@ -17,7 +18,7 @@ from trading.feed import Rejections, Row, paced
 from trading.journal import TOGETHER, JournalLost, funding
 from trading.market_data import market_data
 from trading.preflight import Preflight
-from trading.settings import BacktestSettings, BadCommand, PaperSettings, TradingSettings
+from trading.settings import BacktestSettings, PaperSettings, TradingSettings
 from trading.startup import JOURNAL, Model, market_of, model_of, open_desk
 from trading.summary import Summary
 from trading.venues import ENGINES
@@ -72,7 +73,7 @@ def paper(
         status: told in a line, now and then, where things are.
 
     Raises:
-        BadCommand, BarsError, EventsError, JournalError: bad input.
+        BadSettings, BarsError, EventsError, JournalError: bad input.
         JournalLost: the journal cannot be written; the desk is halted and holds.
     """
     model = model_of(settings)
@@ -112,7 +113,7 @@ def paper(
         except JournalLost:
             _halt_unwritten(desk)
             raise
-        except (BadCommand, BarsError, EventsError) as error:  # the fault is the market's
+        except (BadSettings, BarsError, EventsError) as error:  # the fault is the market's
             _end_at_fault(desk, error, say)
             raise
         except Exception as error:  # nobody's plan: not to be gone on from without a person
@@ -179,7 +180,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
     """Trades a recorded market with a fresh account.
 
     Raises:
-        BadCommand, BarsError, EventsError, JournalError: bad input.
+        BadSettings, BarsError, EventsError, JournalError: bad input.
         MissingExtra: the engine that is asked for is not here.
         JournalLost: the journal cannot be written.
     """
@@ -188,7 +189,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
     found = market_data(settings, model, say).whole()
     rows = [row for row in found.rows if row is not None]
     if not rows:
-        raise BadCommand(f"{settings.bars or settings.events}: not one whole bar")
+        raise BadSettings(f"{settings.bars or settings.events}: not one whole bar")
     Preflight(settings, model, found.facts, say)
     market = market_of(settings, model.bundle)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from durable.settings import BadSettings
 from models.manifest import TrainedMarket
 from trading.book import DUST, Book
 from trading.feed import Row
 from trading.risk import Limits, most_notional
-from trading.settings import BadCommand, TradingSettings
+from trading.settings import TradingSettings
 from trading.sizing import Sizing
 from trading.startup import Model, market_of
 
@@ -139,7 +140,7 @@ class Preflight:
             funded: what its account began with, quote currency; None where that is still to come.
 
         Raises:
-            BadCommand: it is another market and that is not accepted, or no position can be opened.
+            BadSettings: it is another market and that is not accepted, or no position can be opened.
         """
         self.settings = settings
         self.model = model
@@ -159,7 +160,7 @@ class Preflight:
         """The rows; the first price is looked at where prices were not known before.
 
         Raises:
-            BadCommand: as above.
+            BadSettings: as above.
         """
         unknown = self.facts.closes is None
         for row in rows:
@@ -183,7 +184,7 @@ class Preflight:
         model = f"{self.model.name} v{self.model.version}"
         sentence = f"{model}: another market than in training: {'; '.join(found)}"
         if not self.settings.accept_other_market:
-            raise BadCommand(
+            raise BadSettings(
                 f"{sentence}; --accept-other-market trades it all the same, and --instrument says what "
                 "these bars are of"
             )
@@ -200,7 +201,7 @@ class Preflight:
         if found is None:
             return
         if found.prices.all() and not self._continued:
-            raise BadCommand(
+            raise BadSettings(
                 f"{found.reason}: every order would be refused; raise that limit, or lower "
                 "--trade.quantity"
             )

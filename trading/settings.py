@@ -2,27 +2,27 @@
 
 Everything has its default in the module that uses it. Of the environment only the three variables
 `DQN_EPSILON_START`, `DQN_EPSILON_MIN` and `DQN_EPSILON_DECAY` are read, and they count where
-`--explore` is set: limits of a desk must not depend on a shell.
+`--policy.explore` is set: limits of a desk must not depend on a shell.
 """
 
 import argparse
-import os
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliPositionalArg,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
 
 from durable.addresses import taken
-from durable.command_line import of_command_line
-from durable.settings import Fault, Settings
+from durable.command_line import (
+    Given,
+    explained,
+    fields,
+    from_command_line,
+    from_environment,
+    from_file,
+    parser_of,
+    tree_of,
+)
+from durable.settings import BadSettings, Fault, Settings
 from market.accounting import Fill, MarketSettings
 from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from models.places import default_mlruns
@@ -31,12 +31,6 @@ from trading.policy import PolicySettings
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 from trading.venues import ENGINES, require_engine, require_taken
-
-
-class BadCommand(ValueError):
-    """Settings that cannot be used. The message names the setting, its value and what would be right."""
-
-    exit_code = 2
 
 
 def _rate(value: object) -> object:
@@ -75,12 +69,10 @@ class Costs(Settings):
         return trained.model_copy(update=self.model_dump(exclude_none=True))
 
 
-class TradingSettings(BaseSettings):
+class TradingSettings(Settings):
     """What every way of trading a model has."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    model: CliPositionalArg[str] = Field(
+    model: str = Field(
         description="NAME (its champion, or the last good one), NAME@ALIAS, NAME/VERSION, or a bundle's "
         "folder"
     )
@@ -114,18 +106,6 @@ class TradingSettings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     epsilon: EpsilonSettings = EpsilonSettings()
     execution: ExecutionSettings = ExecutionSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """No environment: what is read of it, `load` reads."""
-        return (init_settings,)
 
     @model_validator(mode="after")
     def _one_market(self) -> Self:
@@ -181,38 +161,32 @@ class BacktestSettings(TradingSettings):
         return self
 
 
-def load[Settings: TradingSettings](
-    kind: type[Settings], command: str, arguments: list[str]
-) -> Settings:
+def parser_for(kind: type[TradingSettings], command: str) -> argparse.ArgumentParser:
+    """The arguments of a command that takes such settings."""
+    return parser_of(fields(kind), command, kind.__doc__, positional="model")
+
+
+def load[Kind: TradingSettings](kind: type[Kind], command: str, arguments: list[str]) -> Kind:
     """Settings of a command.
 
     Raises:
-        BadCommand: a key is unknown or a value out of range.
+        BadSettings: a key is unknown or a value out of range.
         SystemExit: `--help` was asked for.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", type=Path)
-    config = early.parse_known_args(arguments)[0].config
-    values = _file(config) if config is not None else {}
-    found = {name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ}
-    values["epsilon"] = {**found, **values.get("epsilon", {})}
+    known = fields(kind)
     try:
-        cli = of_command_line(kind, command, arguments)
-        return kind(_cli_settings_source=cli, **values)
-    except SettingsError as error:
-        raise BadCommand(f"qdesk {command}: {error}; see `qdesk {command} --help`") from error
+        on_command_line = from_command_line(parser_for(kind, command), arguments)
+        given = from_environment(known, EPSILON_VARIABLES)
+        if "config" in on_command_line:
+            given |= _file(Path(on_command_line["config"].value))
+        given |= on_command_line
+        return kind.model_validate(tree_of(given, known, command))
     except ValidationError as error:
-        fault = Fault.of(error)
-        unknown = {"extra_forbidden": "is no setting", "missing": "is missing"}.get(fault.kind)
-        reason = f"{unknown}; see `qdesk {command} --help`" if unknown else fault.sentence
-        path = f"{fault.path} " if fault.path else ""
-        raise BadCommand(f"qdesk {command}: {path}{reason}") from error
+        raise BadSettings(f"qdesk {command}: {explained(Fault.of(error), given)}") from error
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: Path) -> dict[str, Given]:
     try:
-        return tomllib.loads(path.read_text())
+        return from_file(path, f"--config {path}")
     except FileNotFoundError:
-        raise BadCommand(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadCommand(f"--config {path}: cannot be read as TOML: {error}") from error
+        raise BadSettings(f"--config {path}: no such file") from None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from durable.settings import BadSettings
 from market.accounting import MarketSettings
 from market.bars import BarsError
 from market.features import FeaturePipeline
@@ -21,7 +22,7 @@ from trading.latch import STATE, Latch
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import SafePolicy
-from trading.settings import BacktestSettings, BadCommand, TradingSettings
+from trading.settings import BacktestSettings, TradingSettings
 
 JOURNAL = "journal.jsonl"
 DAMAGED = (
@@ -55,7 +56,7 @@ def model_of(settings: TradingSettings) -> Model:
 
     Raises:
         BadPlace: `mlruns` is no folder that can be used.
-        BadCommand: there is none that can be trusted. The message has every step down.
+        BadSettings: there is none that can be trusted. The message has every step down.
         NotPromoted: there are versions, but none was ever promoted.
     """
     asked = settings.model
@@ -65,10 +66,10 @@ def model_of(settings: TradingSettings) -> Model:
         try:
             bundle = Bundle.load(folder)
         except (Damaged, OSError) as error:
-            raise BadCommand(f"{asked}: {error}") from error
+            raise BadSettings(f"{asked}: {error}") from error
         return Model(bundle, bundle.manifest.origin.name, "?", "folder", [])
     if folder.is_dir():
-        raise BadCommand(f"{asked}: a folder without a bundle; it would hold {MANIFEST}")
+        raise BadSettings(f"{asked}: a folder without a bundle; it would hold {MANIFEST}")
     uri = settings.tracking_uri or store
     for sign in ("@", "/"):
         name, found, which = asked.partition(sign)
@@ -83,7 +84,7 @@ def model_of(settings: TradingSettings) -> Model:
         )
     if last.bundle is None:
         steps = "; ".join(last.steps_down)
-        raise BadCommand(
+        raise BadSettings(
             f"{asked}: no model that can be trusted ({steps}). `qdesk models promote` makes a champion; "
             f"{asked}@candidate trades one that is none yet"
         )
@@ -114,17 +115,17 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
                 return load_recorded(client, name, known.champion), str(version.version)
             return load_bundle(client, version), str(version.version)
     except (NoVersion, Damaged, OSError) as error:
-        raise BadCommand(str(error)) from error
+        raise BadSettings(str(error)) from error
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise BadCommand(f"{uri}: this store cannot be used ({reason})") from error
+        raise BadSettings(f"{uri}: this store cannot be used ({reason})") from error
 
 
 def market_of(settings: TradingSettings, bundle: Bundle) -> MarketSettings:
     """Sizing, fills and costs: those of the training, but for what the settings say.
 
     Raises:
-        BadCommand: a setting means nothing under the sizing of the training.
+        BadSettings: a setting means nothing under the sizing of the training.
     """
     origin = bundle.manifest.origin
     try:
@@ -132,7 +133,7 @@ def market_of(settings: TradingSettings, bundle: Bundle) -> MarketSettings:
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(map(str, ("market", *fault["loc"])))
-        raise BadCommand(
+        raise BadSettings(
             f"{origin.name}: the settings of its training cannot be used ({name}: {fault['msg']})"
         ) from error
     market = settings.costs.over(trained)
@@ -145,15 +146,15 @@ def _require_sizing(settings: TradingSettings, market: MarketSettings) -> None:
     trade = settings.trade
     trained = f"this model was trained with market.sizing {market.sizing}"
     if trade.notional is not None and market.sizing != "notional":
-        raise BadCommand(
+        raise BadSettings(
             f"--trade.notional is {trade.notional:g}, but {trained}; set --trade.quantity"
         )
     if trade.quantity != 1 and market.sizing == "notional":
-        raise BadCommand(
+        raise BadSettings(
             f"--trade.quantity is {trade.quantity:g}, but {trained}; set --trade.notional"
         )
     if trade.band is not None and market.sizing == "unit":
-        raise BadCommand(f"--trade.band is {trade.band:g}, but {trained}: a unit does not drift")
+        raise BadSettings(f"--trade.band is {trade.band:g}, but {trained}: a unit does not drift")
 
 
 def open_desk(
@@ -206,7 +207,7 @@ def open_desk(
                         stream.update({**record, "time": record["closed"] // 1000})
                     except BarsError:  # another model needs what those bars do not have
                         stream = pipeline.stream()
-            except BadCommand:
+            except BadSettings:
                 raise
             except DAMAGED as error:
                 raise damaged(path, number, f"not as a desk writes it ({error!r})") from error
@@ -302,11 +303,11 @@ def pipeline_of(model: Model) -> FeaturePipeline:
     try:
         return FeaturePipeline.from_schema(model.bundle.manifest.origin.features)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadCommand(
+        raise BadSettings(
             f"{model.name} v{model.version}: its features cannot be made here ({error!r})"
         ) from error
 
 
 def _require_same(path: Path, theirs: str, ours: str) -> None:
     if theirs != ours:
-        raise BadCommand(f"{path}: trades {theirs}, not {ours}; give this one a --desk of its own")
+        raise BadSettings(f"{path}: trades {theirs}, not {ours}; give this one a --desk of its own")

@@ -8,7 +8,6 @@ from market.bars import Bars, BarsError, Split, SplitSettings, carried_note
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
-from models.tabular import Discretiser, tables_of
 from training.settings import TrainSettings
 
 
@@ -68,9 +67,7 @@ class TrainingData:
         features = FeaturePipeline.fit(split.train, settings.features)
         train = MarketTable.of(split.train, features, settings.market)
         train.require_episode()
-        if settings.network.kind == "tabular":  # refused now, before anything is written
-            tables = settings.seeds * tables_of(settings.tabular.algorithm)
-            Discretiser.fit(train.features, settings.tabular.bins, tables)
+        settings.agent.require_table(train, settings.seeds)
         deviation = float((train.terms.carry + train.terms.gain).std())
         if deviation == 0:
             raise BarsError(f"{train.name}: the price never changes, so there is nothing to learn")

@@ -38,10 +38,9 @@ def run_of(
 
 def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:
     """What runs and versions are grouped and searched by."""
-    tabular = settings.network.kind == "tabular"
     return {
-        "algorithm": settings.tabular.algorithm if tabular else _algorithm(settings),
-        "network": settings.network.kind,
+        "algorithm": settings.agent.algorithm,
+        "network": settings.agent.architecture,
         "bars": data.bars.name,
         "data_hash": data.bars.content_hash,
         "features_hash": data.features.schema_hash,
@@ -49,7 +48,7 @@ def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> 
         "fill": settings.market.fill,
         "sizing": settings.market.sizing,
         "fee_rate": f"{settings.market.fee_rate:g}",
-        "cvar": f"{settings.network.cvar:g}",
+        "cvar": f"{settings.agent.cvar:g}",
         "episode_bars": str(data.train.episode_bars),
         "seed": str(seed),
         "group": group,
@@ -69,7 +68,7 @@ def identity(data: TrainingData) -> dict[str, str]:
 def origin(settings: TrainSettings, data: TrainingData, seed: int, run: str) -> dict[str, Any]:
     """Where the models of a run come from, but for their step."""
     return {
-        "name": settings.called,
+        "name": settings.model_name,
         "run_id": run,
         "seed": seed,
         "scheme": settings.market.scheme,
@@ -95,22 +94,6 @@ def trained_market(data: TrainingData) -> TrainedMarket:
         highest=float(close.max()),
         ranges=dict(zip(data.features.names, map(list, bounds), strict=True)),
     )
-
-
-def _algorithm(settings: TrainSettings) -> str:
-    """DQN and what it was extended by: `dqn`, `dqn+double+n_step+prioritised`."""
-    learner = settings.learner
-    network = settings.network
-    parts = {
-        learner.target: learner.target != "q_learning",
-        "all_actions": learner.backup == "all_actions",
-        "n_step": learner.n_step > 1,
-        "prioritised": settings.replay.prioritised,
-        "dueling": network.dueling,
-        "quantile": network.quantiles is not None,
-        "noisy": network.noisy,
-    }
-    return "+".join(["dqn", *(name for name, present in parts.items() if present)])
 
 
 def _judged_on(settings: TrainSettings, data: TrainingData) -> str:
@@ -146,9 +129,7 @@ def about(settings: TrainSettings, data: TrainingData, seed: int, command: str) 
         "data": f"{data.bars.name}, {_days(data.bars)}, sha256 `{data.bars.content_hash[:16]}`",
         "trained on": f"{_days(data.split.train)}, {len(data.split.train):,} bars",
         "validated on": f"{_days(data.split.validation)}, {len(data.split.validation):,} bars",
-        "what learns": f"{_algorithm(settings)}, {settings.network.kind}"
-        if settings.network.kind != "tabular"
-        else f"{settings.tabular.algorithm}, a table",
+        "what learns": settings.agent.summary,
         "how long": f"{settings.steps:,} iterations, seed {seed}",
         "costs": _costs(settings, data),
     }

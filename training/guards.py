@@ -14,18 +14,14 @@ def explained_q(settings: TrainSettings, table: MarketTable, reward_scale: float
     """The largest |Q| that rewards can explain, r_max / (1 - gamma), in learning units.
 
     r_max is the largest absolute reward of any action out of any position on any bar, liquidation
-    included; Munchausen's target adds its bonus and the entropy of its policy. Infinite for gamma 1.
+    included; a target may add a bonus to each. Infinite for gamma 1.
     """
-    learner = settings.learner
-    if learner.gamma == 1:
+    gamma = settings.agent.learner.gamma
+    if gamma == 1:
         return math.inf
     outcomes = table.outcomes()
     largest = float(abs(outcomes.net - outcomes.penalty).max() + abs(outcomes.closing).max())
-    largest *= reward_scale
-    if learner.target == "munchausen":
-        largest += learner.munchausen_alpha * abs(learner.munchausen_lowest)
-        largest += learner.munchausen_temperature * math.log(3)
-    return largest / (1 - learner.gamma)
+    return (largest * reward_scale + settings.agent.bonus) / (1 - gamma)
 
 
 def spread_states(table: MarketTable, count: int) -> NDArray[np.float32]:

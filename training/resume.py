@@ -1,7 +1,5 @@
 """From what a user asked to resume to the checkpoint, the settings and the lock to go on with."""
 
-import argparse
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from durable.command_line import Given
 from durable.errors import InUse
-from models.configuration import ADDED, flatten
+from models.configuration import completed, flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
 from training.checkpoints.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, part, steps_in
 from training.checkpoints.errors import BucketError, CheckpointError, NoCheckpoint
 from training.checkpoints.object_store import Bucket
-from training.checkpoints.settings import CheckpointSettings
 from training.data import TrainingData
 from training.describe import identity
 from training.learning.agent import State, require_fits
 from training.settings import TrainSettings
-from training.sources import load_from
+from training.sources import given_by_user, load_from, settings_of
 from training.tracking.journals import run_known_as
 
 AGENTS = "agents/"  # what the names of a checkpoint's arrays of learning begin with
@@ -89,24 +87,25 @@ def resumed(arguments: list[str], tell: Tell) -> tuple[TrainSettings, Start] | N
         InUse: another process trains the run.
         BadSettings: a key is unknown or a value out of range.
     """
-    asked = _asked(arguments)
-    if asked.resume in (None, "none"):
+    given = given_by_user(arguments)
+    which = given["resume"].value if "resume" in given else None
+    if which is None:
         return None
     try:
-        return _resumed(asked, arguments, tell)
+        return _resumed(which, given, tell)
     except (CheckpointError, InUse, BucketError):
         raise
     except OSError as error:
-        raise NoCheckpoint(f"{asked.resume}: cannot be read ({error.strerror})") from error
+        raise NoCheckpoint(f"{which}: cannot be read ({error.strerror})") from error
 
 
-def _resumed(
-    asked: argparse.Namespace, arguments: list[str], tell: Tell
-) -> tuple[TrainSettings, Start]:
-    where = CheckpointSettings(where=asked.where)
+def _resumed(which: str, given: Mapping[str, Given], tell: Tell) -> tuple[TrainSettings, Start]:
+    places = ("resume", "fork", "mlruns", "checkpoints.where")
+    asked = settings_of({path: given[path] for path in places if path in given})
+    where = asked.checkpoints
     bucket = Bucket(where.url) if where.url else None
-    known_as = run_known_as(Path(asked.mlruns), asked.resume)
-    folder = find(asked.resume, where.root(Path(asked.mlruns)), bucket, known_as)
+    known_as = run_known_as(asked.mlruns, which)
+    folder = find(which, where.root(asked.mlruns), bucket, known_as)
     exact = (folder / MANIFEST).exists()
     run = folder.parent if exact else folder
     lock = None if asked.fork else RunLock(run)
@@ -119,7 +118,7 @@ def _resumed(
             **checkpoint.manifest["settings"],
             "checkpoints": checkpoint.manifest["checkpoints"],
         }
-        settings = load_from(saved, str(checkpoint.folder), arguments)
+        settings = load_from(saved, str(checkpoint.folder), given)
         _require_same(checkpoint, settings, asked.fork)
     except BaseException:
         if lock is not None:
@@ -137,8 +136,8 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
     """
     here = identity(data)
     there = start.checkpoint.manifest
-    was = ADDED | flatten(there["settings"])
-    now = flatten(settings.tree())
+    was = completed(flatten(there["settings"]))
+    now = completed(flatten(settings.tree()))
     said = there["settings"]["market"]["episode_bars"]
     was["market.episode_bars"] = str(_episode_bars(said, data))
     now["market.episode_bars"] = str(data.train.episode_bars)
@@ -179,9 +178,8 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
                     "numbers of its parent"
                 )
         return
-    # As it stands there: another object of settings would take in the environment.
-    was = ADDED | flatten(checkpoint.manifest["settings"])
-    now = flatten(settings.tree())
+    was = completed(flatten(checkpoint.manifest["settings"]))
+    now = completed(flatten(settings.tree()))
     # What an episode's length comes to is compared once the bars are known.
     open_now = "none" in (was["market.episode_bars"], now["market.episode_bars"])
     known_later = ("bars", "market.episode_bars") if open_now else ("bars",)
@@ -194,23 +192,6 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
             f"{checkpoint.folder}: settings differ from the checkpoint's: {shown}; resume without "
             "them, or add --fork to start a new run from it"
         )
-
-
-def _asked(arguments: list[str]) -> argparse.Namespace:
-    """What must be known before settings can be loaded."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    environment = os.environ.get
-    early.add_argument("--resume", default=environment("QDESK_RESUME"))
-    early.add_argument("--mlruns", default=environment("QDESK_MLRUNS", "mlruns"))
-    early.add_argument(
-        "--checkpoints",
-        "--checkpoints.where",
-        dest="where",
-        default=environment("QDESK_CHECKPOINTS__WHERE"),
-    )
-    fork = str(environment("QDESK_FORK", "")).lower() in {"1", "true", "yes", "on", "t", "y"}
-    early.add_argument("--fork", action=argparse.BooleanOptionalAction, default=fork)
-    return early.parse_known_args(arguments)[0]
 
 
 def find(which: str, root: Path, bucket: Bucket | None, known_as: Sequence[str] = ()) -> Path:

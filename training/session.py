@@ -11,7 +11,6 @@ from evaluation.measures import Backtest
 from models.sealed import NotFinite
 from training import describe as labels
 from training import screen
-from training.build import build_agents
 from training.checkpoints.checkpoint import Checkpoint, Checkpoints, RunLock, newest, part
 from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
@@ -82,9 +81,14 @@ class Session:
         self._command = invocation.command
         self._console = invocation.console
         self.market = data.validation[settings.market.fill]
-        self.agents = build_agents(settings, data.train, data.reward_scale)
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        self.agents = settings.agent.agents(
+            data.train, seeds, data.reward_scale, settings.model_name
+        )
         self._guard = QGuard(explained_q(settings, data.train, data.reward_scale))
-        self.names = [f"{settings.called}-{data.bars.name}-s{seed}" for seed in self.agents.seeds]
+        self.names = [
+            f"{settings.model_name}-{data.bars.name}-s{seed}" for seed in self.agents.seeds
+        ]
         self._machine = Machine(settings.mlruns)
         self._trackers: list[Tracker] = []
         self._keepers: list[Keeper] = []
@@ -218,7 +222,7 @@ class Session:
             tracker.log_data(data.split.train, settings.bars, "training")
             tracker.log_data(data.split.validation, settings.bars, "validation")
         origin = labels.origin(settings, data, seed, box.run)
-        cvar = settings.network.cvar
+        cvar = settings.agent.cvar
         label = Description(tags, origin, what)
         judged = Validation(data, self.market, cvar)
         keeper = Keeper(self.agents, index, judged, tracker, label)
@@ -240,7 +244,7 @@ class Session:
         for tracker, window in zip(self._trackers, point.windows, strict=True):
             metrics = {f"train/{key}": value for key, value in window._asdict().items()}
             metrics["perf/iterations_per_second"] = rate
-            metrics["perf/env_steps_per_second"] = rate * self.settings.replay.streams
+            metrics["perf/env_steps_per_second"] = rate * self.settings.agent.replay.streams
             tracker.log(metrics, step)
             tracker.log_machine(machine, step)
         score = None
@@ -338,8 +342,8 @@ class Session:
         state["window/began"] = np.array(checkpoint.step)
         state["window/sums"] = np.zeros_like(state["window/sums"])
         self.agents.restore(state)
-        if self.settings.network.kind != "tabular":
-            self.agents.set_learning_rate(self.settings.learner.learning_rate)
+        if self.settings.agent.learning_rate is not None:
+            self.agents.set_learning_rate(self.settings.agent.learning_rate)
         self.save(None)
 
     def _roll_back(self, error: FloatingPointError) -> None:

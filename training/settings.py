@@ -4,42 +4,31 @@ Where their values come from stands in `sources.py`. Nothing here imports Tensor
 is quick.
 """
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from durable.addresses import taken
+from durable.command_line import Fields, fields, leaves, text
+from durable.settings import Settings
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings
 from models.configuration import flatten
-from models.exploration import EPSILON_VARIABLES, EpsilonSettings
 from training.checkpoints.settings import CheckpointSettings
-from training.learning.settings import (
-    LearnerSettings,
-    NetworkSettings,
-    ReplaySettings,
-    TabularSettings,
-)
+from training.learning.agent import AgentSettings
+from training.learning.dqn import Dqn
+from training.learning.kinds import KINDS
 
-MAX_STORED = 1_800_000_000  # with the nodes above them, what 31 bits can number
+KIND = "agent.kind"
 
 
-class TrainSettings(BaseSettings):
+class TrainSettings(Settings):
     """Everything that decides a training run."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        enable_decoding=False,
-        env_prefix="QDESK_",
-        env_nested_delimiter="__",
-        env_parse_none_str="none",
-    )
 
     preset: str = Field(
         "two_layer", description="committed settings to start from, or a TOML file; a,b trains both"
@@ -49,7 +38,7 @@ class TrainSettings(BaseSettings):
         pattern="^[a-z0-9_-]+$",
         max_length=64,
         description="of runs and of the registered model, in a-z, 0-9, _ and -; by default the kind "
-        "of network",
+        "of network, or tabular",
     )
     bars: str = Field(
         "btcusd_30m",
@@ -95,36 +84,50 @@ class TrainSettings(BaseSettings):
         "mlruns/mlflow.db does",
     )
     experiment: str = Field("qdesk", min_length=1, description="MLflow experiment")
-    network: NetworkSettings = NetworkSettings()
-    tabular: TabularSettings = TabularSettings()
-    learner: LearnerSettings = LearnerSettings()
-    replay: ReplaySettings = ReplaySettings()
-    epsilon: EpsilonSettings = EpsilonSettings()
+    agent: SerializeAsAny[AgentSettings] = Dqn()
     market: MarketSettings = MarketSettings()
     features: FeatureSettings = FeatureSettings()
     split: SplitSettings = SplitSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
 
+    @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> Self:
+        """Settings from a tree, in which the groups of the agent stand beside the others.
+
+        Trees of before there were kinds of agents are read: there a table was a kind of network, and the
+        settings of both stood in each.
+
+        Raises:
+            ValidationError: a value is out of range, or would do nothing.
+        """
+        given = leaves(tree)
+        kind = _kind_of(given)
+        own = fields(kind)
+        for path, field in _settings_of_agents().items():
+            if path in given and path not in own:
+                if text(given[path]) != text(field.default):
+                    where = f"where {KIND} is {kind.kind}"
+                    _refuse(path, f"{path} is set, but does nothing {where}; leave it out")
+                del given[path]
+        groups = {path.partition(".")[0] for path in own}
+        agent: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for path, value in given.items():
+            *inside, name = path.split(".")
+            at = agent if inside and inside[0] in groups else rest
+            for group in inside:
+                at = at.setdefault(group, {})
+            at[name] = value
+        return cls(agent=kind.model_validate(agent), **rest)
+
     @model_validator(mode="after")
     def _learning_takes_place(self) -> Self:
-        if self.steps <= self.replay.first_update and self.network.kind != "tabular":
+        self.agent.require(self.steps, self.seeds)
+        if self.on_divergence == "rollback" and self.agent.learning_rate is None:
             raise ValueError(
-                f"steps is {self.steps} and ends before learning begins; it must be above "
-                f"{self.replay.first_update} (replay.learning_starts "
-                f"{self.replay.learning_starts} over {self.replay.streams} streams)"
+                f"on_divergence is rollback, but {KIND} is {self.agent.kind}, which has no learning rate "
+                "to go on at"
             )
-        if self.replay.capacity // self.replay.streams < self.learner.n_step:
-            raise ValueError(
-                f"replay.capacity is {self.replay.capacity}; it must be at least "
-                f"{self.learner.n_step * self.replay.streams} to hold learner.n_step transitions of each "
-                "of replay.streams"
-            )
-        if self.replay.capacity * self.seeds > MAX_STORED and self.network.kind != "tabular":
-            raise ValueError(
-                f"replay.capacity is {self.replay.capacity:,} and seeds {self.seeds}: "
-                f"{self.replay.capacity * self.seeds:,} transitions; at most {MAX_STORED:,} are held"
-            )
-        self._refuse_what_does_nothing()
         if self.fork and self.resume is None:
             raise ValueError("fork is set without resume, which says what checkpoint to start from")
         if self.seed + self.seeds > 2**31:
@@ -133,44 +136,10 @@ class TrainSettings(BaseSettings):
             )
         return self
 
-    def _refuse_what_does_nothing(self) -> None:
-        """A setting of the other kind of learner, given a value of its own, is a misunderstanding."""
-        kind = f"network.kind is {self.network.kind}"
-        if self.network.kind == "tabular":
-            _require_default("learner", self.learner, {"gamma"}, kind)
-            _require_default("replay", self.replay, {"streams"}, kind)
-            if self.on_divergence == "rollback":
-                raise ValueError(
-                    f"on_divergence is rollback, but {kind}, whose numbers stay bounded"
-                )
-            return
-        _require_default("tabular", self.tabular, set(), kind)
-        if not self.replay.prioritised:
-            _require_default(
-                "replay.priority", self.replay.priority, set(), "replay.prioritised is off"
-            )
-        if self.learner.target != "munchausen":
-            others = {name for name in LearnerSettings.model_fields if "munchausen" not in name}
-            target = f"learner.target is {self.learner.target}"
-            _require_default("learner", self.learner, others, target)
-
     @property
-    def called(self) -> str:
-        """What runs and the registered model are called; outputs of one name have one shape."""
-        kind = self.network.kind
-        return self.name or (f"{kind}_quantiles" if self.network.quantiles else kind)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no source of ours
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment above preset; the preset is what `load_settings` passes to the constructor."""
-        return _OtherVariables(settings_cls), env_settings, init_settings
+    def model_name(self) -> str:
+        """What runs and the registered model are called."""
+        return self.name or self.agent.model_name
 
     @property
     def log_interval(self) -> int:
@@ -188,31 +157,53 @@ class TrainSettings(BaseSettings):
         return self.checkpoints.every or -(-self.steps // 10)
 
     def tree(self) -> dict[str, Any]:
-        """What decides the run, as JSON has it: neither the wish to resume nor where things are."""
-        elsewhere = {"resume", "fork", "mlruns", "tracking_uri", "checkpoints"}
-        return self.model_dump(mode="json", exclude=elsewhere)
+        """What decides the run, as JSON has it: neither the wish to resume nor where things are.
+
+        `of` takes it back.
+        """
+        return self._tree({"resume", "fork", "mlruns", "tracking_uri", "checkpoints"})
 
     def flat(self) -> dict[str, str]:
         """Every setting by its dotted path, for tracking."""
-        return flatten(self.model_dump(mode="json", exclude={"resume", "fork"}))
+        return flatten(self._tree({"resume", "fork"}))
+
+    def _tree(self, without: set[str]) -> dict[str, Any]:
+        own = self.model_dump(mode="json", exclude={*without, "agent"})
+        kind = {"agent": {"kind": self.agent.kind}}
+        return {**own, **kind, **self.agent.model_dump(mode="json")}
 
 
-def _require_default(room: str, settings: BaseModel, used: set[str], where: str) -> None:
-    for name, field in sorted(type(settings).model_fields.items()):
-        if name not in used and getattr(settings, name) != field.default:
-            raise ValueError(f"{room}.{name} is set, but does nothing where {where}; leave it out")
+def known_settings() -> Fields:
+    """All settings by dotted path, those of every kind of agent among them."""
+    own = fields(TrainSettings)
+    kind = Field("dqn", description=f"of what learns: {' or '.join(KINDS)}")
+    groups = {path: field for path, field in own.items() if not path.startswith("agent.")}
+    return {**groups, KIND: FieldInfo.from_annotated_attribute(str, kind), **_settings_of_agents()}
 
 
-class _OtherVariables(PydanticBaseSettingsSource):
-    """The three DQN_EPSILON_* variables, and MLflow's own."""
+def _settings_of_agents() -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for kind in KINDS.values():
+        found = {**fields(kind), **found}
+    return found
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # the whole source is read at once
 
-    def __call__(self) -> dict[str, Any]:
-        found = {
-            name: os.environ[key] for key, name in EPSILON_VARIABLES.items() if key in os.environ
-        }
-        server = os.environ.get("MLFLOW_TRACKING_URI")
-        given: dict[str, Any] = {"epsilon": found} if found else {}
-        return {**given, "tracking_uri": server} if server else given
+def _kind_of(given: dict[str, Any]) -> type[AgentSettings]:
+    """The kind of agent that settings name; takes its name out of them."""
+    name = given.pop(KIND, None)
+    if given.get("network.kind") == "tabular" and name in (None, "tabular"):
+        name = given.pop("network.kind")
+    if name is None:
+        return Dqn
+    if name not in KINDS:
+        names = " or ".join(map(repr, KINDS))
+        _refuse(KIND, f"Input should be {names}", "literal_error", name)
+    return KINDS[name]
+
+
+def _refuse(path: str, reason: str, kind: str = "value_error", value: Any = None) -> NoReturn:
+    location = tuple(path.split(".")) if kind != "value_error" else ()
+    raise ValidationError.from_exception_data(
+        "TrainSettings",
+        [{"type": PydanticCustomError(kind, reason), "loc": location, "input": value}],
+    )

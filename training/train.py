@@ -219,7 +219,7 @@ def _rows(
                 continue
             number = versions.tracker.version_of(each.key)
             called = f"at {each.step:,}" if number is None else f"v{number}"
-            name = f"{settings.called} s{seed}, {which} {called}"
+            name = f"{settings.model_name} s{seed}, {which} {called}"
             rows[name] = measures_of(data, each.validation)
         lasts.append(rows[name])
     if len(ended) > 1:
@@ -227,5 +227,5 @@ def _rows(
         middle_of = "IQM" if len(ended) > 3 else "mean"
         numbers = [each.tracker.version_of(each.last.key) for each in (ended[0], ended[-1])]
         called = "" if None in numbers else f" v{numbers[0]}-{numbers[1]}"
-        rows[f"{settings.called} {middle_of}, last{called}"] = {**middle, "ruined": 0.0}
+        rows[f"{settings.model_name} {middle_of}, last{called}"] = {**middle, "ruined": 0.0}
     return rows

@@ -1,8 +1,6 @@
 """Training for a walk-forward: one agent, one window, nothing tracked."""
 
-import os
 from functools import lru_cache
-from typing import Any
 
 from evaluation.backtest import greedy_choice
 from evaluation.measures import Backtest
@@ -10,21 +8,10 @@ from evaluation.walk_forward import Job, Outcome
 from market.bars import Bars, BarsError, SplitSettings
 from market.source import bars_from
 from market.table import MarketTable
-from training.build import build_agents
 from training.data import TrainingData
 from training.learn import better, learn
 from training.quiet import import_tensorflow
 from training.settings import TrainSettings
-
-
-def settings_of(tree: dict[str, Any], seed: int) -> TrainSettings:
-    """The settings that a version was trained with, for another agent; the environment has no say."""
-    ours = [name for name in os.environ if name.startswith(("QDESK_", "DQN_EPSILON_"))]
-    kept = {name: os.environ.pop(name) for name in ours}
-    try:
-        return TrainSettings(**{**tree, "seed": seed, "seeds": 1})
-    finally:
-        os.environ.update(kept)
 
 
 def train_window(job: Job) -> Outcome:
@@ -38,8 +25,8 @@ def train_window(job: Job) -> Outcome:
         BarsError: the bars are not those of the job, or too few for an episode.
         Diverged: numbers are no longer finite.
     """
-    settings = settings_of(job.settings, job.seed)
-    if settings.network.kind != "tabular":
+    settings = TrainSettings.of({**job.settings, "seed": job.seed, "seeds": 1})
+    if "tensorflow" in settings.agent.packages:
         import_tensorflow()
     bars = _bars(settings.bars)
     if bars.content_hash != job.data_hash:
@@ -53,7 +40,9 @@ def train_window(job: Job) -> Outcome:
     start, stop = job.window.judged
     judged = MarketTable.of(bars.between(0, stop + 1, "judged"), data.features, settings.market)
     judged = judged.last(stop + 1 - start)
-    agents = build_agents(settings, data.train, data.reward_scale)
+    agents = settings.agent.agents(
+        data.train, [settings.seed], data.reward_scale, settings.model_name
+    )
     best: Backtest | None = None
     outcome: Outcome | None = None
     for point in learn(agents, data.validation[settings.market.fill], settings):

@@ -26,8 +26,9 @@ from evaluation.walk_forward import (
 )
 from market.bars import BarsError
 from market.source import bars_from
+from training.settings import TrainSettings
 from training.sources import load_settings
-from training.walk_forward import settings_of, train_window
+from training.walk_forward import train_window
 
 
 @given(
@@ -197,9 +198,8 @@ def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
     (settings,) = load_settings(["--preset", "tabular"])
     monkeypatch.setenv("QDESK_STEPS", "5")
     monkeypatch.setenv("DQN_EPSILON_START", "0.5")
-    again = settings_of(settings.tree(), 7)
+    again = TrainSettings.of({**settings.tree(), "seed": 7})
     assert again.tree() == {**settings.tree(), "seed": 7}
-    assert os.environ["QDESK_STEPS"] == "5"
 
 
 def test_other_bars_under_the_same_name_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from durable.settings import BadSettings
 from market.bars import Bars
 from market.findings import amount
 from market.synthetic import RandomWalk
@@ -13,7 +14,6 @@ from tests.support.bars import bars_of
 from tests.support.desks import bundle_for
 from trading.book import Book
 from trading.journal import records
-from trading.settings import BadCommand
 from trading.venues.quotes import scale_of
 
 
@@ -62,7 +62,7 @@ def test_the_engine_charges_and_fills_as_the_contract_says_at_any_price(
 
 def test_prices_too_far_apart_for_the_engine_are_refused() -> None:
     rows = [{"low": 1e-9, "high": 1e-9, "open": 1e-9, "close": 1e-9}, {"low": 50.0, "high": 50.0}]
-    with pytest.raises(BadCommand, match="from 1e-09 to 50 lie too far apart"):
+    with pytest.raises(BadSettings, match="from 1e-09 to 50 lie too far apart"):
         scale_of(rows)
     assert scale_of([{"low": 1.0, "high": 9e8}]) == 1
 

@@ -16,8 +16,8 @@ from market.terms import Sizing
 from models.exploration import EpsilonSettings
 from models.tabular import Algorithm, Discretiser, TabularLearner, TabularQ, TooManyCells
 from tests.support.bars import bars_of
-from training.learning.settings import TabularSettings
-from training.learning.tabular import TableLearning, TabularAgents
+from training.learning.settings import DiscountSettings, StreamSettings, TabularSettings
+from training.learning.tabular import Tabular, TabularAgents
 
 GAMMA = 0.8
 
@@ -127,9 +127,13 @@ def agents_of(
     features = FeaturePipeline.fit(bars, FeatureSettings(names=("price_change", "volatility_5")))
     market = market_of(sizing)
     table = MarketTable.of(bars, features, market)
-    settings = TabularSettings(bins=4, **changes)
-    explore = EpsilonSettings(start=0.5, min=0.5)
-    return TabularAgents(table, TableLearning(settings, GAMMA, 3, explore), seeds, reward_scale=0.5)
+    settings = Tabular(
+        tabular=TabularSettings(bins=4, **changes),
+        learner=DiscountSettings(gamma=GAMMA),
+        replay=StreamSettings(streams=3),
+        epsilon=EpsilonSettings(start=0.5, min=0.5),
+    )
+    return TabularAgents(table, settings, seeds, reward_scale=0.5)
 
 
 @pytest.mark.parametrize("sizing", ["unit", "notional", "equity"])

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from durable.settings import BadSettings
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from models.manifest import TrainedMarket
@@ -21,7 +22,7 @@ from tests.support.trained import SMALL, Trained
 from trading.journal import records
 from trading.preflight import MarketFacts, blocked, differences
 from trading.risk import Limits
-from trading.settings import BacktestSettings, BadCommand
+from trading.settings import BacktestSettings
 from trading.settings import load as load_settings_of
 
 WALK = "synthetic:walk?sigma=0.01&seed=5&bars=400"
@@ -336,7 +337,7 @@ def test_what_is_as_by_default_is_not_refused_for_another_engine() -> None:
     command = ["bundle", "--bars", "btcusd_30m", "--engine", "nautilus", "--costs.fill"]
     assert load_settings_of(BacktestSettings, "backtest", [*command, "none"]).costs.fill is None
     with pytest.raises(
-        BadCommand, match=r"--costs.fill does nothing with --engine nautilus: without"
+        BadSettings, match=r"--costs.fill does nothing with --engine nautilus: without"
     ):
         load_settings_of(BacktestSettings, "backtest", [*command, "close"])
 

@@ -153,8 +153,8 @@ def test_environments_take_short_bars_by_default(vector: bool) -> None:
 def test_a_length_that_was_said_before_is_the_one_left_open_now(tmp_path: Path) -> None:
     """Runs, bundles and evaluations of before say 1000: the same configuration, market and judge."""
     (now,) = load_settings(["--preset", "linear"])
-    before = TrainSettings(
-        **{**now.tree(), "market": {**now.tree()["market"], "episode_bars": 1000}}
+    before = TrainSettings.of(
+        {**now.tree(), "market": {**now.tree()["market"], "episode_bars": 1000}}
     )
     assert now.market.episode_bars is None
     assert before.market.episode_bars == 1000

@@ -13,7 +13,7 @@ from market.features import FeaturePipeline, FeatureSettings
 from market.synthetic import RandomWalk
 from market.table import MarketTable
 from models.networks import q_values_of
-from training.build import build_agents
+from tests.support.agents import agents_of
 from training.learning.learner import Learner
 from training.learning.loop import TrainingLoop
 from training.sources import load_settings
@@ -49,7 +49,7 @@ def test_random_walk_with_a_cost_is_left_alone() -> None:
     train, fresh = (MarketTable.of(path, features, costs) for path in paths)
     arguments = ["--preset", "two_layer", "--steps", str(UPDATES + 250), "--seeds", str(seeds)]
     (settings,) = load_settings(arguments)
-    loop = build_agents(settings, train, 1 / float(train.terms.gain.std()))
+    loop = agents_of(settings, train, 1 / float(train.terms.gain.std()))
     assert isinstance(loop, TrainingLoop)
     follow_the_last_change(loop.learner)
     assert all(position_changes(loop.model(i), fresh) > 0.4 for i in range(seeds))

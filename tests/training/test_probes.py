@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from models.networks import q_values_of
 from tests.oracles.replay import PrioritizedReplayBuffer
-from training.build import build_network
+from tests.support.agents import dqn_of
 from training.learning.batches import Transition
+from training.learning.dqn import Dqn
 from training.learning.learner import Learner
+from training.learning.loop import build_network
 from training.learning.settings import LearnerSettings
-from training.settings import TrainSettings
 from training.sources import load_settings, preset_names
 
 GAMMA = 0.8
@@ -70,7 +71,7 @@ ASKED = [
 ]
 
 
-def learned(settings: TrainSettings) -> list[keras.Model]:
+def learned(settings: Dqn) -> list[keras.Model]:
     """Trains a network on each probe, side by side, by priority, from windows on the host.
 
     Uniform replay is prioritised replay with an exponent of zero.
@@ -128,16 +129,16 @@ TARGETS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("preset", NETWORKS)
 def test_every_preset_learns_the_probes(preset: str) -> None:
     (settings,) = load_settings(["--preset", preset, "--network.hidden", "16,16"])
-    answers_are_known(settings, {})
+    answers_are_known(dqn_of(settings), {})
 
 
 @pytest.mark.parametrize("change", TARGETS.values(), ids=TARGETS)
 def test_every_target_learns_the_probes(change: dict[str, object]) -> None:
     (settings,) = load_settings(["--preset", "two_layer", "--network.hidden", "16,16"])
-    answers_are_known(settings, change)
+    answers_are_known(dqn_of(settings), change)
 
 
-def answers_are_known(settings: TrainSettings, change: dict[str, object]) -> None:
+def answers_are_known(settings: Dqn, change: dict[str, object]) -> None:
     rate = 1e-2 if settings.network.kind == "linear" else 3e-3
     faster = {"learning_rate": rate, "target_every": 50, "gamma": GAMMA, **change}
     learner = LearnerSettings(**{**settings.learner.model_dump(), **faster})

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from durable.settings import BadSettings
+from tests.support.agents import dqn_of
 from training.settings import TrainSettings
-from training.sources import BadSettings, load_settings, preset_names
+from training.sources import load_settings, preset_names
 
 
 def load(*arguments: str) -> TrainSettings:
@@ -18,7 +20,7 @@ def load(*arguments: str) -> TrainSettings:
 def test_presets_are_complete_and_several_can_be_named() -> None:
     assert preset_names() == ["all_actions", "linear", "rainbow", "tabular", "two_layer"]
     linear, two_layer = load_settings(["--preset", "linear,two_layer", "--steps", "700"])
-    assert (linear.network.kind, two_layer.network.kind) == ("linear", "two_layer")
+    assert (dqn_of(linear).network.kind, dqn_of(two_layer).network.kind) == ("linear", "two_layer")
     assert linear.preset == "linear"
     assert linear.steps == two_layer.steps == 700
 
@@ -27,16 +29,30 @@ def test_the_later_source_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     preset = tmp_path / "mine.toml"
     preset.write_text("steps = 1100\n[learner]\ngamma = 0.5\nbatch = 16\n[epsilon]\nmin = 0.2\n")
     settings = load("--preset", str(preset))
-    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (1100, 0.5, 16)
-    assert settings.learner.learning_rate == 1e-3  # a preset's table replaces only what it names
+    assert (settings.steps, dqn_of(settings).learner.gamma, dqn_of(settings).learner.batch) == (
+        1100,
+        0.5,
+        16,
+    )
+    assert (
+        dqn_of(settings).learner.learning_rate == 1e-3
+    )  # a preset's table replaces only what it names
     monkeypatch.setenv("QDESK_LEARNER__GAMMA", "0.6")
     monkeypatch.setenv("QDESK_STEPS", "1200")
     monkeypatch.setenv("DQN_EPSILON_START", "0.8")
     monkeypatch.setenv("DQN_EPSILON_DECAY", "0.5")
     settings = load("--preset", str(preset), "--steps", "1300")
-    assert (settings.steps, settings.learner.gamma, settings.learner.batch) == (1300, 0.6, 16)
-    assert (settings.epsilon.start, settings.epsilon.min, settings.epsilon.decay) == (0.8, 0.2, 0.5)
-    assert load("--epsilon.start", "0.7").epsilon.start == 0.7
+    assert (settings.steps, dqn_of(settings).learner.gamma, dqn_of(settings).learner.batch) == (
+        1300,
+        0.6,
+        16,
+    )
+    assert (
+        dqn_of(settings).epsilon.start,
+        dqn_of(settings).epsilon.min,
+        dqn_of(settings).epsilon.decay,
+    ) == (0.8, 0.2, 0.5)
+    assert dqn_of(load("--epsilon.start", "0.7")).epsilon.start == 0.7
 
 
 def test_the_environment_can_hold_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,11 +62,11 @@ def test_the_environment_can_hold_everything(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("QDESK_LEARNER__TARGET", "double")
     monkeypatch.setenv("QDESK_PRESET", "linear")
     settings = load()
-    assert settings.network.kind == "linear"
-    assert settings.network.hidden == (8, 16)
+    assert dqn_of(settings).network.kind == "linear"
+    assert dqn_of(settings).network.hidden == (8, 16)
     assert settings.features.names == ("log_price",)
-    assert settings.learner.clip_norm is None
-    assert settings.learner.target == "double"
+    assert dqn_of(settings).learner.clip_norm is None
+    assert dqn_of(settings).learner.target == "double"
 
 
 def test_what_is_written_alone_stands_beside_others_of_its_group(
@@ -91,10 +107,10 @@ def test_flags_of_every_kind() -> None:
         *("--features.names", "price_change,log_price", "--no-features.scale"),
         *("--market.fee-rate=0.001", "--market.scheme", "order", "--learner.tau", "none"),
     )
-    assert settings.network.hidden == (8, 16)
-    assert settings.learner.target == "double"
-    assert settings.learner.clip_norm == 10
-    assert settings.learner.tau is None
+    assert dqn_of(settings).network.hidden == (8, 16)
+    assert dqn_of(settings).learner.target == "double"
+    assert dqn_of(settings).learner.clip_norm == 10
+    assert dqn_of(settings).learner.tau is None
     assert settings.features.names == ("price_change", "log_price")
     assert not settings.features.scale
     assert settings.market.scheme == "order"
@@ -142,8 +158,9 @@ REFUSED = {
         ["--features.names", "moon"],
         "features.names: moon is no feature; there are price_change",
     ),
-    "preset left out": (
-        ["--preset"],
+    "preset left out": (["--preset"], "argument --preset: expected one argument"),
+    "preset empty": (
+        ["--preset", ""],
         "--preset needs a name: all_actions, linear, rainbow, tabular, ",
     ),
     "preset half left out": (["--preset", "linear,"], "--preset needs a name"),
@@ -286,10 +303,10 @@ def test_two_presets_of_one_name_are_refused() -> None:
 
 
 def test_outputs_of_another_shape_have_another_name() -> None:
-    assert load().called == "two_layer"
-    assert load("--network.quantiles", "8").called == "two_layer_quantiles"
-    assert load("--preset", "rainbow").called == "rainbow"
-    assert load("--name", "mine").called == "mine"
+    assert load().model_name == "two_layer"
+    assert load("--network.quantiles", "8").model_name == "two_layer_quantiles"
+    assert load("--preset", "rainbow").model_name == "rainbow"
+    assert load("--name", "mine").model_name == "mine"
 
 
 @pytest.mark.parametrize(

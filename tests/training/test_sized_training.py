@@ -26,7 +26,8 @@ from training import describe as labels
 from training.checkpoints.checkpoint import STATE
 from training.data import TrainingData
 from training.guards import explained_q
-from training.learning.loop import Dqn, TrainingLoop
+from training.learning.dqn import Dqn
+from training.learning.loop import TrainingLoop
 from training.learning.settings import ReplaySettings
 from training.sources import load_settings
 
@@ -63,7 +64,13 @@ def test_a_window_reports_in_the_unit_of_its_sizing(walk: Bars, sizing: Sizing) 
     for scale in (0.5, 100.0):
         online = two_layer_q_network(3, (16, 16), 1)
         never = ReplaySettings(learning_starts=5 * 10**8)
-        loop = TrainingLoop(table, [online], Dqn(SMALL, never, EpsilonSettings(min=1)), [1], scale)
+        loop = TrainingLoop(
+            table,
+            [online],
+            Dqn(learner=SMALL, replay=never, epsilon=EpsilonSettings(min=1)),
+            [1],
+            scale,
+        )
         rewards.append(window_of(loop, 2000).reward)
     assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)
     outcomes = table.outcomes()
@@ -79,7 +86,9 @@ def test_the_compiled_loop_learns_from_finite_rewards(sizing: Sizing) -> None:
     table = MarketTable.of(bars, features, market)
     online = two_layer_q_network(3, (16, 16), 1)
     replay = ReplaySettings(learning_starts=100)
-    loop = TrainingLoop(table, [online], Dqn(SMALL, replay, EpsilonSettings(min=1)), [1], 1.0)
+    loop = TrainingLoop(
+        table, [online], Dqn(learner=SMALL, replay=replay, epsilon=EpsilonSettings(min=1)), [1], 1.0
+    )
     window = window_of(loop, 500)
     assert np.isfinite([window.reward, window.loss, window.q_mean]).all()
 

@@ -36,13 +36,13 @@ from nautilus_trader.portfolio import PortfolioConfig
 from nautilus_trader.trading import Strategy
 from pydantic import Field
 
-from durable.settings import Settings
+from durable.settings import BadSettings, Settings
 from market.accounting import MarketSettings
 from trading.book import Book
 from trading.desk import TRADED, Bar, Desk
 from trading.feed import Row
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
-from trading.settings import BacktestSettings, BadCommand
+from trading.settings import BacktestSettings
 from trading.venues.nautilus_data import SIZE_DIGITS, depth_of, instrument_of, tick_of
 from trading.venues.quotes import (
     ENDLESS,
@@ -288,7 +288,7 @@ def run(
     try:
         money = Money(cash * scale, currency)
     except ValueError as error:
-        raise BadCommand(
+        raise BadSettings(
             f"the account's {cash:g} is more than NautilusTrader can hold at these prices ({error}); "
             "lower --trade.quantity, or use --engine simulated"
         ) from error
@@ -324,12 +324,12 @@ def _require_sizes(desk: Desk, rows: Sequence[Bar]) -> None:
     """Refuses positions that the engine's decimals, or the quotes' sizes, cannot hold.
 
     Raises:
-        BadCommand: with what a position comes to.
+        BadSettings: with what a position comes to.
     """
     sizes = desk.sizing.sizes(np.array([row["close"] for row in rows]))
     least = RESOLVED * 10**-SIZE_DIGITS
     if sizes.min() < least or sizes.max() > ENDLESS:
-        raise BadCommand(
+        raise BadSettings(
             f"a position is {sizes.min():g} to {sizes.max():g} units; NautilusTrader takes {least:g} to "
             f"{ENDLESS:g} here: change --trade.quantity or --trade.notional, or use --engine simulated"
         )

@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
+from durable.settings import BadSettings
 from market.accounting import MarketSettings
 from market.events.files import event_blocks
 from market.events.schema import EventsError
 from trading.desk import Bar
-from trading.settings import BadCommand
 
 MOST_DIGITS = 9  # of a price
 HIGHEST = 1e9  # price that the engine takes at so many digits
@@ -39,7 +39,7 @@ def scale_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> float:
     nothing. Prices of one and more stay as they are; otherwise the lowest becomes a thousand or more.
 
     Raises:
-        BadCommand: prices lie too far apart for any scale.
+        BadSettings: prices lie too far apart for any scale.
     """
     prices = [bar[name] for bar in bars for name in ("low", "high")]
     prices += [price for quote in quotes for price, _ in (*quote.bids, *quote.asks)]
@@ -49,7 +49,7 @@ def scale_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> float:
         return 1.0
     scale = 10.0 ** ceil(3 - log10(lowest))
     if highest * scale > HIGHEST:
-        raise BadCommand(
+        raise BadSettings(
             f"prices from {lowest:g} to {highest:g} lie too far apart for NautilusTrader's nine "
             "decimals; --engine simulated has no such limit"
         )

@@ -1,10 +1,18 @@
-"""What a training run needs of whatever learns: Q-networks in the compiled loop, or a table."""
+"""What a training needs of whatever learns: before it is built, its settings; then the agents.
+
+Nothing here imports TensorFlow: a kind of agent that needs it imports it where its agents are built.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from durable.settings import Settings
+from market.table import MarketTable
+from training.learning.settings import DiscountSettings, StreamSettings
 
 State = Mapping[str, NDArray[Any]]
 
@@ -85,6 +93,85 @@ class Agents(Protocol):
 
     def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
         """An agent's Q-values without exploration, from states (n, state_size) to (n, 3)."""
+
+
+class AgentSettings(Settings):
+    """How agents of one kind learn; each kind is a class of this, with groups of settings of its own.
+
+    Attributes:
+        kind: what `agent.kind` calls it.
+        module: where the function `agents` is, which takes what `agents` here does and these settings.
+        packages: that it needs, beside those of every training.
+    """
+
+    kind: ClassVar[str]
+    module: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    learner: DiscountSettings = DiscountSettings()
+    replay: StreamSettings = StreamSettings()
+
+    @property
+    def model_name(self) -> str:
+        """Of runs and of the registered model, where the user names none."""
+        return self.kind
+
+    @property
+    def algorithm(self) -> str:
+        """What a run's tag says; runs are grouped by it."""
+        return self.kind
+
+    @property
+    def architecture(self) -> str:
+        """What stands for the policy or its values, as a run's tag says it."""
+        return self.kind
+
+    @property
+    def summary(self) -> str:
+        """What learns, for a run's description."""
+        return f"{self.algorithm}, {self.architecture}"
+
+    @property
+    def cvar(self) -> float:
+        """Share of worst outcomes that quantiles are averaged over; 1 where there are none."""
+        return 1.0
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the optimizer; None where there is none to set anew."""
+        return None
+
+    @property
+    def bonus(self) -> float:
+        """The most that a target adds to a reward, learning units."""
+        return 0.0
+
+    def require(self, steps: int, seeds: int) -> None:
+        """Refuses a training in which these agents could not learn.
+
+        Raises:
+            ValueError: what is wrong, and what would be right.
+        """
+
+    def require_table(self, table: MarketTable, seeds: int) -> None:
+        """Refuses a market on which these agents could not learn, before anything is written.
+
+        Raises:
+            TooManyCells: they would not fit into memory.
+        """
+
+    def agents(
+        self, table: MarketTable, seeds: Sequence[int], reward_scale: float, name: str
+    ) -> Agents:
+        """Agents that begin to learn.
+
+        Args:
+            table: the market to train on.
+            seeds: one for each agent.
+            reward_scale: what a price unit counts in learning, or the unit of another sizing.
+            name: of the registered model.
+        """
+        made: Agents = import_module(self.module).agents(self, table, seeds, reward_scale, name)
+        return made
 
 
 def require_fits(present: State, given: State) -> None:

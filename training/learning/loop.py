@@ -7,7 +7,7 @@ seeds learn side by side: every array has a leading axis of seeds, every seed ra
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from market.simulator import Simulator
 from market.table import MarketTable
 from models.architectures import ACTIONS
-from models.exploration import EpsilonSettings, epsilon
-from models.networks import q_values_of
+from models.exploration import epsilon
+from models.networks import q_network, q_values_of
 from training.learning.agent import Diverged, State, Window, require_fits
 from training.learning.batches import of_all_actions, sampled
+from training.learning.dqn import Dqn
 from training.learning.learner import Learner, Noise, StepMetrics
 from training.learning.random_bits import below, keys_of, random_bits, uniform
 from training.learning.ring import Ring, Sample
-from training.learning.settings import LearnerSettings, ReplaySettings
+from training.learning.settings import NetworkSettings
 
 # A call should be long enough to hide its cost and short enough to be stopped: about a tenth of a second.
 # It is counted in products of weights, never timed, since sums are rounded call by call.
@@ -33,20 +34,21 @@ FEWEST = 20
 MOST = 10_000  # iterations
 
 
-class Dqn(NamedTuple):
-    """How networks learn.
+def agents(
+    settings: Dqn,
+    table: MarketTable,
+    seeds: Sequence[int],
+    reward_scale: float,
+    name: str,  # noqa: ARG001 - a network is named as its kind
+) -> "TrainingLoop":
+    """As `AgentSettings.agents` has it."""
+    networks = [build_network(settings.network, table.state_size, seed) for seed in seeds]
+    return TrainingLoop(table, networks, settings, seeds, reward_scale)
 
-    Attributes:
-        learner: settings of the train step.
-        replay: settings of collection and replay.
-        exploration: the epsilon schedule.
-        cvar: share of worst outcomes that networks with quantiles are greedy for; 1 is the mean.
-    """
 
-    learner: LearnerSettings
-    replay: ReplaySettings
-    exploration: EpsilonSettings
-    cvar: float = 1.0
+def build_network(settings: NetworkSettings, state_size: int, seed: int) -> keras.Model:
+    """The Q-network that settings describe."""
+    return q_network(settings, state_size, seed, noisy=settings.noisy)
 
 
 class TrainingLoop:
@@ -55,7 +57,7 @@ class TrainingLoop:
     Args:
         table: the market to train on.
         networks: those that learn, one for each seed; their weights are copied.
-        dqn: how they learn.
+        settings: how they learn.
         seeds: of starts, exploration and sampling.
         reward_scale: what a price unit counts in learning, or the unit of the settings' sizing.
 
@@ -69,16 +71,16 @@ class TrainingLoop:
         self,
         table: MarketTable,
         networks: Sequence[keras.Model],
-        dqn: Dqn,
+        settings: Dqn,
         seeds: Sequence[int],
         reward_scale: float,
     ) -> None:
-        learner = dqn.learner
-        replay = dqn.replay
+        learner = settings.learner
+        replay = settings.replay
         self.seeds = tuple(seeds)
         self.reward_scale = reward_scale
-        self.exploration = dqn.exploration
-        self.learner = Learner(networks, learner, dqn.cvar)
+        self.exploration = settings.epsilon
+        self.learner = Learner(networks, learner, settings.cvar)
         self.simulator = Simulator(table, replay.streams, seeds, reward_scale)
         self.ring = Ring(len(seeds), replay)
         self._iteration = tf.Variable(0, trainable=False, name="iteration")

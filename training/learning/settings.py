@@ -26,10 +26,15 @@ class PrioritySettings(Settings):
     floor: float = Field(1e-3, ge=0, le=1e6, description="added to |TD error|, learning units")
 
 
-class ReplaySettings(Settings):
-    """Collection of transitions and the ring that holds them."""
+class StreamSettings(Settings):
+    """Collection of transitions."""
 
     streams: int = Field(4, ge=1, le=2**16, description="markets simulated side by side")
+
+
+class ReplaySettings(StreamSettings):
+    """Collection of transitions and the ring that holds them."""
+
     capacity: int = Field(
         100_000,
         ge=1,
@@ -60,7 +65,7 @@ class NetworkSettings(Settings):
     """What stands for Q and learns."""
 
     kind: Annotated[str, AfterValidator(require_known)] = Field(
-        "two_layer", description=f"a Q-network ({', '.join(ARCHITECTURES)}), or a table (tabular)"
+        "two_layer", description=f"of Q-network: {' or '.join(ARCHITECTURES)}"
     )
     hidden: Annotated[tuple[Units, Units], BeforeValidator(split_commas)] = Field(
         (64, 64), description="units of the two hidden layers"
@@ -83,8 +88,7 @@ class NetworkSettings(Settings):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         for name in ("dueling", "quantiles", "noisy", "layer_norm"):
-            takes = ARCHITECTURES[self.kind].takes if self.kind in ARCHITECTURES else ()
-            if getattr(self, name) and name not in takes:
+            if getattr(self, name) and name not in ARCHITECTURES[self.kind].takes:
                 able = [kind for kind, each in ARCHITECTURES.items() if name in each.takes]
                 raise ValueError(
                     f"{name} is set, but kind is {self.kind}; it needs {' or '.join(able)}"
@@ -98,7 +102,7 @@ class NetworkSettings(Settings):
 
 
 class TabularSettings(Settings):
-    """The table that learns where network.kind is tabular; of `learner` it takes gamma alone."""
+    """A table of Q-values, and its update."""
 
     algorithm: Literal["q_learning", "expected_sarsa", "double_q_learning"] = Field(
         "q_learning", description="the update"
@@ -112,10 +116,15 @@ class TabularSettings(Settings):
     )
 
 
-class LearnerSettings(Settings):
-    """The train step."""
+class DiscountSettings(Settings):
+    """What is to be maximised."""
 
     gamma: float = Field(0.99, ge=0, le=1, description="discount a bar")
+
+
+class LearnerSettings(DiscountSettings):
+    """The train step."""
+
     batch: int = Field(32, ge=1, le=2**20, description="transitions an update")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam, or plain gradient descent")
     learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")

@@ -5,7 +5,7 @@ An iteration steps every stream once, epsilon-greedily, and learns from each ste
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +13,42 @@ from numpy.typing import NDArray
 from market.accounting import cushion_of, worst_growth
 from market.table import MarketTable
 from models.exploration import EpsilonSettings, epsilon
-from models.tabular import Discretiser, TabularLearner, TabularQ
-from training.learning.agent import Diverged, State, Window, require_fits
+from models.tabular import Discretiser, TabularLearner, TabularQ, tables_of
+from training.learning.agent import AgentSettings, Diverged, State, Window, require_fits
 from training.learning.settings import TabularSettings
 
 CHUNK = 2000  # iterations between two questions whether to stop
 
 
-class TableLearning(NamedTuple):
-    """How tables learn.
+class Tabular(AgentSettings):
+    """A table over quantile bins that learns from each step as it is made."""
 
-    Attributes:
-        settings: algorithm, bins, learning rate.
-        gamma: discount a bar.
-        streams: markets that each agent walks along side by side.
-        exploration: the epsilon schedule.
-    """
+    kind = "tabular"
+    module = "training.learning.tabular"
+    tabular: TabularSettings = TabularSettings()
+    epsilon: EpsilonSettings = EpsilonSettings()
 
-    settings: TabularSettings
-    gamma: float
-    streams: int
-    exploration: EpsilonSettings
+    @property
+    def algorithm(self) -> str:
+        """The update."""
+        return self.tabular.algorithm
+
+    @property
+    def summary(self) -> str:
+        """As `AgentSettings.summary` has it."""
+        return f"{self.algorithm}, a table"
+
+    def require_table(self, table: MarketTable, seeds: int) -> None:
+        """As `AgentSettings.require_table` has it."""
+        tables = seeds * tables_of(self.tabular.algorithm)
+        Discretiser.fit(table.features, self.tabular.bins, tables)
+
+
+def agents(
+    settings: Tabular, table: MarketTable, seeds: Sequence[int], reward_scale: float, name: str
+) -> "TabularAgents":
+    """As `AgentSettings.agents` has it."""
+    return TabularAgents(table, settings, seeds, reward_scale, name)
 
 
 class TabularAgents:
@@ -41,7 +56,7 @@ class TabularAgents:
 
     Args:
         table: the market to train on.
-        learning: how.
+        settings: how they learn.
         seeds: of starts and exploration.
         reward_scale: what a price unit counts in learning, or the unit of the settings' sizing.
         name: of the registered model.
@@ -50,7 +65,7 @@ class TabularAgents:
     def __init__(
         self,
         table: MarketTable,
-        learning: TableLearning,
+        settings: Tabular,
         seeds: Sequence[int],
         reward_scale: float,
         name: str = "tabular",
@@ -59,9 +74,9 @@ class TabularAgents:
         self.seeds = seeds
         self.reward_scale = reward_scale
         self._name = name
-        self._discretiser = Discretiser.fit(table.features, learning.settings.bins)
+        self._discretiser = Discretiser.fit(table.features, settings.tabular.bins)
         market = _Market(table, self._discretiser.cell(table.features), reward_scale)
-        self._walks = [_Walk(market, learning, self._discretiser.cells, seed) for seed in seeds]
+        self._walks = [_Walk(market, settings, self._discretiser.cells, seed) for seed in seeds]
         self._begin_window()
 
     @property
@@ -165,19 +180,17 @@ class _Walk:
     def __init__(
         self,
         market: _Market,
-        learning: TableLearning,
+        settings: Tabular,
         cells: int,
         seed: int,
     ) -> None:
-        settings = learning.settings
+        table = settings.tabular
         self.market = market
-        self.gamma = learning.gamma
-        self.streams = learning.streams
-        self.exploration = learning.exploration
+        self.gamma = settings.learner.gamma
+        self.streams = settings.replay.streams
+        self.exploration = settings.epsilon
         self.iteration = 0
-        self.learner = TabularLearner(
-            cells * 3, settings.algorithm, settings.learning_rate, settings.omega
-        )
+        self.learner = TabularLearner(cells * 3, table.algorithm, table.learning_rate, table.omega)
         self._random = np.random.default_rng(seed)
         # Of each stream: bar, last bar, position + 1, equity above the floor.
         self._at = [self._begin(share) for share in self._random.random(self.streams).tolist()]

@@ -250,5 +250,8 @@ def send_what_was_left(
 
 def needs_keras(box: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
-    kind = (box.head or {}).get("params", {}).get("network.kind")
+    params = (box.head or {}).get("params", {})
+    kind = params.get(
+        "agent.kind", params.get("network.kind")
+    )  # of journals of before there were kinds
     return bool(box.unsent.versions) and kind != "tabular"

@@ -21,10 +21,11 @@ from models.stacked import StackedNetwork
 from tests.support.bars import bars_of
 from tests.support.networks import linear_q_network, two_layer_q_network
 from training.learning.agent import Diverged, Window
+from training.learning.dqn import Dqn
 from training.learning.learner import Learner
-from training.learning.loop import Dqn, TrainingLoop
+from training.learning.loop import TrainingLoop
 from training.learning.ring import Ring
-from training.learning.settings import LearnerSettings, ReplaySettings
+from training.learning.settings import LearnerSettings, NetworkSettings, ReplaySettings
 
 QUICK = ReplaySettings(learning_starts=100, capacity=2000)
 SMALL = LearnerSettings(batch=16, target_every=37)
@@ -66,10 +67,9 @@ def loop_of(
         table,
         [two_layer_q_network(table.state_size, (16, 16), seed, **network) for seed in seeds],
         Dqn(
-            SMALL.model_copy(update=parts.get("learner", {})),
-            QUICK.model_copy(update=parts.get("replay", {})),
-            EpsilonSettings(),
-            cvar=0.5 if network.get("quantiles") else 1.0,
+            network=NetworkSettings(**network, cvar=0.5 if network.get("quantiles") else 1.0),
+            learner=SMALL.model_copy(update=parts.get("learner", {})),
+            replay=QUICK.model_copy(update=parts.get("replay", {})),
         ),
         seeds,
         reward_scale=1.0,
@@ -280,7 +280,13 @@ def test_epsilon_greedy_explores_as_often_as_it_says(walk: Bars) -> None:
     never = LearnerSettings()
     replay = ReplaySettings(streams=64, capacity=64_000, learning_starts=5 * 10**8)
     schedule = EpsilonSettings(start=0.3, min=0.3)
-    loop = TrainingLoop(table, [online], Dqn(never, replay, schedule), seeds=[5], reward_scale=1.0)
+    loop = TrainingLoop(
+        table,
+        [online],
+        Dqn(learner=never, replay=replay, epsilon=schedule),
+        seeds=[5],
+        reward_scale=1.0,
+    )
     assert window_of(loop, 1000).epsilon == pytest.approx(0.3)
     action = loop.variables["replay/ring"].numpy()[:, 0] // 3 % 3
     share = np.bincount(action.ravel(), minlength=3) / action.size
@@ -303,7 +309,13 @@ def known(table: MarketTable, gamma: float) -> NDArray[np.float32]:
     replay = ReplaySettings(learning_starts=200, capacity=4000)
     explore = EpsilonSettings(start=1.0, min=1.0)
     online = linear_q_network(3, seed=1)
-    loop = TrainingLoop(table, [online], Dqn(learner, replay, explore), seeds=[1], reward_scale=1.0)
+    loop = TrainingLoop(
+        table,
+        [online],
+        Dqn(learner=learner, replay=replay, epsilon=explore),
+        seeds=[1],
+        reward_scale=1.0,
+    )
     loop.run(4000)
     return np.asarray(loop.model(0)(np.array([[0, 0, 1]], np.float32)), np.float32).ravel()
 
@@ -384,6 +396,12 @@ def test_window_reports_in_price_units(walk: Bars) -> None:
     for scale in (0.5, 2.0):
         online = two_layer_q_network(3, (16, 16), 1)
         never = ReplaySettings(learning_starts=5 * 10**8)
-        loop = TrainingLoop(table, [online], Dqn(SMALL, never, EpsilonSettings(min=1)), [1], scale)
+        loop = TrainingLoop(
+            table,
+            [online],
+            Dqn(learner=SMALL, replay=never, epsilon=EpsilonSettings(min=1)),
+            [1],
+            scale,
+        )
         rewards.append(window_of(loop, 200).reward)
     assert rewards[0] == pytest.approx(rewards[1], rel=1e-4)

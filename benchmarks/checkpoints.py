@@ -33,7 +33,8 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
     from rich.console import Console
 
     from training.data import TrainingData
-    from training.session import Invocation, Session
+    from training.seed_run import Invocation
+    from training.session import open_session
     from training.sources import load_settings
     from training.tracking.store import Store
     from training.tracking.uploader import Uploader
@@ -47,7 +48,9 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
         console = Console(quiet=True)
         with (
             Uploader() as shipper,
-            Session(settings, data, store, shipper, Invocation("", "bench", console)) as session,
+            open_session(
+                settings, data, store, shipper, Invocation("", "bench", console)
+            ) as session,
         ):
             agents = session.agents
             agents.run(STORED // streams + 1)
@@ -59,7 +62,7 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
                 plain.append(timed(lambda: agents.run(STEPS // streams)))
                 reset_peak()
                 before = resident("VmRSS")
-                saves.append(timed(lambda: session.save(None)))
+                saves.append(timed(session.checkpointing.save))
                 extra.append(resident("VmHWM") - before)
                 after_save.append(timed(lambda: agents.run(STEPS // streams)))
             state = sum(array.nbytes for array in agents.state().values())

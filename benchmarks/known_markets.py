@@ -93,13 +93,13 @@ def study(arguments: list[str], seeds: int, first: int = 1, updates: int = UPDAT
         if point.validations is None:
             continue
         steps.append(point.step)
-        for index, result in enumerate(point.validations):
+        for index, (result, _) in enumerate(point.validations):
             curves[index].append(float(result.net.sum() / ceiling))
             if better(result, best[index]):
                 best[index] = result
-                chosen[index] = agents.q_values(index)
+                chosen[index] = agents.policy(index)
     ceiling = _best_earns(fresh)
-    shares = [float(validate(q_values, fresh).net.sum() / ceiling) for q_values in chosen]
+    shares = [float(validate(each, fresh).result.net.sum() / ceiling) for each in chosen]
     return Study(shares, steps, curves, time.perf_counter() - began)
 
 

@@ -28,6 +28,7 @@ from benchmarks.throughput import spread
 from benchmarks.work import ON_KNOWN, WORK, build
 from evaluation.backtest import backtest, follow
 from training.learn import validate
+from training.learning.agent import Policy
 
 EQUAL = {**WORK, **ON_KNOWN, "gamma": GAMMA, "fee_rate": FEE_RATE}
 QDESK = "qdesk"
@@ -70,7 +71,9 @@ def main() -> None:
             before = 0.0
             held = None
             for seconds, q_values in reports:
-                shares.append(float(validate(q_values, judged).net.sum()) / ceiling)
+                shares.append(
+                    float(validate(Policy.greedy(q_values), judged).result.net.sum()) / ceiling
+                )
                 if len(shares) > 1 and min(shares[-2:]) >= ENOUGH:
                     held = before
                     break
@@ -101,7 +104,9 @@ def of_qdesk(work: dict[str, Any], _: dict[str, str]) -> Reports:
             began = time.perf_counter()
             loop.run(EVERY[QDESK])
             seconds += time.perf_counter() - began
-            yield seconds, loop.q_values(0)
+            q_values = loop.policy(0).q_values
+            assert q_values is not None
+            yield seconds, q_values
 
     return compiled, reports()
 

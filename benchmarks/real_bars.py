@@ -41,7 +41,7 @@ def study(preset: str, seeds: int, steps: int) -> dict[str, Any]:
         if point.validations is None:
             continue
         points.append(point.step)
-        for index, result in enumerate(point.validations):
+        for index, (result, _) in enumerate(point.validations):
             curves[index].append(result.measures["net_return"])
             last[index] = result
             if better(result, best[index]):

@@ -169,9 +169,9 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     """`qdesk train`, watched from inside."""
     import qdesk
     from training.learning.loop import TrainingLoop
+    from training.observers.versions import VersionRecorder
     from training.tracking.tracker import Tracker
     from training.tracking.uploader import Uploader
-    from training.versions import Keeper
 
     spent = [0.0]
     waited = [0.0]
@@ -201,7 +201,7 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
     TrainingLoop.compile = watched  # type: ignore[assignment]
     for name in CALLS:
         setattr(Tracker, name, timed(getattr(Tracker, name), spent))
-    for owner, name, into in ((Keeper, "finish", spent), (Uploader, "drain", waited)):
+    for owner, name, into in ((VersionRecorder, "finish", spent), (Uploader, "drain", waited)):
         setattr(owner, name, timed(getattr(owner, name), into))
     if mode == "untracked":
         leave_out()
@@ -223,22 +223,22 @@ def training(mode: str, mlruns: str, share: float) -> dict[str, float]:
 
 def leave_out() -> None:
     """Has nothing tracked, and figures not drawn."""
+    from training.observers.versions import BestAndLast, VersionRecorder
     from training.tracking.journal import RunJournal
     from training.tracking.tensorboard import Board
     from training.tracking.uploader import Uploader
-    from training.versions import Keeper, Versions
 
     def nothing(*_: Any, **__: Any) -> Any:
         return None
 
-    def finish(self: Keeper, _: str) -> Versions:
+    def finish(self: VersionRecorder, _: str) -> BestAndLast:
         assert self.best is not None
         assert self.last is not None
-        return Versions(self.best, self.last, self.tracker)
+        return BestAndLast(self.best, self.last, self.tracker)
 
     for owner, name in (*((Board, name) for name in BOARD), (RunJournal, "put"), (Uploader, "add")):
         setattr(owner, name, nothing)
-    setattr(Keeper, "finish", finish)  # noqa: B010 - a method is replaced
+    setattr(VersionRecorder, "finish", finish)  # noqa: B010 - a method is replaced
 
 
 def page_seconds(mlruns: Path) -> list[float]:

@@ -5,6 +5,7 @@ Q-values of all three are computed in one batch; what remains of time is an inte
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +43,31 @@ def greedy_choice(
     Raises:
         NotFinite: a Q-value is not finite.
     """
+
+    def actions(states: NDArray[np.float32]) -> NDArray[Any]:
+        values = q_values(states)
+        if not np.isfinite(values).all():
+            raise NotFinite(f"{table.name}: a Q-value is not finite; the network cannot be judged")
+        return values.argmax(axis=1)
+
+    return choice_of(actions, table)
+
+
+def choice_of(
+    actions: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
+) -> NDArray[np.int8]:
+    """The choice of a policy.
+
+    Args:
+        actions: from states (n, state_size) to indices of actions (n,).
+        table: the market.
+
+    Returns:
+        As `greedy_choice` has it.
+    """
     steps = len(table) - 1
     position = np.repeat(np.array(POSITIONS), steps)
-    values = q_values(table.states(np.tile(np.arange(steps), 3), position))
-    if not np.isfinite(values).all():
-        raise NotFinite(f"{table.name}: a Q-value is not finite; the network cannot be judged")
-    action = values.argmax(axis=1) - 1
+    action = actions(table.states(np.tile(np.arange(steps), 3), position)) - 1
     held = next_position(position, action, table.settings.scheme)
     return np.ascontiguousarray(held.reshape(3, steps).T, np.int8)
 

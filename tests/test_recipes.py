@@ -115,7 +115,10 @@ def test_an_engine_is_a_module_and_a_row(
     _, err = said_anyhow(capsys, *command, "--latency", "1s")
     assert "--latency does nothing without --engine nautilus" in err
     _, err = said_anyhow(capsys, *command[:-1], "nothing")
-    assert "engine is 'nothing': input should be 'simulated' or 'nautilus' or 'mine'" in err
+    assert (
+        "engine is 'nothing' (--engine on the command line): input should be 'simulated' or 'nautilus' or 'mine'"
+        in err
+    )
 
 
 def test_a_command_is_a_module_and_a_row(

@@ -1,6 +1,7 @@
 """What runs and versions say of themselves: settings, tags, headings, descriptions."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from math import isnan
 from typing import Any
@@ -123,7 +124,7 @@ def _costs(settings: TrainSettings, data: TrainingData) -> str:
     )
 
 
-def about(settings: TrainSettings, data: TrainingData, seed: int, command: str) -> str:
+def summary(settings: TrainSettings, data: TrainingData, seed: int, command: str) -> str:
     """What a run or a version is of, and how to repeat it, in Markdown."""
     rows = {
         "data": f"{data.bars.name}, {_days(data.bars)}, sha256 `{data.bars.content_hash[:16]}`",
@@ -140,6 +141,16 @@ def about(settings: TrainSettings, data: TrainingData, seed: int, command: str) 
 def description(about: str, resume: str) -> str:
     """What a run is while it trains."""
     return f"{about}\n\nGo on with it, should it stop:\n\n    {resume}"
+
+
+def resuming(run_id: str, settings: TrainSettings) -> str:
+    """The command that goes on with a run."""
+    where = settings.checkpoints.where
+    mlruns = str(settings.mlruns)
+    flags = ["--resume", run_id[:8]]
+    flags += ["--checkpoints", where] if where is not None else []
+    flags += ["--mlruns", mlruns] if mlruns != "mlruns" else []
+    return shlex.join(["qdesk", "train", *flags])
 
 
 def with_results(about: str, rows: Mapping[str, Mapping[str, float]], caveat: str) -> str:

@@ -7,28 +7,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.backtest import backtest, follow, greedy_choice
+from evaluation.backtest import backtest, choice_of, follow, greedy_choice
 from evaluation.measures import Backtest
 from market.table import MarketTable
-from training.learning.agent import Agents, Window
+from training.learning.agent import Agents, LogWindow, Policy
 from training.settings import TrainSettings
+
+
+class Validation(NamedTuple):
+    """What an agent's policy did on validation bars."""
+
+    result: Backtest
+    q_values: (
+        NDArray[np.float64] | None
+    )  # learning units: all that were looked up; None of no Q-agent
 
 
 class Progress(NamedTuple):
     """One logged point of agents that learn side by side; lists have an entry for each."""
 
     step: int  # iterations done
-    windows: list[Window]  # means since the point before
-    iterations_a_second: float  # since the point before, of each agent
-    validations: list[Backtest] | None  # of the greedy policies, where a validation was due
-    q_values: list[NDArray[np.float64]] | None  # learning units: all that were looked up in those
-
-
-def validate(
-    q_values: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
-) -> Backtest:
-    """The greedy policy of a Q-function over a table."""
-    return backtest(table, follow(greedy_choice(q_values, table)))
+    windows: list[LogWindow]  # means since the point before
+    iterations_per_second: float  # since the point before, of each agent
+    validations: list[Validation] | None  # where one was due
 
 
 def learn(
@@ -48,7 +49,7 @@ def learn(
     Raises:
         Diverged: a metric or a weight is no longer finite.
     """
-    intervals = settings.log_interval, settings.evaluate_interval
+    intervals = (settings.log_interval, settings.evaluate_interval)
     agents.compile()  # so that the first window's rate is one of running
     while (begun_at := agents.iteration) < settings.steps and not stopped():
         stops = [(begun_at // every + 1) * every for every in intervals]
@@ -58,31 +59,34 @@ def learn(
         if not windows:
             return
         step = agents.iteration
-        results = None
-        looked_up = None
-        if step % settings.evaluate_interval == 0 or step == settings.steps:
-            results, looked_up = validate_all(agents, validation)
-        yield Progress(step, windows, (step - begun_at) / seconds, results, looked_up)
+        due = step % settings.evaluate_interval == 0 or step == settings.steps
+        validations = validate_all(agents, validation) if due else None
+        yield Progress(step, windows, (step - begun_at) / seconds, validations)
 
 
-def validate_all(
-    agents: Agents, table: MarketTable
-) -> tuple[list[Backtest], list[NDArray[np.float64]]]:
-    """The greedy policy of each agent over a table, and the Q-values that it chose by."""
-    results = []
-    looked_up = []
-    for index in range(len(agents.seeds)):
-        q_values = agents.q_values(index)
-        seen = list[NDArray[np.float64]]()
+def validate_all(agents: Agents, table: MarketTable) -> list[Validation]:
+    """The policy of each agent over a table."""
+    return [validate(agents.policy(index), table) for index in range(len(agents.seeds))]
 
-        def watched(states: NDArray[np.float32]) -> NDArray[Any]:
-            values = q_values(states)  # noqa: B023 - called within this round of the loop
-            seen.append(np.asarray(values, np.float64).ravel())  # noqa: B023
-            return values
 
-        results.append(validate(watched, table))
-        looked_up.append(np.concatenate(seen))
-    return results, looked_up
+def validate(policy: Policy, table: MarketTable) -> Validation:
+    """A policy over a table, and the Q-values that it chose by, if there are such.
+
+    Raises:
+        NotFinite: a Q-value is not finite.
+    """
+    q_values = policy.q_values
+    if q_values is None:
+        return Validation(backtest(table, follow(choice_of(policy.actions, table))), None)
+    seen: list[NDArray[np.float64]] = []
+
+    def watched(states: NDArray[np.float32]) -> NDArray[Any]:
+        values = q_values(states)
+        seen.append(np.asarray(values, np.float64).ravel())
+        return values
+
+    result = backtest(table, follow(greedy_choice(watched, table)))
+    return Validation(result, np.concatenate(seen))
 
 
 def better(one: Backtest, other: Backtest | None) -> bool:

@@ -1,6 +1,5 @@
 """From what a user asked to resume to the checkpoint, the settings and the lock to go on with."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +10,16 @@ from durable.command_line import Given
 from durable.errors import InUse
 from models.configuration import completed, flatten
 from models.sealed import MANIFEST, Damaged, read_manifest
-from training.checkpoints.checkpoint import STATE, Checkpoint, RunLock, Tell, newest, part, steps_in
+from training.checkpoints.checkpoint import (
+    AGENTS,
+    STATE,
+    Checkpoint,
+    RunLock,
+    Tell,
+    newest,
+    part,
+    steps_in,
+)
 from training.checkpoints.errors import BucketError, CheckpointError, NoCheckpoint
 from training.checkpoints.object_store import Bucket
 from training.data import TrainingData
@@ -21,7 +29,6 @@ from training.settings import TrainSettings
 from training.sources import given_by_user, load_from, settings_of
 from training.tracking.journals import run_known_as
 
-AGENTS = "agents/"  # what the names of a checkpoint's arrays of learning begin with
 FORKS_KEEP = ("data_hash", "train_hash", "features_hash", "reward_scale")
 
 
@@ -236,16 +243,6 @@ def find(which: str, root: Path, bucket: Bucket | None, known_as: Sequence[str] 
             f"{which}: {many} in {looked} has this id; give a run's id, latest, or a folder"
         )
     return root / fitting[0]
-
-
-def resuming(run_id: str, settings: TrainSettings) -> str:
-    """The command that goes on with a run."""
-    where = settings.checkpoints.where
-    mlruns = str(settings.mlruns)
-    flags = ["--resume", run_id[:8]]
-    flags += ["--checkpoints", where] if where is not None else []
-    flags += ["--mlruns", mlruns] if mlruns != "mlruns" else []
-    return shlex.join(["qdesk", "train", *flags])
 
 
 def unfinished(root: Path) -> list[str]:

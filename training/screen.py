@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.learning.agent import Window
+from training.learning.agent import LogWindow
 
 CAVEAT = (
     "At close, next open: net return by when orders fill. Trades: share of bars with one. † Ruined: "
@@ -22,7 +22,7 @@ CAVEAT = (
 class Show(Protocol):
     """Takes the iterations done, each agent's means since the last call, and iterations a second."""
 
-    def __call__(self, step: int, windows: list[Window], rate: float) -> None:
+    def __call__(self, step: int, windows: list[LogWindow], rate: float) -> None:
         """Draws them."""
 
 
@@ -53,7 +53,7 @@ def progress(
         task = bar.add_task(name, total=steps, completed=begun_at, state="compiling")
         last = ""
 
-        def show(step: int, windows: list[Window], rate: float) -> None:
+        def show(step: int, windows: list[LogWindow], rate: float) -> None:
             nonlocal last
             reward = sum(window.reward for window in windows) / len(windows)
             loss = sum(window.loss for window in windows) / len(windows)

@@ -14,8 +14,10 @@ from training import describe as labels
 from training import screen
 from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
+from training.observers.versions import BestAndLast, measures_of
 from training.resume import Start
-from training.session import Invocation, Session
+from training.seed_run import Invocation
+from training.session import open_session
 from training.settings import TrainSettings
 from training.stop import Stop
 from training.tracking.errors import StoreLost
@@ -23,7 +25,6 @@ from training.tracking.journals import JOURNALS, head_of, heads
 from training.tracking.store import Store
 from training.tracking.tensorboard import lay_out
 from training.tracking.uploader import END_SECONDS, STOP_SECONDS, Uploader
-from training.versions import Versions, measures_of
 
 
 def train(
@@ -51,7 +52,7 @@ def train(
         Diverged: a run's numbers are no longer finite.
     """
     invocation = Invocation(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
-    done: list[tuple[TrainSettings, TrainingData, list[Versions]]] = []
+    done: list[tuple[TrainSettings, TrainingData, list[BestAndLast]]] = []
     undone = len(runs)
     with Stop() as stop, Uploader() as shipper:
         try:
@@ -61,9 +62,9 @@ def train(
                 store = Store(settings.mlruns, _server(settings, start, console))
                 store.require_experiment(settings.experiment)
                 lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
-                with Session(settings, data, store, shipper, invocation, start) as session:
+                with open_session(settings, data, store, shipper, invocation, start) as session:
                     shipper.add_leftovers(settings.mlruns)
-                    session.run(stop)
+                    session.run(stop, lambda: shipper.lags)
                     ended = session.finish()
                 undone -= session.ended
                 if ended:
@@ -154,7 +155,7 @@ def _settings_of(
 
 
 def _compare(
-    done: Sequence[tuple[TrainSettings, TrainingData, list[Versions]]], console: Console
+    done: Sequence[tuple[TrainSettings, TrainingData, list[BestAndLast]]], console: Console
 ) -> None:
     """Prints what came of the runs, beside the baselines on the same bars."""
     compared: dict[str, dict[str, dict[str, float]]] = {}
@@ -174,7 +175,7 @@ def _compare(
         console.print(*candidates, sep="\n")
 
 
-def _candidate(ended: Sequence[Versions]) -> str:
+def _candidate(ended: Sequence[BestAndLast]) -> str:
     """What became of the alias `candidate`; nothing before MLflow has said so.
 
     Each seed proposes its best for itself, in whatever order the journals arrive: what counts is the best
@@ -205,7 +206,7 @@ def _candidate(ended: Sequence[Versions]) -> str:
 
 
 def _rows(
-    settings: TrainSettings, data: TrainingData, ended: Sequence[Versions]
+    settings: TrainSettings, data: TrainingData, ended: Sequence[BestAndLast]
 ) -> dict[str, dict[str, float]]:
     """Rows of the comparison: best and last of each seed, and what several seeds say together.
 

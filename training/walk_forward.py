@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from evaluation.backtest import greedy_choice
+from evaluation.backtest import choice_of
 from evaluation.measures import Backtest
 from evaluation.walk_forward import Job, Outcome
 from market.bars import Bars, BarsError, SplitSettings
@@ -48,9 +48,10 @@ def train_window(job: Job) -> Outcome:
     for point in learn(agents, data.validation[settings.market.fill], settings):
         if point.validations is None:
             continue
-        if better(point.validations[0], best) or not data.chooses:
-            best = point.validations[0]
-            choice = greedy_choice(agents.q_values(0), judged)
+        result = point.validations[0].result
+        if better(result, best) or not data.chooses:
+            best = result
+            choice = choice_of(agents.policy(0).actions, judged)
             outcome = Outcome(choice, point.step, best.measures["net_return"])
     assert outcome is not None  # the last point is always validated
     return outcome

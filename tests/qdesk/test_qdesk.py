@@ -68,7 +68,7 @@ BAD_ARGUMENTS = {
         ["--steps", "250"],
         "steps is 250 and ends before learning begins",
     ),
-    "preset without a name": (["--preset"], "--preset needs a name"),
+    "preset without a name": (["--preset="], "--preset needs a name"),
     "infinite cost": (["--market.half-spread", "inf"], "market.half_spread is 'inf'"),
     "price that never changes": (
         ["--bars", STILL, "--no-features.scale"],

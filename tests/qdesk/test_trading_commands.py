@@ -180,7 +180,8 @@ def test_nothing_is_decided_on_live_input_from_the_past(tmp_path: Path, bundle: 
         (
             ["paper", "BUNDLE", "--bars", WALK, "--limits.max-position", "-1"],
             2,
-            "qdesk paper: limits.max_position is '-1': input should be greater than 0",
+            "qdesk paper: limits.max_position is '-1' (--limits.max-position on the command line): "
+            "input should be greater than 0",
         ),
         (["paper", "BUNDLE", "--bars", WALK, "--limit.x", "1"], 2, "see `qdesk paper --help`"),
         (

@@ -23,6 +23,7 @@ from models.tabular import TabularQ
 from tests.training.test_train import client_of, runs_of
 from training.data import TrainingData
 from training.learn import validate
+from training.learning.agent import Policy
 from training.sources import load_settings
 from training.tracking.store import RUN
 
@@ -152,7 +153,7 @@ def test_a_version_trades_as_its_validation_said(
             model = mlflow.keras.load_model(f"models:/{version.name}/{version.version}")
             assert model.output_shape == (None, 3, 32)
             q_values = partial(q_values_of, model, cvar=0.25)
-        again = validate(q_values, market)
+        again = validate(Policy.greedy(q_values), market).result
         logged = {
             m.key: m.value for m in client.get_logged_model(model_id_of(version)).metrics or []
         }

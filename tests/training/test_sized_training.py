@@ -25,10 +25,10 @@ from tests.training.learning.test_loop import SMALL, window_of
 from training import describe as labels
 from training.checkpoints.checkpoint import STATE
 from training.data import TrainingData
-from training.guards import explained_q
 from training.learning.dqn import Dqn
 from training.learning.loop import TrainingLoop
 from training.learning.settings import ReplaySettings
+from training.observers.q_guard import explained_q
 from training.sources import load_settings
 
 TABLE = [

@@ -191,6 +191,7 @@ def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run)
     """Backtests the loaded candidate again, from nothing but the store and the bars."""
     from training.data import TrainingData
     from training.learn import validate
+    from training.learning.agent import Policy
 
     kind = run.data.tags["network"]
     (settings,) = load_settings(["--preset", kind, "--seed", "3"])
@@ -198,7 +199,7 @@ def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run)
     candidate = client.get_model_version_by_alias(name, "candidate")
     model = mlflow.keras.load_model(f"models:/{name}@candidate")
     market = TrainingData.of(settings).validation["close"]
-    again = validate(lambda states: model(states).numpy(), market).measures
+    again = validate(Policy.greedy(lambda states: model(states).numpy()), market).result.measures
     logged = {m.key: m.value for m in client.get_logged_model(model_id_of(candidate)).metrics or []}
     for measure, value in again.items():
         if math.isnan(value):  # undefined, so there is no point

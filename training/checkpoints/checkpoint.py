@@ -23,6 +23,7 @@ from training.checkpoints.settings import CheckpointSettings
 
 FORMAT = "qdesk-checkpoint/1"
 STATE = "state.safetensors"
+AGENTS = "agents/"  # what the names of arrays of learning begin with
 ATTEMPTS = 3  # to have a run to oneself
 UPLOAD_SECONDS = 300.0  # that a training's end waits for what is not uploaded yet
 STOP_SECONDS = 8.0  # that a stop does

@@ -23,7 +23,7 @@ class Diverged(FloatingPointError):
     exit_code = 1
 
 
-class Window(NamedTuple):
+class LogWindow(NamedTuple):
     """Means over the iterations since the window before.
 
     Price units are shares of N, or growth of log equity, where the sizing is another.
@@ -35,6 +35,24 @@ class Window(NamedTuple):
     gradient_norm: float  # learning units; NaN before the first update, and for a table
     reward: float  # net reward a bar and stream, price units
     epsilon: float  # at the last iteration
+
+
+class Policy(NamedTuple):
+    """What an agent does without exploration.
+
+    Attributes:
+        actions: from states (n, state_size) to indices of actions (n,).
+        q_values: from states to Q-values (n, 3), learning units, which `actions` is greedy for; None of
+            agents that have none.
+    """
+
+    actions: Callable[[NDArray[np.float32]], NDArray[Any]]
+    q_values: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None
+
+    @classmethod
+    def greedy(cls, q_values: Callable[[NDArray[np.float32]], NDArray[Any]]) -> "Policy":
+        """The greedy policy of a Q-function."""
+        return cls(lambda states: np.asarray(q_values(states)).argmax(axis=1), q_values)
 
 
 class Agents(Protocol):
@@ -53,7 +71,7 @@ class Agents(Protocol):
     def compile(self) -> None:
         """Gets ready, so that the first call of `run` takes no longer than others."""
 
-    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
+    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[LogWindow]:
         """Runs some iterations and returns each agent's means since means were last returned.
 
         Args:
@@ -91,8 +109,8 @@ class Agents(Protocol):
     def weights(self, index: int) -> Mapping[str, NDArray[Any]]:
         """What an agent has learned by now, as arrays by name; the next `run` may change them."""
 
-    def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
-        """An agent's Q-values without exploration, from states (n, state_size) to (n, 3)."""
+    def policy(self, index: int) -> Policy:
+        """What an agent would do by now, without exploration."""
 
 
 class AgentSettings(Settings):

@@ -19,7 +19,7 @@ from market.table import MarketTable
 from models.architectures import ACTIONS
 from models.exploration import epsilon
 from models.networks import q_network, q_values_of
-from training.learning.agent import Diverged, State, Window, require_fits
+from training.learning.agent import Diverged, LogWindow, Policy, State, require_fits
 from training.learning.batches import of_all_actions, sampled
 from training.learning.dqn import Dqn
 from training.learning.learner import Learner, Noise, StepMetrics
@@ -112,7 +112,7 @@ class TrainingLoop:
         """Traces and compiles the program by running it for no iteration; `run` would do it."""
         self._program(tf.constant(self.iteration))
 
-    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
+    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[LogWindow]:
         """As `Agents.run` has it; it can be stopped between chunks of iterations."""
         before = done = self.iteration
         end = before + iterations
@@ -132,7 +132,7 @@ class TrainingLoop:
             loss, td_error, q_mean, gradient_norm = means
             mean_reward = reward / (done - began) / self.reward_scale
             q_mean /= self.reward_scale
-            windows.append(Window(loss, td_error, q_mean, gradient_norm, mean_reward, rate))
+            windows.append(LogWindow(loss, td_error, q_mean, gradient_norm, mean_reward, rate))
         self._begin_window()
         return windows
 
@@ -172,10 +172,10 @@ class TrainingLoop:
         state = {name: self.variables[f"online/{name}"] for name in names}
         return {name: np.asarray(memoryview(v.value()))[index] for name, v in state.items()}
 
-    def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
-        """An agent's present Q-values, from states (n, state_size) to (n, 3)."""
+    def policy(self, index: int) -> Policy:
+        """As `Agents.policy` has it."""
         network = self.model(index)
-        return lambda states: q_values_of(network, states, self.learner.cvar)
+        return Policy.greedy(lambda states: q_values_of(network, states, self.learner.cvar))
 
     def _require_finite(self, iteration: int, sums: NDArray[np.float32]) -> None:
         weights = [v.value.numpy() for v in self.learner.online.variables.values()]

@@ -14,7 +14,7 @@ from market.accounting import cushion_of, worst_growth
 from market.table import MarketTable
 from models.exploration import EpsilonSettings, epsilon
 from models.tabular import Discretiser, TabularLearner, TabularQ, tables_of
-from training.learning.agent import AgentSettings, Diverged, State, Window, require_fits
+from training.learning.agent import AgentSettings, Diverged, LogWindow, Policy, State, require_fits
 from training.learning.settings import TabularSettings
 
 CHUNK = 2000  # iterations between two questions whether to stop
@@ -87,7 +87,7 @@ class TabularAgents:
     def compile(self) -> None:
         """There is nothing to get ready."""
 
-    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[Window]:
+    def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[LogWindow]:
         """As `Agents.run` has it."""
         before = self.iteration
         end = before + iterations
@@ -103,7 +103,7 @@ class TabularAgents:
             loss, td_error, q_mean, reward = (float(mean) for mean in means)
             q_mean = q_mean / self.reward_scale
             reward = reward / self.reward_scale
-            windows.append(Window(loss, td_error, q_mean, math.nan, reward, walk.rate))
+            windows.append(LogWindow(loss, td_error, q_mean, math.nan, reward, walk.rate))
         self._begin_window()
         return windows
 
@@ -125,9 +125,9 @@ class TabularAgents:
         """As `Agents.weights` has it."""
         return {"table": self._walks[index].learner.table()}
 
-    def q_values(self, index: int) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
-        """An agent's present Q-values, from states (n, state_size) to (n, 3)."""
-        return self.model(index).q_values
+    def policy(self, index: int) -> Policy:
+        """As `Agents.policy` has it."""
+        return Policy.greedy(self.model(index).q_values)
 
     def state(self) -> State:
         """As `Agents.state` has it."""

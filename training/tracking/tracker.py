@@ -80,14 +80,19 @@ class Tracker:
         box: its journal; one that another process began is gone on with.
         about: what it is; a journal that has begun keeps what it said.
         shipper: sends the journal.
-        adopts: whether MLflow may have the run from another machine.
+        may_exist_on_server: it may have the run from another machine.
 
     Attributes:
         history: all that was logged, in its order.
     """
 
     def __init__(
-        self, store: Store, box: RunJournal, about: About, shipper: Uploader, adopts: bool = False
+        self,
+        store: Store,
+        box: RunJournal,
+        about: About,
+        shipper: Uploader,
+        may_exist_on_server: bool = False,
     ) -> None:
         self.run_id = box.run
         self.history = list[Point]()
@@ -103,11 +108,11 @@ class Tracker:
                     "tags": {**origin(), **about.tags, MLFLOW_RUN_NOTE: about.description},
                     "started": int(time.time() * 1000),
                     "server": store.server,
-                    "adopts": adopts,
+                    "adopts": may_exist_on_server,
                     "owner": new_run(),
                 },
             )
-        if box.head is not None and (adopts or box.old):
+        if box.head is not None and (may_exist_on_server or box.old):
             box.put("resumed", {"owner": box.head["owner"]})
         self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
         self._board = Board(self.folder)
@@ -162,12 +167,13 @@ class Tracker:
             self._board.scalars([Point(name, value, now, step) for name, value in read.items()])
 
     def log_learned(
-        self, weights: Mapping[str, NDArray[Any]], q_values: NDArray[Any], step: int
+        self, weights: Mapping[str, NDArray[Any]], q_values: NDArray[Any] | None, step: int
     ) -> None:
         """Records how weights, and Q-values of a validation, are distributed, in TensorBoard alone."""
-        for name, each in {**weights, "q_values": q_values}.items():
-            kind = "validation" if name == "q_values" else "weights"
-            self._board.histogram(f"{kind}/{name}", each, step)
+        for name, each in weights.items():
+            self._board.histogram(f"weights/{name}", each, step)
+        if q_values is not None:
+            self._board.histogram("validation/q_values", q_values, step)
 
     def log_data(self, bars: Bars, source: str, context: str) -> None:
         """Records bars as an input of the run."""

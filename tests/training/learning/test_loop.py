@@ -20,7 +20,7 @@ from models.exploration import EpsilonSettings
 from models.stacked import StackedNetwork
 from tests.support.bars import bars_of
 from tests.support.networks import linear_q_network, two_layer_q_network
-from training.learning.agent import Diverged, Window
+from training.learning.agent import Diverged, LogWindow
 from training.learning.dqn import Dqn
 from training.learning.learner import Learner
 from training.learning.loop import TrainingLoop
@@ -76,7 +76,7 @@ def loop_of(
     )
 
 
-def window_of(loop: TrainingLoop, iterations: int) -> Window:
+def window_of(loop: TrainingLoop, iterations: int) -> LogWindow:
     (window,) = loop.run(iterations)
     return window
 

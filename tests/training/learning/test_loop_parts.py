@@ -15,7 +15,7 @@ from training.learning.ring import Ring
 
 def test_priorities_are_the_td_errors_that_the_learner_found(walk: Bars) -> None:
     """Of each update of an iteration: as they are, and of the slots that were learned from."""
-    twice = {"updates_per_iteration": 2}
+    twice = {"updates_per_iteration": 2, "target_every": 38}
     loop = loop_of(walk, {"learner": twice, "replay": {"prioritised": True}})
     loop.run(60)
     found: list[Any] = []

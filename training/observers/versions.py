@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evaluation.backtest import backtest
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure, position_figure, q_value_figure
@@ -13,7 +16,6 @@ from models.manifest import Manifest, Origin
 from models.sealed import Arrays
 from training import describe as labels
 from training.data import TrainingData
-from training.guards import spread_states
 from training.learn import better
 from training.learning.agent import Agents
 from training.tracking.tracker import Tracker
@@ -21,7 +23,7 @@ from training.tracking.tracker import Tracker
 GOLDEN_STATES = 64
 
 
-class Kept(NamedTuple):
+class Version(NamedTuple):
     """A version, on its way to the registry, and what it did on validation."""
 
     bundle: Bundle
@@ -34,15 +36,15 @@ class Kept(NamedTuple):
         return self.bundle.manifest.origin.step
 
 
-class Versions(NamedTuple):
+class BestAndLast(NamedTuple):
     """Those that count at a run's end; they can be one and the same."""
 
-    best: Kept | None  # on validation; None where its bars are too few to choose on
-    last: Kept
+    best: Version | None  # on validation; None where its bars are too few to choose on
+    last: Version
     tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
 
-class Validation(NamedTuple):
+class Judge(NamedTuple):
     """What versions are judged on.
 
     Attributes:
@@ -70,7 +72,7 @@ class Description(NamedTuple):
     about: str
 
 
-class Keeper:
+class VersionRecorder:
     """Registers what an agent has learned whenever validation improves, and at the end.
 
     Args:
@@ -85,7 +87,7 @@ class Keeper:
         self,
         agents: Agents,
         index: int,
-        judged: Validation,
+        judged: Judge,
         tracker: Tracker,
         label: Description,
     ) -> None:
@@ -98,8 +100,8 @@ class Keeper:
         self.tags = label.tags
         self.origin = label.origin
         self.about = label.about
-        self.best: Kept | None = None
-        self.last: Kept | None = None
+        self.best: Version | None = None
+        self.last: Version | None = None
         self._hold = buy_and_hold(judged.market)
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
@@ -133,7 +135,7 @@ class Keeper:
         """Whether a validation is better than those before; on too few bars none ever is."""
         return self.data.chooses and better(validation, self.best and self.best.validation)
 
-    def finish(self, name: str) -> Versions:
+    def finish(self, name: str) -> BestAndLast:
         """Makes the best version the candidate, if there is one; draws and describes what was learned."""
         if self.last is None:
             raise RuntimeError("a run ends with a validation that is told to be the last")
@@ -141,7 +143,7 @@ class Keeper:
             self.tracker.propose(self.best.key)
         best = self.best or self.last
         step = best.step
-        title = f"Validation on {self.data.bars.name}, net of costs"
+        title = f"Judge on {self.data.bars.name}, net of costs"
         called = f"{name} after {step:,} iterations"
         curves = {called: best.validation, "buy and hold": self._hold}
         figures = {
@@ -163,7 +165,7 @@ class Keeper:
         }
         self.tracker.log_table("evaluation/validation", *labels.table(rows))
         self.tracker.describe(labels.with_results(self.about, rows, self._caveat))
-        return Versions(self.best, self.last, self.tracker)
+        return BestAndLast(self.best, self.last, self.tracker)
 
     @property
     def _caveat(self) -> str:
@@ -196,13 +198,13 @@ class Keeper:
                 kept = self._register(bundle, backtest(self.market, positions))
             setattr(self, which, kept)
 
-    def _keep(self, step: int, validation: Backtest) -> Kept:
+    def _keep(self, step: int, validation: Backtest) -> Version:
         model = self.agents.model(self.index)
         origin = Origin(**self.origin, step=step)
-        bundle = Bundle.of(model, origin, spread_states(self.data.train, GOLDEN_STATES), self.cvar)
+        bundle = Bundle.of(model, origin, _spread_states(self.data.train, GOLDEN_STATES), self.cvar)
         return self._register(bundle, validation)
 
-    def _register(self, bundle: Bundle, validation: Backtest) -> Kept:
+    def _register(self, bundle: Bundle, validation: Backtest) -> Version:
         """Has a model registered, unless that was done before training went back to a checkpoint."""
         net_return = validation.measures["net_return"]
         hold = self._hold.measures["net_return"]
@@ -217,7 +219,7 @@ class Keeper:
             f"split of {self.data.bars.name}, net of costs, where buy and hold made {hold:+.1%} and "
             f"holding nothing 0%. {self._caveat}\n\n{self.about}",
         )
-        return Kept(bundle, key, validation)
+        return Version(bundle, key, validation)
 
 
 def measures_of(data: TrainingData, result: Backtest) -> dict[str, float]:
@@ -227,3 +229,9 @@ def measures_of(data: TrainingData, result: Backtest) -> dict[str, float]:
         for fill, table in data.validation.items()
     }
     return {**result.measures, **both}
+
+
+def _spread_states(table: MarketTable, count: int) -> NDArray[np.float32]:
+    """States from all over a market, in every position, of shape (count or fewer, state_size)."""
+    bars = np.unique(np.linspace(0, len(table) - 1, count).astype(int))
+    return table.states(bars, np.arange(len(bars)) % 3 - 1)

@@ -1,0 +1,54 @@
+"""What an observer of a training is."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from models.sealed import Arrays
+from training.learn import Progress
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds of an observer.
+
+    Attributes:
+        known: as JSON has it.
+        arrays: by name.
+        step: iterations done then.
+        repeats: whether what follows gives the same values again, as it does in a run that is resumed.
+    """
+
+    known: Any
+    arrays: Arrays
+    step: int
+    repeats: bool = True
+
+
+class Observer:
+    """Follows a training from point to point.
+
+    Attributes:
+        key: what its state stands under in a checkpoint; empty where it has none.
+    """
+
+    key = ""
+
+    def on_point(self, point: Progress) -> None:
+        """Takes notice of a logged point."""
+
+    def state(self) -> tuple[Any, Arrays]:
+        """What `restore` takes back, as JSON and as arrays by name."""
+        return None, {}
+
+    def restore(self, saved: Saved) -> None:
+        """Makes everything what it was at a checkpoint."""
+
+
+def by_run(arrays: Mapping[int, Arrays]) -> Arrays:
+    """Arrays of several runs under one name each; `of_run` takes them back."""
+    return {f"{index}/{name}": a for index, each in arrays.items() for name, a in each.items()}
+
+
+def of_run(arrays: Arrays, index: int) -> Arrays:
+    """The arrays of one run."""
+    own = f"{index}/"
+    return {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}

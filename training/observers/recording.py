@@ -1,0 +1,45 @@
+"""Has versions registered: each that is the best so far on validation, and the last."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.sealed import Arrays
+from training.learn import Progress
+from training.observers.early_stopping import EarlyStopping
+from training.observers.observer import Observer, Saved, by_run, of_run
+from training.observers.versions import VersionRecorder
+
+
+@dataclass(eq=False)
+class Recording(Observer):
+    """Hands every validation to the recorders of versions.
+
+    Args:
+        recorders: one for each agent.
+        stopping: says which validation is the last.
+    """
+
+    key = "kept"
+
+    recorders: Sequence[VersionRecorder]
+    stopping: EarlyStopping
+
+    def on_point(self, point: Progress) -> None:
+        """Judges what was validated."""
+        for recorder, validation in zip(self.recorders, point.validations or (), strict=False):
+            recorder.judge(point.step, validation.result, self.stopping.ended)
+
+    def state(self) -> tuple[Any, Arrays]:
+        """The versions that count so far."""
+        known = []
+        arrays = {}
+        for index, recorder in enumerate(self.recorders):
+            versions, arrays[index] = recorder.state()
+            known.append(versions)
+        return known, by_run(arrays)
+
+    def restore(self, saved: Saved) -> None:
+        """Takes them back; registers anew what the journals here do not have."""
+        for index, recorder in enumerate(self.recorders):
+            recorder.restore(saved.known[index], of_run(saved.arrays, index))

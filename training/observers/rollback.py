@@ -1,0 +1,69 @@
+"""Goes back to the last checkpoint, once, where numbers are no longer finite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.sealed import Arrays
+from training.checkpoints.checkpoint import Checkpoints, Tell, newest
+from training.checkpoints.errors import NoCheckpoint
+from training.learning.agent import Agents, Diverged
+from training.observers.checkpointing import Checkpointing
+from training.observers.observer import Observer, Saved
+from training.tracking.tracker import Tracker
+
+
+@dataclass(eq=False)
+class Rollback(Observer):
+    """Has training go on from the last checkpoint with half the learning rate.
+
+    Args:
+        agents: that train.
+        checkpoints: where to look.
+        checkpointing: goes back to one.
+        trackers: of the agents' runs.
+        tell: takes a sentence for the user.
+        asked_for: whether that is to be done.
+    """
+
+    key = "rolled_back"
+
+    agents: Agents
+    checkpoints: Checkpoints
+    checkpointing: Checkpointing
+    trackers: Sequence[Tracker]
+    tell: Tell
+    asked_for: bool
+    done: bool = False
+
+    def on_divergence(self, error: FloatingPointError) -> None:
+        """Goes back, once.
+
+        Raises:
+            Diverged: it was done before, or is not asked for.
+        """
+        at = self.agents.iteration
+        if not self.asked_for or self.done:
+            again = ", again after going back to a checkpoint" if self.done else ""
+            raise Diverged(f"{error}{again}") from error
+        try:
+            checkpoint = newest(self.checkpoints.folder, None, self.tell)
+        except NoCheckpoint as none:
+            raise Diverged(f"{error}; and {none}") from error
+        self.checkpointing.go_back(checkpoint, repeats=False)
+        rate = self.agents.learning_rate / 2
+        self.agents.set_learning_rate(rate)
+        self.done = True
+        said = f"from iteration {at} to {checkpoint.step}, learning rate now {rate:g}"
+        for tracker in self.trackers:
+            tracker.set_tags(rolled_back=said)
+        self.tell(f"warning: {error}; went back {said}")
+        self.checkpointing.save()
+
+    def state(self) -> tuple[Any, Arrays]:
+        """Whether it was done."""
+        return self.done, {}
+
+    def restore(self, saved: Saved) -> None:
+        """As `Observer.restore` has it."""
+        self.done = saved.known

@@ -22,7 +22,7 @@ NO_PART = (
 SAID_BEFORE = {("market.episode_bars", "none"): "1000"}
 
 # Settings that came later, at the value that all trainings before had: there they say nothing.
-ADDED = {"market.sizing": "unit"}
+ADDED = {"market.sizing": "unit", "replay.prefill": "[]"}
 
 # Before there were kinds of agents, runs said what stood in the settings of the other kind as well: its
 # defaults. A table was a kind of network.

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+from dataclasses import replace
 from importlib.util import find_spec
 
 from rich.console import Console
@@ -11,12 +12,13 @@ from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket
 from training.data import TrainingData
+from training.lived import lived_transitions
 from training.quiet import import_tensorflow
 from training.resume import Start, require_same_data, resumed
 from training.settings import TrainSettings
 from training.sources import load_settings, parser
 
-__all__ = ["parser", "run"]
+__all__ = ["parser", "prepared", "run"]
 NEEDED = ("mlflow", "tensorboard")
 
 
@@ -30,7 +32,7 @@ def run(arguments: list[str], console: Console) -> int:
         Diverged, StoreLost: it failed.
         Stopped: by a signal, which it has obeyed.
     """
-    runs, start = _prepared(arguments, console)
+    runs, start = prepared(arguments, console)
     stopped_by = _train_on(runs, start, shlex.join(["qdesk", "train", *arguments]), console)
     if stopped_by is not None:
         raise Stopped(
@@ -39,10 +41,10 @@ def run(arguments: list[str], console: Console) -> int:
     return 0
 
 
-def _prepared(
+def prepared(
     arguments: list[str], console: Console
 ) -> tuple[list[tuple[TrainSettings, TrainingData]], Start | None]:
-    """Settings, their data, and where to go on, all checked."""
+    """Settings, their data, and where to go on, all checked; raises what `run` does of bad input."""
     goes_on = resumed(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
     start = goes_on and goes_on[1]
     trees = load_settings(arguments) if goes_on is None else [goes_on[0]]
@@ -61,6 +63,11 @@ def _prepared(
         runs = [(settings, TrainingData.of(settings)) for settings in trees]
         if start is not None:
             require_same_data(start, *runs[0])
+        else:
+            runs = [
+                (settings, replace(data, lived=lived_transitions(settings, data)))
+                for settings, data in runs
+            ]
     except BaseException:
         if start is not None:
             start.close()

@@ -8,6 +8,7 @@ from market.bars import Bars, BarsError, Split, SplitSettings, carried_note
 from market.features import FeaturePipeline
 from market.source import bars_from
 from market.table import MarketTable
+from training.learning.replay import ReplayBuffer
 from training.settings import TrainSettings
 
 
@@ -24,6 +25,7 @@ class TrainingData:
         reward_scale: 1 / standard deviation of what holding the full size earns in a bar of training,
             in the unit of the sizing: of price changes where one unit is traded, else of relative ones.
             So rewards and TD errors are of order one whatever the price level.
+        lived: transitions from elsewhere that training begins with, if any.
     """
 
     bars: Bars
@@ -32,6 +34,7 @@ class TrainingData:
     train: MarketTable
     validation: dict[Fill, MarketTable]
     reward_scale: float
+    lived: ReplayBuffer | None = None
 
     @property
     def chooses(self) -> bool:

@@ -238,6 +238,9 @@ def open_session(
             runs.append(run_of_seed)
         session = Session(settings, data, agents, runs, checkpoints, invocation.console)
         if start is None:
+            if data.lived is not None:
+                agents.learn_from(data.lived)
+                tell(f"began with {len(data.lived):,} transitions that desks lived")
             session.checkpointing.save()
         elif resumed:
             session.resume(start.checkpoint)

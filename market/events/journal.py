@@ -61,7 +61,7 @@ def convert_journal(path: Path, out: Path) -> pl.DataFrame:
     """
     if out.suffix not in {".parquet", ".csv"}:
         raise EventsError(f"--out is {out}; the name must end in .parquet or .csv")
-    table = _table(path)
+    table, _ = transitions_of(path)
     temporary = out.with_name(f".{out.name}.writing")
     try:
         if out.exists() and out.samefile(path):
@@ -82,7 +82,13 @@ def convert_journal(path: Path, out: Path) -> pl.DataFrame:
     return table
 
 
-def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the kinds of records
+def transitions_of(path: Path) -> tuple[pl.DataFrame, set[tuple[str, str]]]:  # noqa: PLR0915  # one fold
+    """The bars and transitions of a journal, and the action schemes and sizings of its sessions.
+
+    Raises:
+        EventsError: a line is no record, or no bar was seen.
+    """
+    kinds: set[tuple[str, str]] = set()
     rows: list[dict[str, Any]] = []
     open_row: dict[str, Any] | None = None  # decided at, its next decision not yet seen
     gamma = None
@@ -102,6 +108,7 @@ def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the ki
             scheme = record.get("scheme", scheme)
             sizing = record.get("costs", {}).get("sizing", "unit")
             full = record.get("notional") or full
+            kinds.add((scheme, sizing))
             open_row = None  # what lies between two sessions belongs to neither
         elif kind == "bar" and "refused" not in record and record["closed"] > latest:
             latest = record["closed"]
@@ -136,7 +143,7 @@ def _table(path: Path) -> pl.DataFrame:  # noqa: PLR0915  # one fold over the ki
                 open_row["explored"] = record.get("explored", False)
     if not rows:
         raise EventsError(f"{path}: a journal in which no good bar was seen")
-    return _frame(rows)
+    return _frame(rows), kinds
 
 
 def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -11,12 +11,10 @@ import pytest
 from rich.console import Console
 
 import qdesk
+from qdesk.train import prepared
 from tests.support.kills import client_of
 from tests.support.stores import fresh
-from training.data import TrainingData
 from training.learn import learn
-from training.resume import Start, resumed
-from training.sources import load_settings
 from training.train import train
 
 MARKET = "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=6000"
@@ -32,19 +30,15 @@ class Trained:
 
     def __call__(self, *arguments: str, stop_at: int | None = None) -> signal.Signals | None:
         command = [*arguments, "--mlruns", str(self.mlruns)]
-        start: Start | None = None
-        if found := resumed(command, self.say):
-            settings, start = found
-        else:
-            (settings,) = load_settings(command)
-            if settings.tracking_uri is None and not self.mlruns.exists():
-                fresh(self.mlruns)
-        data = TrainingData.of(settings)
+        elsewhere = "--tracking-uri" in command or "MLFLOW_TRACKING_URI" in os.environ
+        if not elsewhere and not self.mlruns.exists():
+            fresh(self.mlruns)
         console = Console(file=self.said, width=200)
+        runs, start = prepared(command, console)
         with pytest.MonkeyPatch.context() as patch:
             if stop_at is not None:
                 patch.setattr("training.session.learn", learn_until(stop_at))
-            return train([(settings, data)], console, "qdesk train", start)
+            return train(runs, console, "qdesk train", start)
 
     def say(self, sentence: str) -> None:
         self.said.write(f"{sentence}\n")

@@ -61,9 +61,12 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
     """Stopped between two logged points: no point is missing, moved, or there twice."""
     alone, stopped = fresh(tmp_path / "alone"), fresh(tmp_path / "stopped")
     few = ("--log-every", "40000", "--evaluate-every", "40000", "--checkpoints.every", "40000")
-    subprocess.run(training("tabular", 45_000, alone, *few), check=True, capture_output=True)
+    slowly = ("--replay.streams", "64")
+    subprocess.run(
+        training("tabular", 45_000, alone, *few, *slowly), check=True, capture_output=True
+    )
     process = subprocess.Popen(
-        training("tabular", 45_000, stopped, *few),
+        training("tabular", 45_000, stopped, *few, *slowly),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,7 +74,7 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        process.wait(1.5)
+        process.wait(1.0)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
     _, said = process.communicate()

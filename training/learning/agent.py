@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from durable.settings import Settings
 from market.table import MarketTable
+from training.learning.replay import ReplayBuffer
 from training.learning.settings import DiscountSettings, StreamSettings
 
 State = Mapping[str, NDArray[Any]]
@@ -81,6 +82,16 @@ class Agents(Protocol):
 
         Raises:
             Diverged: a metric or a weight is no longer finite.
+        """
+
+    def learn_from(self, lived: ReplayBuffer) -> None:
+        """Learns from transitions that were made elsewhere, before the first iteration.
+
+        Args:
+            lived: in learning units. There are as many updates as the loop makes of so many.
+
+        Raises:
+            Diverged: a weight is no longer finite.
         """
 
     def state(self) -> State:
@@ -157,6 +168,11 @@ class AgentSettings(Settings):
     def learning_rate(self) -> float | None:
         """Of the optimizer; None where there is none to set anew."""
         return None
+
+    @property
+    def n_step(self) -> int:
+        """Transitions that a target adds up."""
+        return 1
 
     @property
     def bonus(self) -> float:

@@ -81,6 +81,11 @@ class Dqn(AgentSettings):
         return self.learner.learning_rate
 
     @property
+    def n_step(self) -> int:
+        """As `AgentSettings.n_step` has it."""
+        return self.learner.n_step
+
+    @property
     def bonus(self) -> float:
         """Munchausen's target adds a share of the log-policy and the entropy of its policy."""
         learner = self.learner

@@ -20,10 +20,11 @@ from models.architectures import ACTIONS
 from models.exploration import epsilon
 from models.networks import q_network, q_values_of
 from training.learning.agent import Diverged, LogWindow, Policy, State, require_fits
-from training.learning.batches import of_all_actions, sampled
+from training.learning.batches import Transition, of_all_actions, sampled
 from training.learning.dqn import Dqn
 from training.learning.learner import Learner, Noise, StepMetrics
 from training.learning.random_bits import below, keys_of, random_bits, uniform
+from training.learning.replay import ReplayBuffer
 from training.learning.ring import Ring, Sample
 from training.learning.settings import NetworkSettings
 
@@ -135,6 +136,21 @@ class TrainingLoop:
             windows.append(LogWindow(loss, td_error, q_mean, gradient_norm, mean_reward, rate))
         self._begin_window()
         return windows
+
+    def learn_from(self, lived: ReplayBuffer) -> None:
+        """As `Agents.learn_from` has it: batches are drawn uniformly, for each seed its own."""
+        settings = self.learner.settings
+        updates = max(len(lived) // self.ring.streams, 1) * settings.updates_per_iteration
+        step = tf.function(self.learner.train_step, autograph=False)
+        rate = self._epsilon(tf.constant(0))
+        for update in range(1, updates + 1):
+            drawn = [lived.sample(settings.batch) for _ in self.seeds]
+            batch = Transition(*(np.stack(column) for column in zip(*drawn, strict=True)))
+            step(batch, None, rate, self._noise(tf.constant(-update)))  # noise of no iteration's
+            if settings.tau is None and update % settings.target_every == 0:
+                self.learner.copy_target()
+        self.learner.copy_target()
+        self._require_finite(0, np.zeros_like(self._sums))
 
     def state(self) -> State:
         """As `Agents.state` has it: the variables, without a copy, and the open window."""

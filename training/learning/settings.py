@@ -1,5 +1,6 @@
 """Settings of what learns, and of its replay: parts of the tree in `training/settings.py`."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -30,6 +31,9 @@ class StreamSettings(Settings):
     """Collection of transitions."""
 
     streams: int = Field(4, ge=1, le=2**16, description="markets simulated side by side")
+    prefill: Annotated[tuple[Path, ...], BeforeValidator(split_commas)] = Field(
+        (), description="begin with the transitions that desks lived: their journals, a,b"
+    )
 
 
 class ReplaySettings(StreamSettings):

@@ -15,6 +15,7 @@ from market.table import MarketTable
 from models.exploration import EpsilonSettings, epsilon
 from models.tabular import Discretiser, TabularLearner, TabularQ, tables_of
 from training.learning.agent import AgentSettings, Diverged, LogWindow, Policy, State, require_fits
+from training.learning.replay import ReplayBuffer
 from training.learning.settings import TabularSettings
 
 CHUNK = 2000  # iterations between two questions whether to stop
@@ -129,6 +130,21 @@ class TabularAgents:
         """As `Agents.policy` has it."""
         return Policy.greedy(self.model(index).q_values)
 
+    def learn_from(self, lived: ReplayBuffer) -> None:
+        """As `Agents.learn_from` has it: from each transition once, in their order."""
+        batch = lived.at(np.arange(len(lived)))
+        rows = []
+        for states in (batch.state, batch.next_state):
+            cell = self._discretiser.cell(states[:, :-2])
+            rows.append((cell * 3 + states[:, -2].round().astype(int) + 1).tolist())
+        columns = (batch.action.tolist(), batch.reward.tolist(), batch.discount.tolist())
+        for walk in self._walks:
+            coins = np.random.default_rng(walk.seed).random(len(lived)).tolist()
+            for row, following, action, reward, discount, coin in zip(
+                *rows, *columns, coins, strict=True
+            ):
+                walk.learner.update(row, action, reward, discount, following, walk.rate, coin)
+
     def state(self) -> State:
         """As `Agents.state` has it."""
         walks = {
@@ -189,6 +205,7 @@ class _Walk:
         self.gamma = settings.learner.gamma
         self.streams = settings.replay.streams
         self.exploration = settings.epsilon
+        self.seed = seed
         self.iteration = 0
         self.learner = TabularLearner(cells * 3, table.algorithm, table.learning_rate, table.omega)
         self._random = np.random.default_rng(seed)

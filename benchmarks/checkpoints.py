@@ -47,9 +47,9 @@ def measured(preset: str, rounds: int) -> dict[str, Any]:
         streams = settings.agent.replay.streams
         console = Console(quiet=True)
         with (
-            Uploader() as shipper,
+            Uploader() as uploader,
             open_session(
-                settings, data, store, shipper, Invocation("", "bench", console)
+                settings, data, store, uploader, Invocation("", "bench", console)
             ) as session,
         ):
             agents = session.agents

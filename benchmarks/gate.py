@@ -25,9 +25,9 @@ from pydantic import BaseModel
 from scipy import stats
 
 from benchmarks import record
-from evaluation.assessment import Findings, Track, assess
+from evaluation.assessment import Findings, PositionTrack, assess
 from evaluation.backtest import backtest, follow
-from evaluation.gate import Facts, judge, passed
+from evaluation.gate import Provenance, judge, passed
 from evaluation.trials import Trials
 from evaluation.walk_forward import (
     Job,
@@ -50,7 +50,7 @@ from training.walk_forward import train_window
 BARS = 6000
 DIVIDED = WalkForwardSettings()
 DRAWS = 1000  # of the bootstrap, half of what an evaluation does
-FACTS = Facts("known", "known", "known", "known", 0.0, same_bundle=True)
+FACTS = Provenance("known", "known", "known", "known", 0.0, same_bundle=True)
 WALK = "synthetic:walk?sigma=0.01"
 REVERTING = "synthetic:ou?theta=0.05&sigma=0.01"
 Family = dict[str, tuple[str, ...]]
@@ -180,7 +180,7 @@ def _settings(bars: str, *arguments: str) -> TrainSettings:
     return settings
 
 
-def _walked(settings: TrainSettings, seeds: Any, folder: Path) -> Track:
+def _walked(settings: TrainSettings, seeds: Any, folder: Path) -> PositionTrack:
     bars = bars_from(settings.bars)
     known = bars.between(0, round(len(bars) * 0.8), "walk-forward")
     divided = windows(len(known), settings.split.gap, DIVIDED)
@@ -194,7 +194,7 @@ def _walked(settings: TrainSettings, seeds: Any, folder: Path) -> Track:
     tables = _tables(known, settings, len(known) - start)
     edges = [window.judged[0] - start for window in divided] + [len(known) - start - 1]
     volume = np.zeros(len(known) - start)
-    return Track(
+    return PositionTrack(
         "walk-forward",
         tables,
         settings.market.fill,
@@ -216,7 +216,7 @@ def _tables(bars: Bars, settings: TrainSettings, count: int) -> dict[Fill, Marke
     }
 
 
-def _own(settings: TrainSettings, folder: Path) -> Track:
+def _own(settings: TrainSettings, folder: Path) -> PositionTrack:
     """The version that `qdesk train` would register, on the validation bars that it was chosen on."""
     bars = bars_from(settings.bars)
     known = bars.between(0, round(len(bars) * 0.8), "validation")
@@ -227,7 +227,7 @@ def _own(settings: TrainSettings, folder: Path) -> Track:
     tables = _tables(known, settings, len(known) - first)
     edges = [0, len(known) - first - 1]
     volume = np.zeros(len(known) - first)
-    return Track(
+    return PositionTrack(
         "validation", tables, settings.market.fill, follow(outcome.choice)[None], [1], edges, volume
     )
 

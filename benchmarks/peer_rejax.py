@@ -37,7 +37,7 @@ class Stream(NamedTuple):
     bar: jax.Array
     end: jax.Array
     position: jax.Array
-    cushion: jax.Array  # equity above the floor
+    above_floor: jax.Array  # equity above the floor
 
 
 class JaxMarket:
@@ -56,8 +56,8 @@ class JaxMarket:
         """A state and an episode, flat, from a random bar."""
         bar = jax.random.randint(key, (), 0, self.starts)
         price = Terms(*self.terms[bar]).price
-        cushion = price * (1 - self.settings.equity_floor)
-        stream = Stream(bar, bar + self.episode_bars, jnp.int32(0), cushion)
+        above_floor = price * (1 - self.settings.equity_floor)
+        stream = Stream(bar, bar + self.episode_bars, jnp.int32(0), above_floor)
         return self._state(stream), stream
 
     def step(self, key: jax.Array, stream: Stream, action: jax.Array, _: Any) -> Any:
@@ -66,9 +66,9 @@ class JaxMarket:
         held = next_position(stream.position, action - 1, self.settings.scheme)
         net = earned(terms, stream.position, held) - cost(terms, stream.position, held)
         penalty = risk_penalty(terms, stream.position, held, self.settings)
-        ruined = stream.cushion + net <= 0
+        ruined = stream.above_floor + net <= 0
         net -= jnp.where(ruined, liquidation_cost(terms, held), 0.0)
-        gone_on = Stream(stream.bar + 1, stream.end, held, stream.cushion + net)
+        gone_on = Stream(stream.bar + 1, stream.end, held, stream.above_floor + net)
         done = ruined | (gone_on.bar >= stream.end)
         state, fresh = self.reset(key, None)
         following = jax.tree.map(partial(jnp.where, done), fresh, gone_on)

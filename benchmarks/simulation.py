@@ -67,10 +67,10 @@ def of_bars(folder: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "way": way,
-                "net": (told.desk.book.equity - 1e6) / first,
+                "net": (told.desk.account.equity - 1e6) / first,
                 "fills": len(fills),
                 "paid": sum(each["cost"] for each in fills) / first,
-                "state": told.desk.book.state,
+                "state": told.desk.account.state,
             }
         )
     return found

@@ -43,7 +43,7 @@ def held(table: MarketTable, side: int, band: float | None = None) -> Backtest:
 def figures(run: Backtest) -> dict[str, Any]:
     """A year's turnover and costs in full sizes, and what came of the account."""
     steps = len(run.positions) if run.ruined_at is None else run.ruined_at + 1
-    years = steps / run.table.calendar.bars_a_year
+    years = steps / run.table.calendar.bars_per_year
     again = run.traded[1:steps]  # the purchase itself left out
     paid = run.table.terms.entry_cost[1:steps] * again / run.table.terms.price[1:steps]
     return {

@@ -225,7 +225,7 @@ def leave_out() -> None:
     """Has nothing tracked, and figures not drawn."""
     from training.observers.versions import BestAndLast, VersionRecorder
     from training.tracking.journal import RunJournal
-    from training.tracking.tensorboard import Board
+    from training.tracking.tensorboard import TensorBoardLog
     from training.tracking.uploader import Uploader
 
     def nothing(*_: Any, **__: Any) -> Any:
@@ -236,7 +236,11 @@ def leave_out() -> None:
         assert self.last is not None
         return BestAndLast(self.best, self.last, self.tracker)
 
-    for owner, name in (*((Board, name) for name in BOARD), (RunJournal, "put"), (Uploader, "add")):
+    for owner, name in (
+        *((TensorBoardLog, name) for name in BOARD),
+        (RunJournal, "put"),
+        (Uploader, "add"),
+    ):
         setattr(owner, name, nothing)
     setattr(VersionRecorder, "finish", finish)  # noqa: B010 - a method is replaced
 

@@ -31,7 +31,7 @@ from trading.journal import TOGETHER
 from trading.orders import Order
 from trading.paper import settle_memory
 from trading.policy import SafePolicy
-from trading.risk import breach, refusal
+from trading.risk import breach, denial
 from trading.settings import BacktestSettings, load
 from trading.startup import Model, open_desk
 from trading.venues.nautilus import NautilusSettings, NautilusVenue, run
@@ -90,9 +90,9 @@ def decisions(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
         desk = open_desk(settings, model, Path(folder), "X", lambda _: SimulatedVenue(market))
         for row in rows[:100]:
             desk.on_bar(row)
-        book = desk.book
+        account = desk.account
         limits = settings.limits
-        now = book.time
+        now = account.time
         settle_memory()
         for number, seen in enumerate(features[1:]):
             assert seen is not None
@@ -100,10 +100,10 @@ def decisions(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
             began = time.perf_counter_ns()
             decision = policy.decide(seen, position)
             decided = time.perf_counter_ns()
-            breach(book, limits)
+            breach(account, limits)
             side, size = ("buy", 1.0) if decision.action >= 0 else ("sell", 1.0)
-            order = Order(f"measured-{number}", side, size, False, book.price, now)  # type: ignore[arg-type]
-            refusal(order, book, limits, now)
+            order = Order(f"measured-{number}", side, size, False, account.price, now)  # type: ignore[arg-type]
+            denial(order, account, limits, now)
             ended = time.perf_counter_ns()
             alone.append((decided - began) / 1000)
             guarded.append((ended - began) / 1000)
@@ -111,7 +111,7 @@ def decisions(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
     return {"decision": alone, "with the risk engine": guarded}
 
 
-def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
+def bars_per_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
     """Whole bars, from features to the journal on disk, at both venues in turns."""
     settings = load(BacktestSettings, "backtest", [".", "--bars", ".", *LIMITS])
     market = MarketSettings(fee_rate=0.0001)
@@ -137,8 +137,8 @@ def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
                 venue.on_bar(row)
                 desk.on_bar(row)
             speeds["SimulatedVenue"].append(len(rows) / (time.perf_counter() - began))
-            orders.add(desk.book.orders)
-            assert desk.book.state == "ACTIVE", desk.book.reason
+            orders.add(desk.account.orders)
+            assert desk.account.state == "ACTIVE", desk.account.reason
             engine = NautilusVenue(market)
             desk = open_desk(
                 settings,
@@ -151,8 +151,8 @@ def bars_a_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
             settle_memory()
             seconds = run(desk, engine, rows, quotes, NautilusSettings(), 1e6)
             speeds["NautilusTrader"].append(len(rows) / seconds)
-            orders.add(desk.book.orders)
-            assert desk.book.state == "ACTIVE", desk.book.reason
+            orders.add(desk.account.orders)
+            assert desk.account.state == "ACTIVE", desk.account.reason
     assert len(orders) == 1, orders
     speeds["orders"] = [float(orders.pop())]
     return speeds
@@ -234,7 +234,7 @@ def main() -> None:
         **record.machine(load_before),
         "rows": len(rows),
         "decisions": times,
-        "bars": bars_a_second(bundle, rows),
+        "bars": bars_per_second(bundle, rows),
         "start_up": start_up(bundle),
     }
     print(table(result))

@@ -41,7 +41,7 @@ Figures = dict[str, float | None]  # None: undefined
 
 
 @dataclass(frozen=True)
-class Track:
+class PositionTrack:
     """Positions over bars.
 
     Attributes:
@@ -144,7 +144,7 @@ class Findings(Settings):
 class Assessment:
     """Findings, and what their figures are drawn from."""
 
-    track: Track
+    track: PositionTrack
     findings: Findings
     runs: list[Backtest]  # of each seed
     hold: Backtest
@@ -156,7 +156,9 @@ class Assessment:
         return self.runs[self.findings.typical]
 
 
-def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int = 0) -> Assessment:
+def assess(
+    track: PositionTrack, draws: int = 2000, random_draws: int = 1000, seed: int = 0
+) -> Assessment:
     """Finds out all about a track.
 
     Args:
@@ -168,7 +170,7 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
     table = track.table
     runs = [backtest(table, positions) for positions in track.positions]
     calendar = table.calendar
-    year = calendar.bars_a_year**0.5
+    year = calendar.bars_per_year**0.5
     typical = _middle([run.measures["sharpe"] for run in runs])
     compared = baselines.all_of(table)
     hold = compared["buy and hold"]
@@ -197,7 +199,7 @@ def assess(track: Track, draws: int = 2000, random_draws: int = 1000, seed: int 
         last=str(table.time[-1])[:16],
         count=len(table) - 1,
         calendar=str(calendar),
-        bars_a_year=calendar.bars_a_year,
+        bars_a_year=calendar.bars_per_year,
         fill=track.fill,
         costs=_costs(table),
         seeds=list(track.seeds),
@@ -254,7 +256,7 @@ def _middle(values: Sequence[float]) -> int:
     return int(order[(len(order) - 1) // 2])
 
 
-def _variations(track: Track, typical: int) -> dict[str, Figures]:
+def _variations(track: PositionTrack, typical: int) -> dict[str, Figures]:
     found = {}
     for fill, table in track.tables.items():
         for late in (0, 1):
@@ -265,7 +267,7 @@ def _variations(track: Track, typical: int) -> dict[str, Figures]:
     return found
 
 
-def _stress(track: Track) -> list[Stress]:
+def _stress(track: PositionTrack) -> list[Stress]:
     found = []
     for late in (0, 1):
         for multiple in MULTIPLES:

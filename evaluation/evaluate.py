@@ -25,9 +25,9 @@ from safetensors.numpy import load_file, save_file
 from durable.settings import Settings
 from evaluation.assessment import Assessment, Findings, assess
 from evaluation.errors import BadEvaluation
-from evaluation.ledger import Opening, openings
+from evaluation.ledger import HoldoutAccess, openings
 from evaluation.material import (
-    Material,
+    EvaluationInputs,
     Request,
     chosen_bars,
     known_bars,
@@ -59,7 +59,7 @@ RETURNS = "returns.safetensors"
 WALKED = "evaluation/walk-forward"  # tag of a version: the run of its newest walk-forward
 
 
-class Snooping(Settings):
+class SnoopingTest(Settings):
     """All configurations that walked the same bars together; their typical seeds."""
 
     trials: int
@@ -83,9 +83,9 @@ class Evaluation(Settings):
     command: str
     own: Findings
     walk_forward: Findings | None
-    snooping: Snooping | None
+    snooping: SnoopingTest | None
     trials: Trials
-    openings: list[Opening]
+    openings: list[HoldoutAccess]
     notes: list[str] = Field(default_factory=list)  # on what is wanting in the data
 
 
@@ -121,7 +121,7 @@ def evaluate(
         draws: of the bootstrap.
 
     Raises:
-        NoVersion, Damaged: there is no such version, or its bundle cannot be trusted.
+        NoVersion, CorruptError: there is no such version, or its bundle cannot be trusted.
         BarsError: bars are missing, bad or too few.
         BadEvaluation: the bars are not for this version, or were seen already.
     """
@@ -198,7 +198,7 @@ def newest(client: MlflowClient, version: ModelVersion) -> Evaluation | None:
 
 def _begin(
     client: MlflowClient,
-    material: Material,
+    material: EvaluationInputs,
     request: Request,
     alive: dict[str, str],
     opened: dict[str, str],
@@ -240,7 +240,9 @@ def _begin(
     return run
 
 
-def _jobs(material: Material, divided: Sequence[Window], seeds: int, code: str) -> list[Job]:
+def _jobs(
+    material: EvaluationInputs, divided: Sequence[Window], seeds: int, code: str
+) -> list[Job]:
     settings = {**material.settings, "seed": 0, "seeds": 1}  # a job has its own
     if code.endswith("-dirty"):
         code += uuid.uuid4().hex  # who knows what it was: such jobs are not gone on with
@@ -253,8 +255,8 @@ def _jobs(material: Material, divided: Sequence[Window], seeds: int, code: str) 
 
 
 def _keep_series(
-    client: MlflowClient, run: Run, material: Material, walked: Assessment
-) -> Snooping:
+    client: MlflowClient, run: Run, material: EvaluationInputs, walked: Assessment
+) -> SnoopingTest:
     """Stores the typical seed's returns, and tests them with all others that walked the same bars."""
     table = walked.track.table
     judged = f"{material.bars.content_hash[:16]}/{len(table)}/{material.market.fingerprint()}"
@@ -282,7 +284,7 @@ def _keep_series(
                 series[key] = theirs
     returns = np.stack(list(series.values()), axis=1)
     overfitting = backtest_overfitting(returns)
-    return Snooping(
+    return SnoopingTest(
         trials=len(series),
         skipped=skipped,
         spa_flat=superior_ability(returns, np.zeros(len(mine))),

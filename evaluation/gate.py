@@ -104,7 +104,7 @@ class Policy(Settings):
             raise BadPolicy(f"policy {path}: {fault.path}: {reason}") from error
 
 
-class Facts(NamedTuple):
+class Provenance(NamedTuple):
     """What is known of a version beside its figures."""
 
     data_hash: str  # of the bundle
@@ -119,7 +119,7 @@ def judge(
     walk_forward: Findings | None,
     own: Findings | None,
     trials: Trials,
-    facts: Facts,
+    facts: Provenance,
     policy: Policy | None = None,
 ) -> list[Condition]:
     """All conditions, in the order of a report.
@@ -151,7 +151,7 @@ def passed(conditions: Sequence[Condition]) -> bool:
     return bool(conditions) and all(condition.passed for condition in conditions)
 
 
-def _state(walk_forward: Findings | None, facts: Facts) -> str:
+def _state(walk_forward: Findings | None, facts: Provenance) -> str:
     if walk_forward is None:
         return "none"
     if not facts.same_bundle:
@@ -235,7 +235,7 @@ def _own(own: Findings | None, policy: Policy) -> Condition:
     return Condition(name, net > 0, f"{net:+.1%}", "> 0%")
 
 
-def _of_facts(facts: Facts) -> list[Condition]:
+def _of_facts(facts: Provenance) -> list[Condition]:
     codes = (facts.code, facts.walked_by)
     known = all(code and not code.endswith("-dirty") for code in codes)
     named = [

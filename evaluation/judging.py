@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from evaluation.evaluate import Evaluated, newest
-from evaluation.gate import Facts, Policy, judge
+from evaluation.gate import Policy, Provenance, judge
 from evaluation.trials import Trials, trials_on
 from models.bundle import Bundle
 from models.promotion import Condition, Judge, Judgement
@@ -45,10 +45,10 @@ def conditions_of(evaluated: Evaluated, policy: Policy) -> list[Condition]:
     return judge(evaluation.walk_forward, own, evaluation.trials, facts, policy)
 
 
-def _facts(bundle: Bundle, data: str, evaluated_bundle: str, code: str) -> Facts:
+def _facts(bundle: Bundle, data: str, evaluated_bundle: str, code: str) -> Provenance:
     origin = bundle.manifest.origin
     same = evaluated_bundle == bundle.sha256
-    return Facts(
+    return Provenance(
         origin.data_hash,
         data,
         origin.code_version,

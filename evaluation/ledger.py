@@ -31,7 +31,7 @@ NEAR = 0.001  # of a close, within which it is the same one
 Closes = Sequence[tuple[float, float]]  # seconds since 1970, price
 
 
-class Opening(NamedTuple):
+class HoldoutAccess(NamedTuple):
     """One look at held-back bars."""
 
     when: str
@@ -42,7 +42,7 @@ class Opening(NamedTuple):
     last: str
 
 
-def openings(client: MlflowClient, bars: Bars) -> list[Opening]:
+def openings(client: MlflowClient, bars: Bars) -> list[HoldoutAccess]:
     """All openings of bars that these have a stretch in common with, oldest first.
 
     Raises:
@@ -56,7 +56,7 @@ def openings(client: MlflowClient, bars: Bars) -> list[Opening]:
     return found
 
 
-def requests(client: MlflowClient, bars: Bars, broken_off: float) -> dict[str, Opening]:
+def requests(client: MlflowClient, bars: Bars, broken_off: float) -> dict[str, HoldoutAccess]:
     """Openings that are asked for at this moment, by keys that sort as they were asked.
 
     Args:
@@ -82,7 +82,7 @@ def request_key(run: Run) -> str:
 def asking_tags(bars: Bars, who: str, version: str, why: str) -> dict[str, str]:
     """Tags of a run that asks to open bars."""
     first, last = (f"{bars.table['time'][row]:%Y-%m-%d %H:%M}" for row in (0, -1))
-    made = Opening(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", who, version, why, first, last)
+    made = HoldoutAccess(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", who, version, why, first, last)
     opening = json.dumps(made._asdict())
     closes = json.dumps(closes_of(bars))
     return {ASKED: opening, PRINT: closes, CHECKSUM: checksum_of(opening, closes)}
@@ -99,7 +99,7 @@ def withdraw(client: MlflowClient, run: Run) -> None:
     client.delete_tag(run.info.run_id, ASKED)
 
 
-def _entry(run: Run, kind: str) -> tuple[Opening, Closes]:
+def _entry(run: Run, kind: str) -> tuple[HoldoutAccess, Closes]:
     """The opening that a run's tags tell, and the sample of closes.
 
     Raises:
@@ -111,7 +111,7 @@ def _entry(run: Run, kind: str) -> tuple[Opening, Closes]:
         if stated is not None and stated != checksum_of(tags[kind], tags[PRINT]):
             raise ValueError("its checksum does not fit")  # noqa: TRY301
         closes = [(float(when), float(close)) for when, close in json.loads(tags[PRINT])]
-        return Opening(**json.loads(tags[kind])), closes
+        return HoldoutAccess(**json.loads(tags[kind])), closes
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadEvaluation(
             f"run {run.info.run_id}: its entry in the ledger of held-back bars was changed after it was "

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
-from evaluation.assessment import Kind, Track
+from evaluation.assessment import Kind, PositionTrack
 from evaluation.backtest import follow, greedy_choice
 from evaluation.choosing import unchosen_note
 from evaluation.errors import BadEvaluation
@@ -38,7 +38,7 @@ class Request(NamedTuple):
     command: str = ""
 
 
-class Material(NamedTuple):
+class EvaluationInputs(NamedTuple):
     """A version and the bars that it knows."""
 
     version: ModelVersion
@@ -49,11 +49,11 @@ class Material(NamedTuple):
     bars: Bars  # that it was trained on, all splits
 
 
-def material_of(client: MlflowClient, request: Request) -> Material:
+def material_of(client: MlflowClient, request: Request) -> EvaluationInputs:
     """The version that is asked for, verified, with the bars that it knows.
 
     Raises:
-        NoVersion, Damaged: there is no such version, or its bundle cannot be trusted.
+        NoVersion, CorruptError: there is no such version, or its bundle cannot be trusted.
         BarsError: its bars are gone or bad.
         BadEvaluation: its bars have changed, or its features are not those of its settings.
     """
@@ -82,10 +82,10 @@ def material_of(client: MlflowClient, request: Request) -> Material:
             f"{what}: bars {source} are not those that it was trained on: their hash is "
             f"{bars.content_hash[:12]}, not {origin.data_hash[:12]}; bring those back"
         )
-    return Material(version, bundle, origin.settings, market, features, bars)
+    return EvaluationInputs(version, bundle, origin.settings, market, features, bars)
 
 
-def notes_of(material: Material, bars: Bars) -> list[str]:
+def notes_of(material: EvaluationInputs, bars: Bars) -> list[str]:
     """Sentences on what is wanting in a version's data and in the bars that it is judged on."""
     what = f"{material.version.name} v{material.version.version}"
     validation = material.bars.split(**material.settings["split"]).validation
@@ -97,14 +97,14 @@ def notes_of(material: Material, bars: Bars) -> list[str]:
     return [note for note in notes if note]
 
 
-def known_bars(material: Material) -> Bars:
+def known_bars(material: EvaluationInputs) -> Bars:
     """All bars before the test split, which a walk-forward divides."""
     shares = SplitSettings.model_validate(material.settings["split"])
     count = round(len(material.bars) * (shares.train + shares.validation))
     return material.bars.between(0, count, "walk-forward")
 
 
-def chosen_bars(request: Request, material: Material) -> tuple[Kind, Bars]:
+def chosen_bars(request: Request, material: EvaluationInputs) -> tuple[Kind, Bars]:
     """The bars that are asked for, and what kind they are."""
     if request.bars is not None:
         return "bars", bars_from(request.bars)
@@ -114,7 +114,7 @@ def chosen_bars(request: Request, material: Material) -> tuple[Kind, Bars]:
     return request.split, part
 
 
-def require_unseen(request: Request, material: Material, kind: Kind, bars: Bars) -> bool:
+def require_unseen(request: Request, material: EvaluationInputs, kind: Kind, bars: Bars) -> bool:
     """Whether a version was trained in the time of these bars; refuses that unless it is asked for."""
     split = material.bars.split(**material.settings["split"])
     what = f"{request.name} v{material.version.version}"
@@ -142,7 +142,7 @@ def _overlap(one: Bars, other: Bars) -> bool:
     return bool(mine[0] <= others[-1] and others[0] <= mine[-1])
 
 
-def own_track(material: Material, bars: Bars, kind: Kind, in_sample: bool) -> Track:
+def own_track(material: EvaluationInputs, bars: Bars, kind: Kind, in_sample: bool) -> PositionTrack:
     """What the version itself holds over bars."""
     tables = _tables(bars, material, len(MarketTable.of(bars, material.features, material.market)))
     table = tables[material.market.fill]
@@ -150,7 +150,7 @@ def own_track(material: Material, bars: Bars, kind: Kind, in_sample: bool) -> Tr
     volume = bars.column("volume")[-len(table) :]
     seed = material.bundle.manifest.origin.seed
     steps = len(table) - 1
-    return Track(
+    return PositionTrack(
         kind,
         tables,
         material.market.fill,
@@ -163,11 +163,11 @@ def own_track(material: Material, bars: Bars, kind: Kind, in_sample: bool) -> Tr
 
 
 def walked_track(
-    material: Material,
+    material: EvaluationInputs,
     divided: Sequence[Window],
     jobs: Sequence[Job],
     outcomes: Mapping[str, Outcome],
-) -> Track:
+) -> PositionTrack:
     """What agents of its settings, trained anew in each window, held over the judged stretches."""
     known = known_bars(material)
     start = divided[0].judged[0]
@@ -180,10 +180,10 @@ def walked_track(
     edges = [window.judged[0] - start for window in divided] + [len(known) - start - 1]
     volume = known.column("volume")[start:]
     fill = material.market.fill
-    return Track("walk-forward", tables, fill, np.stack(positions), seeds, edges, volume)
+    return PositionTrack("walk-forward", tables, fill, np.stack(positions), seeds, edges, volume)
 
 
-def _tables(bars: Bars, material: Material, count: int) -> dict[Fill, MarketTable]:
+def _tables(bars: Bars, material: EvaluationInputs, count: int) -> dict[Fill, MarketTable]:
     """The last so many bars under either fill."""
     return {
         fill: MarketTable.of(

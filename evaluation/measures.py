@@ -100,7 +100,7 @@ def measures_of(run: Backtest) -> dict[str, float]:
     """
     returns = run.returns
     first = float(run.equity[0])
-    bars_a_year = run.table.calendar.bars_a_year
+    bars_per_year = run.table.calendar.bars_per_year
     fall = 1 - run.equity / np.maximum.accumulate(run.equity)
     deepest = float(fall.max())
     net_return = float(run.equity[-1] / first - 1)
@@ -111,7 +111,7 @@ def measures_of(run: Backtest) -> dict[str, float]:
     losses = -float(profits[profits < 0].sum())
     downside = float(np.sqrt(np.mean(np.minimum(returns, 0) ** 2)))
     mean = float(returns.mean()) if not run.ruined else NAN
-    year = np.sqrt(bars_a_year)
+    year = np.sqrt(bars_per_year)
     return {
         "net_return": net_return,
         "gross_return": gross / first,
@@ -120,7 +120,7 @@ def measures_of(run: Backtest) -> dict[str, float]:
         "sortino": _ratio(mean, downside) * year,
         "max_drawdown": deepest,
         "drawdown_bars": float(_longest(fall > 0)),
-        "calmar": _ratio(NAN if run.ruined else net_return, deepest) * bars_a_year / len(returns),
+        "calmar": _ratio(NAN if run.ruined else net_return, deepest) * bars_per_year / len(returns),
         "trades": float(len(profits)),
         "position_changes": float(np.mean(changed)),
         "turnover": float(run.traded.mean()),

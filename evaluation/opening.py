@@ -1,4 +1,4 @@
-"""Opening bars that were held back: once, and by one process, unless somebody says why."""
+"""Opens bars that were held back: once, and by one process, unless somebody says why."""
 
 import platform
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from mlflow.entities import Run
 
 from evaluation.errors import BadEvaluation
 from evaluation.ledger import (
-    Opening,
+    HoldoutAccess,
     asking_tags,
     grant,
     openings,
@@ -48,7 +48,7 @@ def open_bars(
         who = f"{user()}@{platform.node()}"
         run = begin(asking_tags(bars, who, which, why or "first opening"))
 
-        def asked() -> dict[str, Opening]:
+        def asked() -> dict[str, HoldoutAccess]:
             return requests(client, bars, 0.0 if locked else BROKEN_OFF)
 
         try:
@@ -63,7 +63,7 @@ def open_bars(
     return run
 
 
-def _await_turn(bars: Bars, mine: str, asked: Callable[[], dict[str, Opening]]) -> None:
+def _await_turn(bars: Bars, mine: str, asked: Callable[[], dict[str, HoldoutAccess]]) -> None:
     if first(mine, asked):
         return
     others = (each for key, each in asked().items() if key != mine)

@@ -59,7 +59,7 @@ def last_validation(run: Run) -> dict[str, float]:
     return found
 
 
-def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trials:
+def trials_on(client: MlflowClient, data_hash: str, bars_per_year: float) -> Trials:
     """Every configuration ever scored on some data, in training or in an evaluation.
 
     A configuration's Sharpe ratio is that of its walk-forward where there is one, else the middle one of
@@ -68,7 +68,7 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
     Args:
         client: of the store.
         data_hash: of the bars, all of them.
-        bars_a_year: that validation's ratios were annualised by.
+        bars_per_year: that validation's ratios were annualised by.
     """
     trained: dict[str, list[float]] = {}
     last: dict[str, str] = {}
@@ -87,7 +87,7 @@ def trials_on(client: MlflowClient, data_hash: str, bars_a_year: float) -> Trial
         elif validation := last_validation(run):
             key = configuration_hash(run.data.params)
             annual = validation.get("sharpe", 0.0)
-            trained.setdefault(key, []).append(annual / bars_a_year**0.5)
+            trained.setdefault(key, []).append(annual / bars_per_year**0.5)
         else:
             continue  # stopped before it was scored
         families[key] = f"{tags.get('algorithm', '?')}, {tags.get('network', '?')}"

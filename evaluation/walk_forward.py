@@ -24,7 +24,7 @@ from pydantic import Field
 from durable.settings import Settings
 from evaluation.choosing import FEWEST
 from market.bars import BarsError
-from models.sealed import Damaged, seal, unseal
+from models.sealed import CorruptError, seal, unseal
 
 CHOICE = "choice.safetensors"
 # A compiled program keeps pieces of memory for as long as its process lives, of which Linux allows 65,530
@@ -182,7 +182,7 @@ def _kept(folder: Path) -> Outcome | None:
         return None
     try:
         sealed = unseal(folder, CHOICE)
-    except (Damaged, OSError):
+    except (CorruptError, OSError):
         return None  # it is made anew
     return Outcome(sealed.arrays["choice"], sealed.manifest["step"], sealed.manifest["net_return"])
 

@@ -229,16 +229,16 @@ def growth(terms: AnyTerms, net: Array, xp: ModuleType = np) -> Array:
     return net
 
 
-def ruins(terms: AnyTerms, cushion: Array, net: Array, xp: ModuleType = np) -> Array:
+def ruins(terms: AnyTerms, above_floor: Array, net: Array, xp: ModuleType = np) -> Array:
     """Whether a step ruins an account.
 
     Args:
         terms: of the step.
-        cushion: how far rewards may still add up below zero (see `cushion_of`).
+        above_floor: how far rewards may still add up below zero (see `equity_above_floor`).
         net: what the step earns less its costs.
         xp: as everywhere here.
     """
-    fell = cushion + growth(terms, net, xp) <= 0
+    fell = above_floor + growth(terms, net, xp) <= 0
     return fell | wiped_out(terms, net) if isinstance(terms, EquityTerms) else fell
 
 
@@ -284,7 +284,7 @@ def floor_of(settings: MarketSettings) -> float:
     )
 
 
-def cushion_of(price: Array, settings: MarketSettings) -> Array:
+def equity_above_floor(price: Array, settings: MarketSettings) -> Array:
     """How far rewards may add up below zero before ruin, for an account that starts with `price`.
 
     That is the close at the start where one unit is traded, N, or what a logarithm counts. Under

@@ -36,7 +36,7 @@ class Calendar(NamedTuple):
         kind: `24/7`; `sessions`, with times of the week that never have a bar; `irregular`, without an
             interval that at least half of the bars keep.
         interval: most frequent distance of two bars, seconds; 0 of a single bar.
-        bars_a_year: by the interval where the market never closes and bars are seldom missing, else as
+        bars_per_year: by the interval where the market never closes and bars are seldom missing, else as
             counted in the data, in whole weeks where there are any.
         phase: seconds since 1970 of the grid that most bars' closes lie on, modulo the interval.
         open: stretches of the week that have bars, seconds since Monday 00:00 UTC, from (inclusive) to
@@ -46,7 +46,7 @@ class Calendar(NamedTuple):
 
     kind: Literal["24/7", "sessions", "irregular"]
     interval: float
-    bars_a_year: float
+    bars_per_year: float
     phase: float = 0.0
     open: tuple[tuple[float, float], ...] = ((0.0, WEEK),)
     seen: float = WEEK
@@ -115,11 +115,11 @@ class Calendar(NamedTuple):
         number = self.interval / length
         every = unit if number == 1 else f"{number:g} {unit}s"
         if self.kind == "irregular":
-            return f"irregular bars, {self.bars_a_year:,.0f} a year as counted"
-        whole = abs(self.bars_a_year * self.interval / YEAR - 1) < 1e-9
+            return f"irregular bars, {self.bars_per_year:,.0f} a year as counted"
+        whole = abs(self.bars_per_year * self.interval / YEAR - 1) < 1e-9
         how = "" if whole else " as counted"
         how += "" if self.seen >= WEEK else " in less than a week"
-        return f"{self.kind}, a bar every {every}, {self.bars_a_year:,.0f} a year{how}"
+        return f"{self.kind}, a bar every {every}, {self.bars_per_year:,.0f} a year{how}"
 
 
 def slots_of(

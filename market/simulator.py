@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from market.accounting import (
     cost,
-    cushion_of,
     earned,
+    equity_above_floor,
     growth,
     liquidation_cost,
     next_position,
@@ -26,10 +26,10 @@ from market.accounting import (
 from market.table import MarketTable
 from market.terms import AnyTerms, scaled
 
-GOES_ON, TRUNCATED, RUINED = range(3)  # what a code says of the episode after its transition
+CONTINUES, TRUNCATED, RUINED = range(3)  # what a code says of the episode after its transition
 
 
-class Recalled(NamedTuple):
+class Transitions(NamedTuple):
     """What codes stand for; every field has the codes' shape."""
 
     bar: tf.Tensor  # int32
@@ -38,7 +38,9 @@ class Recalled(NamedTuple):
     held: tf.Tensor  # int32, the position that the action led to
     reward: tf.Tensor  # float32, learning units
     ruined: tf.Tensor  # float32: 1 where the episode terminated, else 0
-    goes_on: tf.Tensor  # float32: 1 where the episode was neither terminated nor truncated, else 0
+    continues: (
+        tf.Tensor
+    )  # float32: 1 where the episode was neither terminated nor truncated, else 0
 
 
 class Simulator:
@@ -78,7 +80,7 @@ class Simulator:
             "bar": start,
             "end": start + np.int32(table.episode_bars),
             "position": np.zeros_like(start),
-            "cushion": cushion_of(price, table.settings).astype(np.float32),
+            "cushion": equity_above_floor(price, table.settings).astype(np.float32),
         }
         self.variables = {
             f"stream/{name}": tf.Variable(value, trainable=False, name=f"stream_{name}")
@@ -105,15 +107,15 @@ class Simulator:
         Returns:
             The transitions' codes (int32) and rewards in learning units, both of that shape.
         """
-        bar, end, position, cushion = (
+        bar, end, position, above_floor = (
             variable.read_value() for variable in self.variables.values()
         )
         terms = self._terms(tf.gather(self.rows, bar))
         held, net, penalty = self._hold(terms, position, action)
-        ruined = ruins(terms, cushion, net, tf.math)
+        ruined = ruins(terms, above_floor, net, tf.math)
         reward = self._reward(terms, position, held, net, tf.cast(ruined, tf.float32))
         over = ruined | (bar + 1 >= end)
-        ending = tf.where(ruined, RUINED, tf.where(over, TRUNCATED, GOES_ON))
+        ending = tf.where(ruined, RUINED, tf.where(over, TRUNCATED, CONTINUES))
         code = ((bar * 3 + position + 1) * 3 + action) * 3 + ending
 
         start = tf.cast(bits % tf.constant(self.starts, tf.uint32), tf.int32)
@@ -122,14 +124,14 @@ class Simulator:
             start,
             start + self.episode_bars,
             tf.zeros_like(held),
-            cushion_of(price, self.settings),
+            equity_above_floor(price, self.settings),
         )
-        kept = (bar + 1, end, held, cushion + reward)
+        kept = (bar + 1, end, held, above_floor + reward)
         for variable, new, old in zip(self.variables.values(), fresh, kept, strict=True):
             variable.assign(tf.where(over, new, old))
         return code, reward - penalty
 
-    def recall(self, code: tf.Tensor) -> Recalled:
+    def unpack(self, code: tf.Tensor) -> Transitions:
         """Looks up what codes of any shape stand for."""
         ending = code % 3
         rest = code // 3
@@ -141,8 +143,8 @@ class Simulator:
         terms = self._terms(tf.gather(self.rows, bar))
         held, net, penalty = self._hold(terms, position, action)
         reward = self._reward(terms, position, held, net, ruined)
-        goes_on = tf.cast(tf.equal(ending, GOES_ON), tf.float32)
-        return Recalled(bar, position, action, held, reward - penalty, ruined, goes_on)
+        continues = tf.cast(tf.equal(ending, CONTINUES), tf.float32)
+        return Transitions(bar, position, action, held, reward - penalty, ruined, continues)
 
     def rewards_of_all(self, bar: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What each of the three actions would earn, out of a position, at a bar.

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from models.architectures import HEADS, TABULAR, Weights, forward
 from models.cvar import conditional_value_at_risk
 from models.manifest import Golden, Manifest, Network, Origin
-from models.sealed import Damaged, require_finite, seal_into, unseal
+from models.sealed import CorruptError, require_finite, seal_into, unseal
 from models.tabular import Discretiser, TabularQ
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Bundle:
             cvar: see `Network`.
 
         Raises:
-            Damaged: NumPy does not give the model's Q-values.
+            CorruptError: NumPy does not give the model's Q-values.
         """
         if isinstance(model, TabularQ):
             edges = model.discretiser.edges
@@ -90,7 +90,7 @@ class Bundle:
         """Reads a bundle and verifies it: hashes, then schema, shapes, finite weights, golden Q-values.
 
         Raises:
-            Damaged: it is not what was sealed, or not a bundle of this schema.
+            CorruptError: it is not what was sealed, or not a bundle of this schema.
             OSError: it cannot be read.
         """
         where = str(folder)
@@ -102,7 +102,7 @@ class Bundle:
         except ValidationError as error:
             fault = error.errors()[0]
             path = ".".join(map(str, fault["loc"]))
-            raise Damaged(
+            raise CorruptError(
                 f"{where}: its manifest is not of this schema ({path + ': ' if path else ''}"
                 f"{fault['msg'].removeprefix('Value error, ')})"
             ) from error
@@ -129,7 +129,7 @@ class Bundle:
         """Refuses what would not trade as it was trained.
 
         Raises:
-            Damaged: a shape, a weight or a golden Q-value is not what it must be.
+            CorruptError: a shape, a weight or a golden Q-value is not what it must be.
         """
         wanted = self.manifest.network.shapes()
         for name in sorted(wanted.keys() | self.weights.keys()):
@@ -137,15 +137,15 @@ class Bundle:
             array = self.weights.get(name)
             found = "none" if array is None else f"{array.dtype} {array.shape}"
             if found != form:
-                raise Damaged(f"{where}: {name} is {found}; it must be {form}")
+                raise CorruptError(f"{where}: {name} is {found}; it must be {form}")
         try:
             require_finite(self.weights)
         except ValueError as error:
-            raise Damaged(f"{where}: {error}") from error
+            raise CorruptError(f"{where}: {error}") from error
         if self.manifest.network.kind == TABULAR:
             for i in range(len(self.manifest.network.bins)):
                 if not (np.diff(self.weights[f"edges_{i}"]) > 0).all():
-                    raise Damaged(f"{where}: edges_{i} must ascend")
+                    raise CorruptError(f"{where}: edges_{i} must ascend")
         golden = self.manifest.golden
         expected = np.array(golden.q_values)
         q_values = self.q_values(np.array(golden.states, np.float32))
@@ -154,10 +154,12 @@ class Bundle:
         # what chooses as it did can still be off, what is within the tolerance cannot choose otherwise.
         chosen = np.take_along_axis(expected, q_values.argmax(axis=1)[:, None], axis=1)[:, 0]
         if (expected.max(axis=1) - chosen > 2 * TOLERANCE * scale).any():
-            raise Damaged(f"{where}: the action in a golden state is another than it was")
+            raise CorruptError(f"{where}: the action in a golden state is another than it was")
         if not self.golden_error() <= 1:
             worst = float(abs(q_values - expected).max())
-            raise Damaged(f"{where}: a golden Q-value is off by {worst:.3g}; {TOLERANCE:g} may be")
+            raise CorruptError(
+                f"{where}: a golden Q-value is off by {worst:.3g}; {TOLERANCE:g} may be"
+            )
 
     def golden_error(self) -> float:
         """Largest difference of a golden Q-value, as a share of the one that may be."""

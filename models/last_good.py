@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from durable.addresses import BadAddress, take
 from models.bundle import Bundle
-from models.sealed import TEMPORARY, Damaged, replace
+from models.sealed import TEMPORARY, CorruptError, replace
 
 if TYPE_CHECKING:
     from models.promotion_records import Promotion, Recorded
@@ -165,7 +165,7 @@ def _of_registry(name: str, move: "Promotion", uri: str, cache: "_Cache") -> Bun
     version = resolve(client, name, move.version)
     sha256 = str(version.tags.get("bundle_sha256"))
     if move.bundle_sha256 in ("", sha256):
-        with suppress(Damaged, OSError):  # the very same is here already
+        with suppress(CorruptError, OSError):  # the very same is here already
             bundle = cache.load(cache.folder_of(move.version, sha256), sha256)
             with suppress(OSError):
                 cache.put_first(move.version, sha256, move.when)
@@ -190,7 +190,7 @@ class _Cache:
     def load(self, folder: Path, sha256: str) -> Bundle:
         bundle = Bundle.load(folder)
         if bundle.sha256 != sha256:
-            raise Damaged(f"{folder}: its sha256 is {bundle.sha256}; it was {sha256}")
+            raise CorruptError(f"{folder}: its sha256 is {bundle.sha256}; it was {sha256}")
         return bundle
 
     def newest_first(self) -> list[tuple[str, Path, str, str | None]]:

@@ -19,7 +19,7 @@ class NStep(NamedTuple):
 
 
 def n_step_return(
-    rewards: Sequence[Array], discounts: Sequence[Array], goes_on: Sequence[Array]
+    rewards: Sequence[Array], discounts: Sequence[Array], continues: Sequence[Array]
 ) -> NStep:
     """The return of the first transitions of a window, as far as the episode goes.
 
@@ -31,7 +31,7 @@ def n_step_return(
     Args:
         rewards: one array of shape (...) for each of n transitions, oldest first.
         discounts: the same of gamma * (1 - terminated).
-        goes_on: the same: 1 where the next transition is of the same episode and known, else 0. The
+        continues: the same: 1 where the next transition is of the same episode and known, else 0. The
             last is not read.
 
     Returns:
@@ -39,9 +39,9 @@ def n_step_return(
     """
     reward = rewards[0]
     discount = discounts[0]
-    steps = within = goes_on[0] * 0 + 1
+    steps = within = continues[0] * 0 + 1
     for k in range(1, len(rewards)):
-        within = within * goes_on[k - 1]
+        within = within * continues[k - 1]
         reward = reward + within * discount * rewards[k]
         discount = discount * (1 - within + within * discounts[k])
         steps = steps + within

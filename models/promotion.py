@@ -41,7 +41,7 @@ from models.promotion_records import (
     withdraw,
 )
 from models.registry import BUNDLE, model_id_of
-from models.sealed import Damaged
+from models.sealed import CorruptError
 from models.turns import BROKEN_OFF, alone, first
 
 
@@ -89,11 +89,11 @@ def load_recorded(
 
     Raises:
         NoVersion: the version is gone.
-        Damaged: its bundle cannot be trusted, or is not the one that the record names.
+        CorruptError: its bundle cannot be trusted, or is not the one that the record names.
     """
     bundle = load_bundle(client, resolve(client, name, move.version), into)
     if move.bundle_sha256 not in ("", bundle.sha256):
-        raise Damaged(
+        raise CorruptError(
             f"{name} v{move.version}: its bundle has the sha256 {bundle.sha256}, but "
             f"{move.bundle_sha256} was promoted"
         )
@@ -109,7 +109,7 @@ def load_bundle(client: MlflowClient, version: ModelVersion, into: Path | None =
         into: a folder to leave a copy in, which must not be there yet.
 
     Raises:
-        Damaged: it cannot be trusted.
+        CorruptError: it cannot be trusted.
     """
     location = str(client.get_logged_model(model_id_of(version)).artifact_location)
     where = f"{location}/{BUNDLE}"
@@ -119,12 +119,12 @@ def load_bundle(client: MlflowClient, version: ModelVersion, into: Path | None =
             _copy(where, copy, client.tracking_uri)
             bundle = Bundle.load(copy)
         except (MlflowException, OSError) as error:
-            raise Damaged(f"{where}: cannot be read ({error})") from error
-        except Damaged as error:
-            raise Damaged(str(error).replace(str(copy), where)) from error
+            raise CorruptError(f"{where}: cannot be read ({error})") from error
+        except CorruptError as error:
+            raise CorruptError(str(error).replace(str(copy), where)) from error
     stated = version.tags.get("bundle_sha256")
     if bundle.sha256 != stated:
-        raise Damaged(f"{where}: its sha256 is {bundle.sha256}, but {stated} was registered")
+        raise CorruptError(f"{where}: its sha256 is {bundle.sha256}, but {stated} was registered")
     return bundle
 
 
@@ -172,7 +172,7 @@ def promote(
         NoReason: nothing stands in `why`, or in `override`.
         GateSaidNo: conditions failed and nobody overrode them. Nothing was moved.
         Busy: somebody else moves the champion. Nothing was moved.
-        Damaged: its bundle cannot be trusted. Nothing was moved.
+        CorruptError: its bundle cannot be trusted. Nothing was moved.
     """
     with _turn(client, name) as (locked, mended):
         version = resolve(client, name, which)
@@ -225,7 +225,7 @@ def rollback(client: MlflowClient, name: str, why: str, who: str | None = None) 
 
     Raises:
         NoVersion: there is none to go back to.
-        Damaged: its bundle cannot be trusted. Nothing was moved.
+        CorruptError: its bundle cannot be trusted. Nothing was moved.
         Busy: somebody else moves the champion. Nothing was moved.
     """
     with _turn(client, name) as (locked, _):

@@ -30,7 +30,7 @@ REPLACED = f"{TEMPORARY}old-"  # before a folder's name while another takes it
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Damaged(ValueError):
+class CorruptError(ValueError):
     """A folder is not what was sealed. The message names folder, file and fault."""
 
     exit_code = 2
@@ -40,7 +40,7 @@ class NotFinite(ValueError):
     """Arrays hold numbers that are not finite, and are not worth keeping. The message names one."""
 
 
-class Sealed(NamedTuple):
+class VerifiedFolder(NamedTuple):
     """What a folder holds."""
 
     manifest: dict[str, Any]
@@ -133,72 +133,76 @@ def read_manifest(folder: Path, file: str) -> dict[str, Any]:
     """The manifest of a folder, verified but for the arrays.
 
     Raises:
-        Damaged: it is not what was sealed.
+        CorruptError: it is not what was sealed.
         OSError: it cannot be read.
     """
     if folder.is_symlink() or not folder.is_dir():
-        raise Damaged(f"{folder}: there is no such folder" + _or_link(folder))
+        raise CorruptError(f"{folder}: there is no such folder" + _or_link(folder))
     for entry in sorted(folder.iterdir()):
         if entry.name not in (MANIFEST, file):
-            raise Damaged(
+            raise CorruptError(
                 f"{folder}: {entry.name} does not belong here; only {MANIFEST} and {file} do"
             )
     for name in (MANIFEST, file):
         path = folder / name
         if not path.exists() or not stat.S_ISREG(path.lstat().st_mode):
-            raise Damaged(f"{path}: there is no such file" + _or_link(path))
+            raise CorruptError(f"{path}: there is no such file" + _or_link(path))
     path = folder / MANIFEST
     if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise Damaged(f"{path}: {path.stat().st_size:,} bytes are too many for a manifest")
+        raise CorruptError(f"{path}: {path.stat().st_size:,} bytes are too many for a manifest")
     try:
         manifest = json.loads(path.read_bytes())
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path}: this is not JSON ({error})") from error
+        raise CorruptError(f"{path}: this is not JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("sha256") != _digest(manifest):
-        raise Damaged(f"{path}: it does not have the sha256 that it states")
+        raise CorruptError(f"{path}: it does not have the sha256 that it states")
     files = manifest.get("files")
     if not isinstance(files, dict) or list(files) != [file]:
         named = ", ".join(files) if isinstance(files, dict) else "none"
-        raise Damaged(f"{path}: it names the files {named}; it must name {file} alone")
+        raise CorruptError(f"{path}: it names the files {named}; it must name {file} alone")
     stated = files[file]
     if not isinstance(stated, dict) or not stated.keys() >= {"bytes", "sha256"}:
-        raise Damaged(f"{path}: it does not state bytes and sha256 of {file}")
+        raise CorruptError(f"{path}: it does not state bytes and sha256 of {file}")
     if not isinstance(manifest.get("arrays"), dict):
-        raise Damaged(f"{path}: it does not list the arrays of {file}")
+        raise CorruptError(f"{path}: it does not list the arrays of {file}")
     return manifest
 
 
-def unseal(folder: Path, file: str) -> Sealed:
+def unseal(folder: Path, file: str) -> VerifiedFolder:
     """What a folder holds; nothing is parsed before its sha256 was compared, and nothing is unpickled.
 
     Raises:
-        Damaged: it is not what was sealed, or its numbers are not finite.
+        CorruptError: it is not what was sealed, or its numbers are not finite.
         OSError: it cannot be read.
     """
     manifest = read_manifest(folder, file)
     path = folder / file
     stated = manifest["files"][file]
     if path.stat().st_size != stated["bytes"]:
-        raise Damaged(f"{path}: {path.stat().st_size:,} bytes; there must be {stated['bytes']}")
+        raise CorruptError(
+            f"{path}: {path.stat().st_size:,} bytes; there must be {stated['bytes']}"
+        )
     # What is small is read once, so that the very bytes that were hashed are parsed.
     content = path.read_bytes() if path.stat().st_size <= READ_AT_ONCE else None
     found = sha256_of(path) if content is None else hashlib.sha256(content).hexdigest()
     if found != stated["sha256"]:
-        raise Damaged(f"{path}: it does not have the sha256 that {MANIFEST} states")
+        raise CorruptError(f"{path}: it does not have the sha256 that {MANIFEST} states")
     try:
         arrays = load_file(path) if content is None else load(content)
     except SafetensorError as error:
-        raise Damaged(f"{path}: this is not a safetensors file ({error})") from error
+        raise CorruptError(f"{path}: this is not a safetensors file ({error})") from error
     forms = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
     listed = manifest["arrays"]
     for name in sorted(forms.keys() | listed.keys()):
         if forms.get(name) != listed.get(name):
-            raise Damaged(f"{path}: {name} is {forms.get(name)}; it must be {listed.get(name)}")
+            raise CorruptError(
+                f"{path}: {name} is {forms.get(name)}; it must be {listed.get(name)}"
+            )
     try:
         require_finite(arrays)
     except NotFinite as error:
-        raise Damaged(f"{path}: {error}") from error
-    return Sealed(manifest, arrays)
+        raise CorruptError(f"{path}: {error}") from error
+    return VerifiedFolder(manifest, arrays)
 
 
 def require_finite(arrays: Arrays) -> None:

@@ -42,7 +42,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     """Runs `qdesk evaluate ...` and returns its exit code.
 
     Raises:
-        NoVersion, Damaged, BarsError, BadEvaluation, BadPolicy: bad input.
+        NoVersion, CorruptError, BarsError, BadEvaluation, BadPolicy: bad input.
         JobFailed, Diverged: a training of the walk-forward failed.
         SystemExit: bad arguments, or `--help`.
     """

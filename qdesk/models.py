@@ -32,7 +32,7 @@ def run(arguments: list[str], console: Console) -> int:
     Raises:
         GateSaidNo: a version is not to become champion.
         NoVersion: there is no such model, version, alias or store.
-        Damaged: a bundle cannot be trusted.
+        CorruptError: a bundle cannot be trusted.
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)

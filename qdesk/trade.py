@@ -17,7 +17,7 @@ from models.places import default_mlruns
 from trading import paper as desks
 from trading.journal import JournalLost, last_position
 from trading.latch import Latch
-from trading.paper import Told, desk_name
+from trading.paper import SessionResult, desk_name
 from trading.settings import BacktestSettings, PaperSettings, load, parser_for
 from trading.startup import JOURNAL
 
@@ -34,36 +34,36 @@ def paper(arguments: list[str], console: Console) -> int:
     with _lost("paper"):
         if console.is_terminal:
             with console.status("") as line:
-                told = desks.paper(settings, say, lambda text: line.update(Text(text)))
+                result = desks.paper(settings, say, lambda text: line.update(Text(text)))
         else:
-            told = desks.paper(settings, say, lambda _: None)
-    _print(told, console)
-    if told.stopped_by is not None:
-        return 128 + told.stopped_by
-    return 0 if told.desk.book.state == "ACTIVE" else 1
+            result = desks.paper(settings, say, lambda _: None)
+    _print(result, console)
+    if result.stopped_by is not None:
+        return 128 + result.stopped_by
+    return 0 if result.desk.account.state == "ACTIVE" else 1
 
 
 def backtest(arguments: list[str], console: Console) -> int:
     """Runs `qdesk backtest ...` and returns its exit code; raises what `backtest` does."""
     settings = load(BacktestSettings, "backtest", arguments)
     with _lost("backtest"):
-        told = desks.backtest(
+        result = desks.backtest(
             settings,
             lambda sentence: console.print(sentence, highlight=False, soft_wrap=True),
         )
-    _print(told, console)
-    book = told.desk.book
-    seen = book.bars + book.unbelieved
-    if book.unbelieved > MOST_UNBELIEVED * seen:
+    _print(result, console)
+    account = result.desk.account
+    seen = account.bars + account.unbelieved
+    if account.unbelieved > MOST_UNBELIEVED * seen:
         console.print(
-            f"{book.unbelieved:,} of {seen:,} bars were not believed, more than {MOST_UNBELIEVED:.0%}: "
-            "this backtest says little; `qdesk data check` looks at the bars, --limits.price-collar sets "
-            "how far a price may move",
+            f"{account.unbelieved:,} of {seen:,} bars were not believed, more than "
+            f"{MOST_UNBELIEVED:.0%}: this backtest says little; `qdesk data check` looks at the bars, "
+            "--limits.price-collar sets how far a price may move",
             highlight=False,
             soft_wrap=True,
         )
         return 1
-    return 0 if book.state == "ACTIVE" else 1
+    return 0 if account.state == "ACTIVE" else 1
 
 
 @contextmanager
@@ -203,17 +203,17 @@ def _listed(folder: Path) -> str:
     return f"desks in {folder}: {names}" if names else f"there are no desks in {folder}"
 
 
-def _print(told: Told, console: Console) -> None:
-    book = told.desk.book
-    summary = told.summary
-    facts = [("position", f"{book.position:+g}")]
-    if book.cash is not None:
-        facts.append(("equity", amount(book.equity)))
+def _print(result: SessionResult, console: Console) -> None:
+    account = result.desk.account
+    summary = result.summary
+    facts = [("position", f"{account.position:+g}")]
+    if account.cash is not None:
+        facts.append(("equity", amount(account.equity)))
     facts += summary.reasons()
-    if told.rejections.by_fault:
-        counts = ", ".join(f"{name} {n:,}" for name, n in told.rejections.by_fault.most_common())
+    if result.rejections.by_fault:
+        counts = ", ".join(f"{name} {n:,}" for name, n in result.rejections.by_fault.most_common())
         facts.append(("events passed over", counts))
-    facts += [("state", summary.state(book)), ("journal", str(told.journal))]
+    facts += [("state", summary.state(account)), ("journal", str(result.journal))]
     rows = summary.rows()
     wide = max(len(name) for name, *_ in (*facts, *rows))
     figures = Table(box=None, padding=(0, 2, 0, 0), show_header=summary.continued)

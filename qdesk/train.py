@@ -26,7 +26,7 @@ def run(arguments: list[str], console: Console) -> int:
     """Runs `qdesk train ...` and returns its exit code.
 
     Raises:
-        BadSettings, BarsError, TooManyCells, Damaged, BadPlace, NoCheckpoint, InUse: bad input.
+        BadSettings, BarsError, TooManyCells, CorruptError, BadPlace, NoCheckpoint, InUse: bad input.
         CheckpointError, BucketError, TrackingError: where it is to be stored cannot be used.
         MissingExtra: a package is not here.
         Diverged, StoreLost: it failed.

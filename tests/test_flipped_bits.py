@@ -10,7 +10,7 @@ from market.events.journal import convert_journal
 from market.events.schema import EventsError
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from models.sealed import Damaged, seal
+from models.sealed import CorruptError, seal
 from tests.models.test_bundle import bundle_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.networks import linear_q_network
@@ -137,7 +137,7 @@ def require_refused(folder: Path, load: Callable[[], str]) -> None:
             try:
                 assert load() == expected, seed
                 assert path.suffix == ".json"
-            except Damaged as error:
+            except CorruptError as error:
                 assert str(folder) in str(error)
 
 

@@ -30,7 +30,7 @@ def test_a_desk_goes_on_from_a_journal_without_checksums(tmp_path: Path) -> None
     assert (latched.state, latched.reason, latched.lost) == ("REDUCING", "a loss", False)
     bars = RandomWalk(sigma=0.01).bars(12, seed=1)
     desk = desk_at(folder, bundle_for(bars))
-    assert (desk.book.bars, desk.book.state) == (12, "REDUCING")
+    assert (desk.account.bars, desk.account.state) == (12, "REDUCING")
     for row in rows_of(RandomWalk(sigma=0.01).bars(15, seed=1))[12:]:
         desk.on_bar(row)
     desk.ledger.journal.close()

@@ -2,7 +2,7 @@
 
 A close far from the last one is not believed: one bad print marks nothing and sells nothing. But a price
 that stays away is real. From the second bar in a row outside the collar, the limits on losses count it
-(`Book.last_price`); once `collar_bars` of them in a row lie within the collar of each other, the new
+(`Account.last_price`); once `collar_bars` of them in a row lie within the collar of each other, the new
 level is believed, and the desk is REDUCING.
 """
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any, NamedTuple
 
-from trading.book import Book
+from trading.account import Account
 from trading.risk import WIDEST_COLLAR, Limits
 
 SECOND = 10**9
@@ -32,15 +32,15 @@ class OffMarket(NamedTuple):
 class PriceCollar:
     """How far a close may be from the last one that was believed."""
 
-    def __init__(self, book: Book, limits: Limits, interval: float | None) -> None:
-        """Looks at a book without changing it.
+    def __init__(self, account: Account, limits: Limits, interval: float | None) -> None:
+        """Looks at an account without changing it.
 
         Args:
-            book: with the last price and returns.
+            account: with the last price and returns.
             limits: `price_collar` and `collar_bars`.
             interval: length of a bar, s; None where bars have none.
         """
-        self.book = book
+        self.account = account
         self.limits = limits
         self.interval = interval
         limit = limits.price_collar
@@ -58,7 +58,7 @@ class PriceCollar:
         limit = self.limits.price_collar
         if not isinstance(limit, str):
             return limit
-        volatility = self.book.volatility
+        volatility = self.account.volatility
         if volatility is None:
             width = COLLAR_A_DAY * (max(elapsed, 0.0) / DAY) ** 0.5
         else:
@@ -68,29 +68,29 @@ class PriceCollar:
 
     def off_market(self, bar: Mapping[str, Any]) -> OffMarket | None:
         """What is wrong with the close of a bar; None where it can follow the last one."""
-        book = self.book
+        account = self.account
         close = bar.get("close")
-        if not book.anchored or not isinstance(close, float) or not 0 < close < inf:
+        if not account.anchored or not isinstance(close, float) or not 0 < close < inf:
             return None
-        moved: float = close / book.price - 1
+        moved: float = close / account.price - 1
         if -self._surely <= moved <= self._surely:  # at nearly every bar
             return None
-        width = self.width((bar["time"] - book.price_time) / SECOND)
+        width = self.width((bar["time"] - account.price_time) / SECOND)
         if width is None or abs(moved) <= width:
             return None
-        reason = f"{close:g} is more than {width:.0%} from the last price, {book.price:g}"
+        reason = f"{close:g} is more than {width:.0%} from the last price, {account.price:g}"
         return OffMarket(reason, self._level(close), moved)
 
     def doubts(self, bar: Mapping[str, Any]) -> bool:
         """Whether nothing has confirmed a bar's price yet, so that it may be the feed's fault."""
-        return self.book.off_market == 0 and self.off_market(bar) is not None
+        return self.account.off_market == 0 and self.off_market(bar) is not None
 
     def _level(self, close: float) -> int:
         width = self.width(self.interval or 0.0)
-        if not self.book.off_market or width is None:
+        if not self.account.off_market or width is None:
             return 1
-        near = abs(close / self.book.off_price - 1) <= width
-        return self.book.level + 1 if near else 1
+        near = abs(close / self.account.off_price - 1) <= width
+        return self.account.level + 1 if near else 1
 
 
 def silence(bar: Mapping[str, Any], now: int, limits: Limits) -> float | None:

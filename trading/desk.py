@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from market.accounting import MarketSettings, Scheme, next_position
 from market.bars import BarsError
 from market.features import FeatureStream
+from trading.account import RiskState
 from trading.bar_checks import OffMarket, PriceCollar, silence, silence_sentence, utc
-from trading.book import RiskState
 from trading.execution import ExecutionService, ExecutionSettings
 from trading.latch import Latch, Latched
 from trading.ledger import Ledger
@@ -96,7 +96,7 @@ class Desk:
         Args:
             decider: what decides.
             venue: where orders go.
-            ledger: journal and book.
+            ledger: journal and account.
             latch: what holds it stopped.
             rules: what it may do, and how.
             context: clock, bars and whom to tell.
@@ -106,15 +106,15 @@ class Desk:
         self.scheme = decider.scheme
         self.venue = venue
         self.ledger = ledger
-        self.book = ledger.book
+        self.account = ledger.account
         self.latch = latch
         self.settings = rules.trade or DeskSettings()
         self.interval = context.interval
-        self.sizing = Sizing(rules.market or MarketSettings(), self.settings, self.book)
+        self.sizing = Sizing(rules.market or MarketSettings(), self.settings, self.account)
         self.limits = rules.limits.resolved(self.sizing.units, self.interval)
         stale = self.limits.stale_seconds
         self._fresh = stale * SECOND if isinstance(stale, float) else inf
-        self.collar = PriceCollar(self.book, self.limits, self.interval)
+        self.collar = PriceCollar(self.account, self.limits, self.interval)
         self.execution = ExecutionService(
             venue, ledger, self.limits, self.downgrade, rules.execution
         )
@@ -126,12 +126,12 @@ class Desk:
     def start(self, now: int) -> None:
         """Takes the latch's word where it is graver, or a person's, and settles with the venue."""
         latched = self.latch.read()
-        book = self.book
+        account = self.account
         self.latch.changed()
-        differs = latched is not None and latched.state != book.state
+        differs = latched is not None and latched.state != account.state
         if latched is not None and differs and not self._follow(latched, now):
-            self._hold(book.state, book.reason)
-        self.execution.settle(now)
+            self._hold(account.state, account.reason)
+        self.execution.reconcile(now)
         self._check(now)
         self.ledger.flush()
 
@@ -145,13 +145,13 @@ class Desk:
         Raises:
             JournalLost: nothing can be written, so nothing is done any more.
         """
-        book = self.book
+        account = self.account
         now = self._tick(bar)
         self._look(now)
-        self.execution.settle(now)
+        self.execution.reconcile(now)
         features, fault = self._take(bar, now)
-        if fault is None and features is not None and book.cash is None:
-            cash = self.settings.funding(self.sizing.market, book.price)
+        if fault is None and features is not None and account.cash is None:
+            cash = self.settings.funding(self.sizing.market, account.price)
             self.venue.fund(cash)
             self.ledger.record("funding", now, cash=cash)
         self._check(now)
@@ -167,38 +167,38 @@ class Desk:
         self._record(decision, wanted.units, now)
         if decision.fault is not None:
             self._check(now)
-        if book.state == "REDUCING":
+        if account.state == "REDUCING":
             wanted = Wanted(0.0, None, 1.0)
-        if book.off_market == 1:  # one bad print sells nothing
-            wanted = Wanted(book.position, None, 1.0)
-        if book.state == "HALTED":
-            self.execution.withdraw(now)
-        elif book.working is not None or wanted.units != book.position:
-            self.execution.pursue(wanted.units, now, wanted.position, wanted.full)
+        if account.off_market == 1:  # one bad print sells nothing
+            wanted = Wanted(account.position, None, 1.0)
+        if account.state == "HALTED":
+            self.execution.cancel(now)
+        elif account.working is not None or wanted.units != account.position:
+            self.execution.rebalance_to(wanted.units, now, wanted.position, wanted.full)
             self._check(now)
         self.ledger.flush(awaited=False)
         return decision
 
     def on_idle(self) -> None:
         """Between bars: what the venue reports, and the kill switch."""
-        now = self._clock() if self._clock else self.book.time
+        now = self._clock() if self._clock else self.account.time
         self._look(now, at_once=True)
-        self.execution.receive(now)
+        self.execution.poll_venue(now)
         self._check(now)
-        if self.book.state == "HALTED":
-            self.execution.withdraw(now)
+        if self.account.state == "HALTED":
+            self.execution.cancel(now)
         self.execution.continue_parts(now)
         self.ledger.flush()
 
     def note(self, reason: str) -> None:
         """Puts on record what is wrong with the feed."""
-        now = self._clock() if self._clock else self.book.time
+        now = self._clock() if self._clock else self.account.time
         self.ledger.record("feed", now, id=f"feed-{time_ns()}", reason=reason)
         self.ledger.flush()
 
-    def hear(self) -> None:
+    def on_venue_event(self) -> None:
         """Takes in at once what the venue has just told."""
-        self.execution.receive(self._now)
+        self.execution.poll_venue(self._now)
         self._check(self._now)
         self.execution.continue_parts(self._now)
         self.ledger.flush()
@@ -207,29 +207,29 @@ class Desk:
         """Throws the kill switch, from within."""
         with suppress(OSError):
             self.latch.kill(reason)
-        self.downgrade("HALTED", f"kill switch: {reason}", self._now or self.book.time)
+        self.downgrade("HALTED", f"kill switch: {reason}", self._now or self.account.time)
         self.on_idle()
 
     def stop(self, reason: str, flatten: bool) -> None:
         """Ends the session: the working order is withdrawn, and the position closed where asked for."""
-        now = self._clock() if self._clock else self.book.time
-        self.execution.settle(now)
-        self.execution.withdraw(now)
-        if flatten and self.book.state != "HALTED" and self.book.position:
+        now = self._clock() if self._clock else self.account.time
+        self.execution.reconcile(now)
+        self.execution.cancel(now)
+        if flatten and self.account.state != "HALTED" and self.account.position:
             self.execution.flatten(now)
-            if self.book.position:
-                self._say(f"a position of {self.book.position:+g} is still open")
+            if self.account.position:
+                self._say(f"a position of {self.account.position:+g} is still open")
         self.ledger.record(
-            "stop", now, id=f"stop-{time_ns()}", reason=reason, position=self.book.position
+            "stop", now, id=f"stop-{time_ns()}", reason=reason, position=self.account.position
         )
         self.ledger.flush()
 
     def downgrade(self, state: RiskState, reason: str, now: int) -> None:
         """Goes down to a state, and latches it; never up."""
-        book = self.book
-        if SEVERITY[state] <= SEVERITY[book.state]:
+        account = self.account
+        if SEVERITY[state] <= SEVERITY[account.state]:
             return
-        self.ledger.record("risk", now, id=f"risk-{book.changes}", state=state, reason=reason)
+        self.ledger.record("risk", now, id=f"risk-{account.changes}", state=state, reason=reason)
         self._hold(state, reason)
 
     def _hold(self, state: RiskState, reason: str) -> None:
@@ -244,20 +244,20 @@ class Desk:
         if moment < self._look_at and not at_once:
             return
         self._look_at = moment + LOOK_EVERY
-        killed = self.book.state != "HALTED" and self.latch.killed()
+        killed = self.account.state != "HALTED" and self.latch.killed()
         if not self.latch.changed() and not killed:
             return
         latched = self.latch.read()
-        if latched is not None and latched.state != self.book.state:
+        if latched is not None and latched.state != self.account.state:
             self._follow(latched, now)
 
     def _follow(self, latched: Latched, now: int) -> bool:
         """Takes a state over: a graver one always, a lighter one once, from a person."""
-        graver = SEVERITY[latched.state] > SEVERITY[self.book.state]
-        if not graver and not (latched.by_hand and latched.time > self.book.latched):
+        graver = SEVERITY[latched.state] > SEVERITY[self.account.state]
+        if not graver and not (latched.by_hand and latched.time > self.account.latched):
             return False
-        stamp = max(latched.time, self.book.latched)
-        name = f"risk-{self.book.changes}"
+        stamp = max(latched.time, self.account.latched)
+        name = f"risk-{self.account.changes}"
         state = latched.state
         reason = latched.reason
         self.ledger.record("risk", now, id=name, state=state, reason=reason, latched=stamp)
@@ -266,7 +266,7 @@ class Desk:
         return True
 
     def _check(self, now: int) -> None:
-        found = breach(self.book, self.limits)
+        found = breach(self.account, self.limits)
         if found is not None:
             self.downgrade(*found, now)
 
@@ -289,8 +289,8 @@ class Desk:
 
     def _take(self, bar: Bar, now: int) -> tuple[Any, str | None]:
         """Marks the account by a good bar; features, or why the bar is none."""
-        book = self.book
-        before = book.price
+        account = self.account
+        before = account.price
         try:
             off = self.collar.off_market(bar)
             if off is not None:
@@ -299,7 +299,7 @@ class Desk:
         except (BarsError, TypeError, ValueError) as error:
             self._refuse_bar(bar, str(error), now)
             return None, str(error)
-        change = log(bar["close"] / before) if book.bars else 0.0
+        change = log(bar["close"] / before) if account.bars else 0.0
         quoted = {} if "bid" not in bar else {n: bar[n] for n in QUOTED if bar.get(n) is not None}
         self.ledger.record(
             "bar",
@@ -325,7 +325,7 @@ class Desk:
             raise BarsError(off.reason)
         reason = (
             f"the price moved {off.moved:+.0%} at once and has held there for {off.level} bars, from "
-            f"{self.book.price:g} to {bar['close']:g}, {utc(bar['time'])}"
+            f"{self.account.price:g} to {bar['close']:g}, {utc(bar['time'])}"
         )
         self.downgrade("REDUCING", reason, now)
 
@@ -336,7 +336,7 @@ class Desk:
         off = self.collar.off_market(bar)
         if off is not None:
             told |= {"off_market": bar["close"], "level": off.level}
-        name = f"refused-{self.book.unbelieved}-{self.book.decisions}"
+        name = f"refused-{self.account.unbelieved}-{self.account.decisions}"
         self.ledger.record("bar", now, id=name, refused=reason, **told)
 
     def _is_current(self, bar: Bar, now: int) -> bool:
@@ -346,12 +346,12 @@ class Desk:
         if now - bar["time"] <= self._fresh and "last_event" not in bar:  # as a rule
             return True
         silent = silence(bar, now, self.limits)
-        if silent is not None and not self.book.silent:
+        if silent is not None and not self.account.silent:
             what = silence_sentence(bar, silent, self.interval)
             event = bar.get("last_event", bar["time"])
-            name = f"gap-{self.book.gaps}"
+            name = f"gap-{self.account.gaps}"
             self.ledger.record("gap", now, id=name, since=event, reason=what)
-            if self.book.gaps <= SAID_GAPS:
+            if self.account.gaps <= SAID_GAPS:
                 self._say(f"{what}: nothing is decided until the market is back")
         return silent is None
 
@@ -365,26 +365,26 @@ class Desk:
         return float(next_position(round(held), decision.action, self.scheme))
 
     def _record(self, decision: Decision, target: float, now: int) -> None:
-        book = self.book
+        account = self.account
         odd: dict[str, Any] = {}
         if decision.fault is not None:
             odd["fault"] = decision.fault
-            odd["id"] = f"decision-{book.decisions}"
+            odd["id"] = f"decision-{account.decisions}"
         if decision.explored:
             odd["explored"] = True
         if self.sizing.resizes:
             odd["exposure"] = self.sizing.held
         if decision.outside:
             odd["outside"] = decision.outside
-            for name in set(decision.outside) - set(book.outside):
+            for name in set(decision.outside) - set(account.outside):
                 self._say(f"{name} is far outside its range in training, from {utc(now)} on")
         self.ledger.record(
             "decision",
             now,
             action=decision.action,
             target=target,
-            position=book.position,
-            equity=book.equity,
+            position=account.position,
+            equity=account.equity,
             state=decision.state,
             q_values=decision.q_values,
             **odd,

@@ -1,4 +1,4 @@
-"""The ExecutionService: from the position that is wanted to orders, and from a venue's word to the book.
+"""The execution service: from the position wanted to orders, from a venue's word to the account.
 
 At most one order works at a time. It is in the journal before it is sent, under an id that the journal
 alone gives, so that nothing is ever sent twice. An order that may or may not have arrived, and whatever
@@ -11,10 +11,10 @@ from math import isfinite
 from pydantic import Field
 
 from durable.settings import Settings
-from trading.book import DUST, RiskState
+from trading.account import DUST, RiskState
 from trading.ledger import Ledger
 from trading.orders import Charged, Ended, Filled, Liquidated, Order, Side, Unreachable, Venue
-from trading.risk import Limits, Refusal, refusal
+from trading.risk import Denial, Limits, denial
 
 MOST_PARTS = 10_000  # of an order at a stop
 
@@ -44,7 +44,7 @@ class ExecutionService:
         downgrade: Callable[[RiskState, str, int], None],
         settings: ExecutionSettings | None = None,
     ) -> None:
-        """Starts without asking the venue anything; `settle` does.
+        """Starts without asking the venue anything; `reconcile` does.
 
         Args:
             venue: where orders go.
@@ -55,7 +55,7 @@ class ExecutionService:
         """
         self.venue = venue
         self.ledger = ledger
-        self.book = ledger.book
+        self.account = ledger.account
         self.limits = limits
         self.reachable = True
         self._downgrade = downgrade
@@ -64,7 +64,7 @@ class ExecutionService:
         self._sized: tuple[float | None, float] = None, 1.0
         self._remaining: float | None = None  # target, while parts of an order are still to come
 
-    def receive(self, now: int) -> None:
+    def poll_venue(self, now: int) -> None:
         """Takes in what the venue tells."""
         try:
             events = self.venue.poll()
@@ -78,7 +78,7 @@ class ExecutionService:
             elif isinstance(event, Ended):
                 self._end(event, now)
             elif isinstance(event, Charged):
-                if event.charge not in self.book.fills and self._is_sound(
+                if event.charge not in self.account.fills and self._is_sound(
                     f"charge {event.charge}", now, amount=event.amount
                 ):
                     self.ledger.record(
@@ -87,23 +87,23 @@ class ExecutionService:
             else:
                 self._liquidated(event, now)
 
-    def settle(self, now: int) -> None:
+    def reconcile(self, now: int) -> None:
         """Brings desk and venue to one truth: at start-up, and before every decision.
 
         Parts of an order that are still to come are dropped: every bar decides anew.
         """
         self._remaining = None
-        self.receive(now)
-        working = self.book.working
+        self.poll_venue(now)
+        working = self.account.working
         try:
             if working is not None and (working.order.time < now or working.unsure):
                 self._ask(working.order.id, now)
-            if self.book.working is None and self.reachable:
+            if self.account.working is None and self.reachable:
                 self._agree(now)
         except Unreachable:
             self.reachable = False
 
-    def pursue(
+    def rebalance_to(
         self, target: float, now: int, position: float | None = None, full: float = 1.0
     ) -> None:
         """Sends what brings the position to a target, if the limits allow it.
@@ -116,7 +116,7 @@ class ExecutionService:
         """
         self._remaining = None
         self._sized = position, full
-        if self.book.working is not None:
+        if self.account.working is not None:
             self._tend(target, now)
         if self._ready:
             self._remaining = self._send_part(target, now)
@@ -129,24 +129,24 @@ class ExecutionService:
 
     def flatten(self, now: int) -> None:
         """Closes the position where the market data end: at the last price, in parts if need be."""
-        self.pursue(0.0, now)
+        self.rebalance_to(0.0, now)
         for _ in range(MOST_PARTS):
-            self.venue.close_out()
-            self.receive(now)
-            if self.book.working is not None or self._remaining is None:
+            self.venue.end_of_data()
+            self.poll_venue(now)
+            if self.account.working is not None or self._remaining is None:
                 return
             self.continue_parts(now)
 
     @property
     def _ready(self) -> bool:
         """Whether an order may go out at all."""
-        book = self.book
-        return book.working is None and book.state != "HALTED" and self.reachable
+        account = self.account
+        return account.working is None and account.state != "HALTED" and self.reachable
 
     def _send_part(self, target: float, now: int) -> float | None:
         """Sends one order towards a target, and returns the target where more have to follow."""
-        book = self.book
-        delta = target - book.position
+        account = self.account
+        delta = target - account.position
         if abs(delta) <= DUST:
             return None
         order = self._order(delta, now)
@@ -154,11 +154,11 @@ class ExecutionService:
         if position is not None:  # it is sized anew where it fills, perhaps upwards
             order = order._replace(reduce_only=False, position=position, full=full)
         refused = self._refusal(order, now)
-        if refused is not None and book.position * target < 0:  # no further than flat, then
+        if refused is not None and account.position * target < 0:  # no further than flat, then
             self._refuse(order, refused, now)
             target = 0.0
             self._sized = None, 1.0
-            order = self._order(-book.position, now)
+            order = self._order(-account.position, now)
             refused = self._refusal(order, now)
         if refused is not None:
             self._refuse(order, refused, now)
@@ -169,22 +169,22 @@ class ExecutionService:
             return None
         part = order._replace(quantity=largest)
         self._send(part, now)
-        return target if book.ended.get(part.id, "filled") == "filled" else None
+        return target if account.ended.get(part.id, "filled") == "filled" else None
 
-    def _refusal(self, order: Order, now: int) -> Refusal | None:
+    def _refusal(self, order: Order, now: int) -> Denial | None:
         """Why an order may not be sent; the venue's largest size is none for one that reduces."""
         largest = self.settings.venue_max_quantity
-        refused = refusal(order, self.book, self.limits, now)
+        refused = denial(order, self.account, self.limits, now)
         if refused is None and largest is not None and order.quantity > largest:
             if order.reduce_only:
                 return None
             reason = f"{order.quantity:g} units are above execution.venue_max_quantity, {largest:g}"
-            return Refusal("venue_max_quantity", reason)
+            return Denial("venue_max_quantity", reason)
         return refused
 
-    def withdraw(self, now: int) -> None:
+    def cancel(self, now: int) -> None:
         """Asks for the end of the order that works, once."""
-        working = self.book.working
+        working = self.account.working
         if working is None or working.canceled_at is not None:
             return
         self.ledger.record("order", now, status="cancel", **_named(working.order.id, "cancel"))
@@ -195,30 +195,30 @@ class ExecutionService:
             self.reachable = False
             status = "not canceled"
             self.ledger.record("order", now, status=status, **_named(working.order.id, status))
-        self.receive(now)
+        self.poll_venue(now)
 
     def _tend(self, target: float, now: int) -> None:
         """Leaves a working order be, or has it ended where it is late or leads elsewhere."""
-        working = self.book.working
+        working = self.account.working
         if working is None:
             return
         order = working.order
         left = order.quantity - working.filled
-        leads_to = self.book.position + (left if order.side == "buy" else -left)
+        leads_to = self.account.position + (left if order.side == "buy" else -left)
         late = now - order.time >= self._timeout
-        if late or abs(leads_to - target) > DUST or self.book.state == "HALTED":
-            self.withdraw(now)
+        if late or abs(leads_to - target) > DUST or self.account.state == "HALTED":
+            self.cancel(now)
 
     def _order(self, delta: float, now: int) -> Order:
-        book = self.book
-        position = book.position
+        account = self.account
+        position = account.position
         after = position + delta
         reduces = abs(after) < abs(position) and after * position >= 0
-        name = f"{self.ledger.instrument}-{now // 10**6}-{book.orders + 1}"
+        name = f"{self.ledger.instrument}-{now // 10**6}-{account.orders + 1}"
         side: Side = "buy" if delta > 0 else "sell"
-        return Order(name, side, abs(delta), reduces, book.last_price, now)
+        return Order(name, side, abs(delta), reduces, account.last_price, now)
 
-    def _refuse(self, order: Order, refused: Refusal, now: int) -> None:
+    def _refuse(self, order: Order, refused: Denial, now: int) -> None:
         self.ledger.record(
             "order",
             now,
@@ -250,7 +250,7 @@ class ExecutionService:
             self.reachable = False
             self.ledger.record("order", now, status="unsure", **_named(order.id, "unsure"))
             return
-        self.receive(now)
+        self.poll_venue(now)
 
     def _ask(self, order_id: str, now: int) -> None:
         report = self.venue.report(order_id)
@@ -270,13 +270,13 @@ class ExecutionService:
             self._end(report.ended, now)
 
     def _fill(self, fill: Filled, now: int) -> None:
-        book = self.book
-        if fill.fill in book.fills:
+        account = self.account
+        if fill.fill in account.fills:
             return  # told twice
         numbers = {"quantity": fill.quantity, "price": fill.price, "cost": fill.cost}
         if not self._is_sound(f"fill {fill.fill}", now, **numbers):
             return
-        before = book.working
+        before = account.working
         self.ledger.record(
             "fill",
             now,
@@ -292,7 +292,7 @@ class ExecutionService:
             self._downgrade("HALTED", reason, now)
 
     def _end(self, ended: Ended, now: int) -> None:
-        working = self.book.working
+        working = self.account.working
         if working is None or working.order.id != ended.order:
             return  # told twice
         if not self._is_sound(f"the end of order {ended.order}", now, filled=ended.filled):
@@ -318,7 +318,7 @@ class ExecutionService:
 
     def _liquidated(self, event: Liquidated, now: int) -> None:
         numbers = {"quantity": event.quantity, "price": event.price, "cost": event.cost}
-        if event.fill in self.book.fills or not self._is_sound(
+        if event.fill in self.account.fills or not self._is_sound(
             f"liquidation {event.fill}", now, **numbers
         ):
             return
@@ -343,7 +343,7 @@ class ExecutionService:
     def _agree(self, now: int) -> None:
         """Halts where the venue holds another position."""
         theirs = self.venue.position()
-        ours = self.book.position
+        ours = self.account.position
         if not abs(theirs - ours) <= self.limits.position_tolerance:
             self._downgrade("HALTED", f"the venue holds {theirs:g}, the desk {ours:g}", now)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from durable.files import sync
 from durable.locks import locked
-from trading.book import RiskState
+from trading.account import RiskState
 from trading.journal import JournalLost
 from trading.risk import SEVERITY
 

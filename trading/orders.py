@@ -108,7 +108,7 @@ class Venue(Protocol):
     def fund(self, cash: float) -> None:
         """What the account begins with, quote currency; a simulated venue pays it in."""
 
-    def close_out(self) -> None:
+    def end_of_data(self) -> None:
         """The market data end here: what works is filled at the last price, where that can be had."""
 
     def cancel(self, order_id: str) -> None:

@@ -27,7 +27,7 @@ from trading.venues.simulated import SimulatedVenue
 Handler = Callable[[int, FrameType | None], None]
 
 
-class Told(NamedTuple):
+class SessionResult(NamedTuple):
     """How a session ended."""
 
     desk: Desk
@@ -64,7 +64,7 @@ def paper(
     settings: PaperSettings,
     say: Callable[[str], None],
     status: Callable[[str], None],
-) -> Told:
+) -> SessionResult:
     """Trades on paper until the market ends or a signal comes.
 
     Args:
@@ -91,7 +91,7 @@ def paper(
         model,
         folder,
         found.instrument,
-        lambda book: SimulatedVenue(market, book),
+        lambda account: SimulatedVenue(market, account),
         time.time_ns if live else None,
         durable=timed,
         interval=found.facts.interval,
@@ -99,17 +99,17 @@ def paper(
         together=1 if timed else TOGETHER,
     )
     found.alarms.append(desk.note)
-    summary = Summary(desk.book, _resume_command(settings, folder))
+    summary = Summary(desk.account, _resume_command(settings, folder))
     _introduce(desk, model, summary, say)
     settle_memory()
     with _signals() as caught:
         try:
-            fresh = _after(preflight.watched(found.rows), desk.book.seen)
+            fresh = _after(preflight.watched(found.rows), desk.account.seen)
             rows = fresh if settings.events == "-" else paced(fresh, pace)
             _trade(desk, rows, caught, summary, say, status)
             reason = caught.stop.name if caught.stop is not None else "the market ended"
             desk.stop(reason, flatten=settings.on_stop == "flatten")
-            summary.take(desk.book)
+            summary.take(desk.account)
         except JournalLost:
             _halt_unwritten(desk)
             raise
@@ -122,7 +122,7 @@ def paper(
             raise
         finally:
             desk.ledger.journal.close()
-    return Told(desk, summary, caught.stop, desk.ledger.journal.path, found.rejections)
+    return SessionResult(desk, summary, caught.stop, desk.ledger.journal.path, found.rejections)
 
 
 def _halt_unwritten(desk: Desk) -> None:
@@ -133,14 +133,14 @@ def _halt_unwritten(desk: Desk) -> None:
 
 def _end_at_fault(desk: Desk, error: Exception, say: Callable[[str], None]) -> None:
     """Ends a session whose market cannot be read on; a position stays, no price is to be trusted."""
-    if desk.book.cash is None:
+    if desk.account.cash is None:
         return
     try:
         desk.stop(str(error), flatten=False)
     except JournalLost:
         _halt_unwritten(desk)
-    if desk.book.position:
-        say(f"a position of {desk.book.position:+g} is still open")
+    if desk.account.position:
+        say(f"a position of {desk.account.position:+g} is still open")
 
 
 def _trade(
@@ -152,8 +152,8 @@ def _trade(
     status: Callable[[str], None],
 ) -> None:
     """Has the desk trade rows until they end or a signal came."""
-    book = desk.book
-    changes = book.changes
+    account = desk.account
+    changes = account.changes
     shown = 0.0
     for row in rows:
         if caught.killed:
@@ -163,20 +163,20 @@ def _trade(
             if not desk.collar.doubts(row):
                 desk.venue.on_bar(row)
             desk.on_bar(row)
-            summary.take(book)
+            summary.take(account)
         else:
             desk.on_idle()
-        if book.changes > changes:
-            changes = book.changes
-            say(summary.state(book))
+        if account.changes > changes:
+            changes = account.changes
+            say(summary.state(account))
         if caught.stop is not None:
             return
         if (now := time.monotonic()) >= shown:
-            status(summary.line(book))
+            status(summary.line(account))
             shown = now + 0.5
 
 
-def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
+def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> SessionResult:
     """Trades a recorded market with a fresh account.
 
     Raises:
@@ -208,14 +208,14 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> Told:
         say=say,
         together=TOGETHER,
     )
-    summary = Summary(desk.book)
+    summary = Summary(desk.account)
     try:
         settle_memory()
         engine.play(desk, rows, settings, cash, summary.take)
         desk.stop("the market ended", flatten=False)
     finally:
         desk.ledger.journal.close()
-    return Told(desk, summary, None, desk.ledger.journal.path, found.rejections)
+    return SessionResult(desk, summary, None, desk.ledger.journal.path, found.rejections)
 
 
 def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row | None]:
@@ -229,13 +229,13 @@ def _introduce(desk: Desk, model: Model, summary: Summary, say: Callable[[str], 
     for note in model.notes:
         say(note)
     say(f"{model.name} v{model.version} ({model.source}) decides, scheme {desk.scheme}")
-    book = desk.book
+    account = desk.account
     if desk.ledger.journal.torn is not None:
         say("the journal's last line was torn; it was cut off, and stands in the session's record")
-    if book.decisions:
-        say(f"gone on from the journal: {book.bars:,} bars, position {book.position:g}")
-    if book.state != "ACTIVE":
-        say(summary.state(book))
+    if account.decisions:
+        say(f"gone on from the journal: {account.bars:,} bars, position {account.position:g}")
+    if account.state != "ACTIVE":
+        say(summary.state(account))
 
 
 class _Caught:

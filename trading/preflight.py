@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from durable.settings import BadSettings
 from models.manifest import TrainedMarket
-from trading.book import DUST, Book
+from trading.account import DUST, Account
 from trading.feed import Row
 from trading.risk import Limits, most_notional
 from trading.settings import TradingSettings
@@ -75,7 +75,11 @@ class Blocked(NamedTuple):
 
 
 def blocked(
-    closes: Prices, sizes: Prices, limits: Limits, book: Book, venue_max_quantity: float | None
+    closes: Prices,
+    sizes: Prices,
+    limits: Limits,
+    account: Account,
+    venue_max_quantity: float | None,
 ) -> Blocked | None:
     """What keeps a desk from opening a position of 1; None where nothing does.
 
@@ -83,7 +87,7 @@ def blocked(
         closes: prices that it is asked of.
         sizes: units of a position of 1 at each.
         limits: resolved.
-        book: whose funding limits on notional may follow.
+        account: whose funding limits on notional may follow.
         venue_max_quantity: largest order that the venue takes.
     """
     units = {
@@ -92,8 +96,8 @@ def blocked(
         "execution.venue_max_quantity": venue_max_quantity,
     }
     notionals = {
-        "limits.max_order_notional": most_notional(limits.max_order_notional, book, orders=2),
-        "limits.max_notional": most_notional(limits.max_notional, book),
+        "limits.max_order_notional": most_notional(limits.max_order_notional, account, orders=2),
+        "limits.max_notional": most_notional(limits.max_notional, account),
     }
     found: list[Blocked] = []
     for name, most in units.items():
@@ -193,7 +197,7 @@ class Preflight:
     def _require_affordable(self, closes: Prices) -> None:
         market = market_of(self.settings, self.model.bundle)
         funded = self._funded or self.settings.trade.funding(market, float(closes[0]))
-        account = Book(funded=funded)
+        account = Account(funded=funded)
         sizing = Sizing(market, self.settings.trade, account)
         limits = self.settings.limits.resolved(sizing.units, self.facts.interval)
         largest = self.settings.execution.venue_max_quantity

@@ -1,4 +1,4 @@
-"""The risk engine: what may be sent, and when a desk must stop. Pure functions of a book and its limits.
+"""The risk engine: what may be sent, when a desk must stop. Pure functions of an account and its limits.
 
 It fails closed: what is not known is not allowed. There are three states. ACTIVE: orders pass within the
 limits. REDUCING: the desk goes flat; orders that bring the position nearer to zero pass, and none through
@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from durable.settings import Settings
-from trading.book import DUST, Book, RiskState
+from trading.account import DUST, Account, RiskState
 from trading.orders import Order
 
 SEVERITY: dict[RiskState, int] = {"ACTIVE": 0, "REDUCING": 1, "HALTED": 2}
@@ -139,145 +139,145 @@ class Breach(NamedTuple):
     reason: str
 
 
-class Refusal(NamedTuple):
+class Denial(NamedTuple):
     """Why an order may not be sent."""
 
     limit: str  # name of the setting or of the rule
     reason: str
 
 
-def breach(book: Book, limits: Limits) -> Breach | None:  # noqa: PLR0911  # a limit a line
+def breach(account: Account, limits: Limits) -> Breach | None:  # noqa: PLR0911  # a limit a line
     """The worst limit that the account itself has met; None where there is none."""
-    if limits.max_rejects is not None and book.rejects >= limits.max_rejects:
-        return Breach("HALTED", f"{book.rejects} orders rejected in a row")
-    if book.liquidated:
+    if limits.max_rejects is not None and account.rejects >= limits.max_rejects:
+        return Breach("HALTED", f"{account.rejects} orders rejected in a row")
+    if account.liquidated:
         return Breach("HALTED", "the venue closed the position and the account")
-    if limits.max_faults is not None and sum(book.faults) >= limits.max_faults:
+    if limits.max_faults is not None and sum(account.faults) >= limits.max_faults:
         return Breach(
-            "REDUCING", f"{sum(book.faults)} of the last {len(book.faults)} decisions failed"
+            "REDUCING", f"{sum(account.faults)} of the last {len(account.faults)} decisions failed"
         )
-    if book.cash is None:
+    if account.cash is None:
         return None
-    equity = book.equity
+    equity = account.equity
     if not isfinite(equity):
         return Breach("HALTED", f"equity is {equity}")
-    if limits.max_drawdown is not None and equity <= (1 - limits.max_drawdown) * book.peak:
-        lost = 1 - equity / book.peak if book.peak > 0 else inf
-        return Breach("REDUCING", f"equity is {lost:.1%} below its highest, {_at(book)}")
+    if limits.max_drawdown is not None and equity <= (1 - limits.max_drawdown) * account.peak:
+        lost = 1 - equity / account.peak if account.peak > 0 else inf
+        return Breach("REDUCING", f"equity is {lost:.1%} below its highest, {_at(account)}")
     if (
         limits.max_daily_loss is not None
-        and equity <= (1 - limits.max_daily_loss) * book.day_equity
+        and equity <= (1 - limits.max_daily_loss) * account.day_equity
     ):
-        lost = 1 - equity / book.day_equity if book.day_equity > 0 else inf
-        return Breach("REDUCING", f"equity lost {lost:.1%} since the day began, {_at(book)}")
+        lost = 1 - equity / account.day_equity if account.day_equity > 0 else inf
+        return Breach("REDUCING", f"equity lost {lost:.1%} since the day began, {_at(account)}")
     return None
 
 
-def _at(book: Book) -> str:
+def _at(account: Account) -> str:
     """The time of the bar at hand, as a reason states it."""
-    return f"{datetime.fromtimestamp(book.marked // SECOND, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.fromtimestamp(account.marked // SECOND, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def refusal(  # noqa: PLR0911  # a rule a line
-    order: Order, book: Book, limits: Limits, now: int
-) -> Refusal | None:
+def denial(  # noqa: PLR0911  # a rule a line
+    order: Order, account: Account, limits: Limits, now: int
+) -> Denial | None:
     """Why an order may not be sent; None where it may.
 
     Args:
         order: what is to be sent, whole: a venue's own largest size comes later.
-        book: as it is now.
+        account: as it is now.
         limits: what is allowed, resolved.
         now: ns since 1970.
     """
-    if book.state == "HALTED":
-        return Refusal("HALTED", f"HALTED: {book.reason}")
+    if account.state == "HALTED":
+        return Denial("HALTED", f"HALTED: {account.reason}")
     if not (0 < order.quantity < inf and 0 < order.price < inf):
-        return Refusal("order", f"{order.quantity} at {order.price} is no order")
-    if book.working is not None:
-        return Refusal("working order", f"order {book.working.order.id} has not ended")
-    if order.id in book.ended:
-        return Refusal("order id", f"order {order.id} was sent before")
-    position = book.position
+        return Denial("order", f"{order.quantity} at {order.price} is no order")
+    if account.working is not None:
+        return Denial("working order", f"order {account.working.order.id} has not ended")
+    if order.id in account.ended:
+        return Denial("order id", f"order {order.id} was sent before")
+    position = account.position
     after = position + order.signed
     reduces = abs(after) < abs(position) and after * position >= -DUST * DUST
     if order.reduce_only and not reduces:
         reason = f"it is to reduce a position of {position:g}, but would make it {after:g}"
-        return Refusal("reduce only", reason)
+        return Denial("reduce only", reason)
     if reduces:
         return None
-    if book.state == "REDUCING":
-        return Refusal("REDUCING", f"REDUCING: {book.reason}")
-    return _past_limits(order, book, limits, now) or _past_exposure(
-        after, order.price, book, limits
+    if account.state == "REDUCING":
+        return Denial("REDUCING", f"REDUCING: {account.reason}")
+    return _past_limits(order, account, limits, now) or _past_exposure(
+        after, order.price, account, limits
     )
 
 
-def most_notional(limit: float | str | None, book: Book, orders: int = 1) -> float | None:
+def most_notional(limit: float | str | None, account: Account, orders: int = 1) -> float | None:
     """A limit on notional in quote currency; None where there is none.
 
     Args:
         limit: as set.
-        book: whose funding `auto` is a multiple of.
+        account: whose funding `auto` is a multiple of.
         orders: 2 for a limit on orders, which may turn a position over, else 1.
     """
     if isinstance(limit, str):
-        return None if book.funded is None else orders * LEVERAGE * book.funded
+        return None if account.funded is None else orders * LEVERAGE * account.funded
     return limit
 
 
 def _past_limits(  # a limit a line
-    order: Order, book: Book, limits: Limits, now: int
-) -> Refusal | None:
+    order: Order, account: Account, limits: Limits, now: int
+) -> Denial | None:
     quantity = limits.max_order_quantity
     if isinstance(quantity, float) and order.quantity > quantity + DUST:
         reason = f"{order.quantity:g} units are above max_order_quantity, {quantity:g}"
-        return Refusal("max_order_quantity", reason)
+        return Denial("max_order_quantity", reason)
     notional = order.quantity * order.price
-    most = most_notional(limits.max_order_notional, book, orders=2)
+    most = most_notional(limits.max_order_notional, account, orders=2)
     if most is not None and notional > most:
         reason = f"a notional of {notional:g} is above max_order_notional, {most:g}"
-        return Refusal("max_order_notional", reason)
+        return Denial("max_order_notional", reason)
     if isinstance(limits.max_orders_per_minute, int):
-        recent = sum(time > now - 60 * SECOND for time in book.order_times)
+        recent = sum(time > now - 60 * SECOND for time in account.order_times)
         if recent >= limits.max_orders_per_minute:
             reason = f"{recent} orders were sent in the last 60 s"
-            return Refusal("max_orders_per_minute", reason)
+            return Denial("max_orders_per_minute", reason)
     width = WIDEST_COLLAR if limits.price_collar == "auto" else limits.price_collar
-    if width is not None and book.anchored and not abs(order.price / book.price - 1) <= width:
-        reason = f"{order.price:g} is more than {width:.0%} from the last price, {book.price:g}"
-        return Refusal("price_collar", reason)
+    if width is not None and account.anchored and not abs(order.price / account.price - 1) <= width:
+        reason = f"{order.price:g} is more than {width:.0%} from the last price, {account.price:g}"
+        return Denial("price_collar", reason)
     if isinstance(limits.stale_seconds, float):
-        age = (now - book.price_time) / SECOND
+        age = (now - account.price_time) / SECOND
         if not age <= limits.stale_seconds:
-            return Refusal("stale_seconds", f"the last price is {age:.0f} s old")
+            return Denial("stale_seconds", f"the last price is {age:.0f} s old")
     return None
 
 
-def _past_exposure(after: float, price: float, book: Book, limits: Limits) -> Refusal | None:
+def _past_exposure(after: float, price: float, account: Account, limits: Limits) -> Denial | None:
     most = limits.max_position
     if isinstance(most, float) and abs(after) > most + DUST:
-        return Refusal("max_position", f"a position of {after:g} is past max_position, {most:g}")
+        return Denial("max_position", f"a position of {after:g} is past max_position, {most:g}")
     notional = abs(after) * price
-    dearest = most_notional(limits.max_notional, book)
+    dearest = most_notional(limits.max_notional, account)
     if dearest is not None and notional > dearest:
         reason = f"a position worth {notional:g} is past max_notional, {dearest:g}"
-        return Refusal("max_notional", reason)
-    return _past_volatility(book, limits)
+        return Denial("max_notional", reason)
+    return _past_volatility(account, limits)
 
 
-def _past_volatility(book: Book, limits: Limits) -> Refusal | None:
+def _past_volatility(account: Account, limits: Limits) -> Denial | None:
     low = limits.min_volatility
     high = limits.max_volatility if isinstance(limits.max_volatility, float) else None
     if low is None and high is None:
         return None
-    volatility = book.volatility
+    volatility = account.volatility
     if volatility is None:
         reason = f"volatility is not known before {limits.volatility_bars} bars"
-        return Refusal("volatility_bars", reason)
+        return Denial("volatility_bars", reason)
     if volatility < (low or 0.0):
         reason = f"volatility is {volatility:.3g} a bar, below min_volatility, {low:g}"
-        return Refusal("min_volatility", reason)
+        return Denial("min_volatility", reason)
     if high is not None and volatility > high:
         reason = f"volatility is {volatility:.3g} a bar, above max_volatility, {high:g}"
-        return Refusal("max_volatility", reason)
+        return Denial("max_volatility", reason)
     return None

@@ -10,7 +10,7 @@ from pydantic import Field
 from durable.settings import Settings
 from market.accounting import MarketSettings, unit_cost
 from market.rebalance import rebalance
-from trading.book import Book
+from trading.account import Account
 
 
 class DeskSettings(Settings):
@@ -61,17 +61,17 @@ class Wanted(NamedTuple):
 class Sizing:
     """Translates between positions of a policy and units of an account."""
 
-    def __init__(self, market: MarketSettings, settings: DeskSettings, book: Book) -> None:
-        """Looks at a book without changing it.
+    def __init__(self, market: MarketSettings, settings: DeskSettings, account: Account) -> None:
+        """Looks at an account without changing it.
 
         Args:
             market: sizing and costs of the training, or those set in their place.
             settings: of the desk.
-            book: its account.
+            account: its account.
         """
         self.market = market
         self.settings = settings
-        self.book = book
+        self.account = account
         self.resizes = market.sizing != "unit"
         self._half = market.half_spread or 0.0  # of the spread, as set or as last quoted
 
@@ -84,7 +84,7 @@ class Sizing:
         """Units of a position of 1 at prices, shape (prices,), the account being as it began."""
         if not self.resizes:
             return np.full(len(prices), self.settings.quantity)
-        funded = self.book.funded or self.settings.funding(self.market, float(prices[0]))
+        funded = self.account.funded or self.settings.funding(self.market, float(prices[0]))
         money = self.settings.quantity * funded
         if self.market.sizing == "notional":
             money = self.settings.notional or funded
@@ -93,12 +93,12 @@ class Sizing:
     @property
     def held(self) -> float:
         """The position held, in full sizes, as the policy's state has it."""
-        book = self.book
+        account = self.account
         if not self.resizes:
-            return book.position / self.settings.quantity
-        if book.position and not book.exposure:  # of a journal that a model of units began
-            return 1.0 if book.position > 0 else -1.0
-        return book.exposure
+            return account.position / self.settings.quantity
+        if account.position and not account.exposure:  # of a journal that a model of units began
+            return 1.0 if account.position > 0 else -1.0
+        return account.exposure
 
     def wanted(self, position: float, bar: Mapping[str, Any]) -> Wanted:
         """What holding a position comes to now.
@@ -107,27 +107,27 @@ class Sizing:
             position: from -1 to 1.
             bar: at hand; its quotes are what a trade pays, unless the settings say otherwise.
         """
-        book = self.book
+        account = self.account
         if not self.resizes:
             return Wanted(position * self.settings.quantity, None, 1.0)
-        if not position or book.cash is None or not book.equity > 0:
+        if not position or account.cash is None or not account.equity > 0:
             return Wanted(0.0, None, 1.0)
         if self.market.half_spread is None and bar.get("bid") is not None:
             self._half = (bar["ask"] - bar["bid"]) / 2
-        price = book.last_price
+        price = account.last_price
         full = self.settings.quantity
         if self.market.sizing == "notional":
-            full = self.settings.notional or book.funded or price
+            full = self.settings.notional or account.funded or price
         each = unit_cost(price, self._half, self.market)
         sizing = self.market.sizing
-        made = rebalance(sizing, position, book.position, book.equity, price, each, full)
+        made = rebalance(sizing, position, account.position, account.equity, price, each, full)
         if self._stays(position, made.units):
-            return Wanted(book.position, None, 1.0)
+            return Wanted(account.position, None, 1.0)
         return Wanted(made.units, position, full)
 
     def _stays(self, position: float, units: float) -> bool:
         """Whether a position that stays is within the band of its size."""
         band = self.settings.band
-        if band is None or position != self.book.exposure:
+        if band is None or position != self.account.exposure:
             return False
-        return abs(self.book.position - units) <= band * abs(units)
+        return abs(self.account.position - units) <= band * abs(units)

@@ -14,8 +14,8 @@ from market.features import FeaturePipeline
 from models.bundle import Bundle
 from models.last_good import impatient, load_last_good
 from models.places import address_of
-from models.sealed import MANIFEST, Damaged
-from trading.book import Book
+from models.sealed import MANIFEST, CorruptError
+from trading.account import Account
 from trading.desk import Context, Decider, Desk, Rules
 from trading.journal import FORMAT, Journal, JournalError, damaged, records
 from trading.latch import STATE, Latch
@@ -65,7 +65,7 @@ def model_of(settings: TradingSettings) -> Model:
     if (folder / MANIFEST).exists():
         try:
             bundle = Bundle.load(folder)
-        except (Damaged, OSError) as error:
+        except (CorruptError, OSError) as error:
             raise BadSettings(f"{asked}: {error}") from error
         return Model(bundle, bundle.manifest.origin.name, "?", "folder", [])
     if folder.is_dir():
@@ -114,7 +114,7 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
                     )
                 return load_recorded(client, name, known.champion), str(version.version)
             return load_bundle(client, version), str(version.version)
-    except (NoVersion, Damaged, OSError) as error:
+    except (NoVersion, CorruptError, OSError) as error:
         raise BadSettings(str(error)) from error
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
@@ -162,7 +162,7 @@ def open_desk(
     model: Model,
     folder: Path,
     instrument: str,
-    venue_of: Callable[[Book], Venue],
+    venue_of: Callable[[Account], Venue],
     clock: Callable[[], int] | None = None,
     durable: bool = False,
     interval: float | None = None,
@@ -191,14 +191,14 @@ def open_desk(
     journal = Journal(path, durable, together)
     try:
         limits = settings.limits
-        book = Book(limits.volatility_bars, limits.fault_memory)
+        account = Account(limits.volatility_bars, limits.fault_memory)
         pipeline = pipeline_of(model)
         stream = pipeline.stream()
         known = records(path)
         before: dict[str, Any] | None = None
         for number, record in enumerate(known, start=1):
             try:
-                book.apply(record)
+                account.apply(record)
                 if record["type"] == "session":
                     _require_same(path, record["instrument"], instrument)
                     before = record
@@ -223,23 +223,23 @@ def open_desk(
             {name: (low, high) for name, (low, high) in trained.ranges.items()} if trained else {}
         )
         latch = Latch(folder)
-        _require_room(latch, book)
-        ledger = Ledger(journal, book, instrument)
+        _require_room(latch, account)
+        ledger = Ledger(journal, account, instrument)
         desk = Desk(
             Decider(
                 SafePolicy(
-                    bundle, settings.policy, settings.epsilon, book.decisions, ranges=ranges
+                    bundle, settings.policy, settings.epsilon, account.decisions, ranges=ranges
                 ),
                 stream,
                 origin.scheme,
             ),
-            venue_of(book),
+            venue_of(account),
             ledger,
             latch,
             Rules(limits, settings.trade, settings.execution, market_of(settings, bundle)),
             Context(clock, interval, say),
         )
-        now = clock() if clock is not None else book.time
+        now = clock() if clock is not None else account.time
         ledger.record(
             "session",
             now,
@@ -278,7 +278,7 @@ def _gamma_of(bundle: Bundle) -> float | None:
     return float(found) if isinstance(found, int | float) and 0 <= found <= 1 else None
 
 
-def _require_room(latch: Latch, book: Book) -> None:
+def _require_room(latch: Latch, account: Account) -> None:
     """Refuses a desk that could not be halted, or that could not write what it did.
 
     Raises:
@@ -291,7 +291,7 @@ def _require_room(latch: Latch, book: Book) -> None:
             "did; compare its position with the venue's, then set it free with `qdesk resume`"
         )
     try:
-        latch.reserve(book.state, book.reason)
+        latch.reserve(account.state, account.reason)
     except OSError as error:
         raise JournalError(
             f"{latch.folder / STATE}: no room to halt in can be reserved ({error.strerror or error})"

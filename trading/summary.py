@@ -3,35 +3,35 @@
 from collections import Counter
 
 from market.findings import amount
+from trading.account import Account
 from trading.bar_checks import utc
-from trading.book import Book
 
 
 class Summary:
-    """Counts and extremes of a session; `take` it the book after every bar."""
+    """Counts and extremes of a session; `take` it the account after every bar."""
 
-    def __init__(self, book: Book, resume: str | None = None) -> None:
-        """Begins where a book stands.
+    def __init__(self, account: Account, resume: str | None = None) -> None:
+        """Begins where an account stands.
 
         Args:
-            book: of the desk.
+            account: of the desk.
             resume: the command that sets it free; None of a backtest, which nothing goes on from.
         """
-        self.book = book
+        self.account = account
         self.resume = resume
-        self.continued = book.cash is not None
-        self.began = book.equity if self.continued else None
+        self.continued = account.cash is not None
+        self.began = account.equity if self.continued else None
         self.drawdown = 0.0
-        self._peak = book.equity if self.continued else 0.0
-        self._counts = _counts(book)
+        self._peak = account.equity if self.continued else 0.0
+        self._counts = _counts(account)
 
-    def take(self, book: Book) -> None:
+    def take(self, account: Account) -> None:
         """Looks at the account."""
-        equity = book.equity
-        if book.cash is None:
+        equity = account.equity
+        if account.cash is None:
             return
         if self.began is None:
-            self.began = self._peak = book.funded or equity
+            self.began = self._peak = account.funded or equity
         if equity > self._peak:
             self._peak = equity
         elif self._peak > 0:
@@ -42,35 +42,35 @@ class Summary:
         """Of the session, net of costs, as a share of the equity with which it began."""
         if not self.began:
             return None
-        return self.book.equity / self.began - 1
+        return self.account.equity / self.began - 1
 
-    def line(self, book: Book) -> str:
+    def line(self, account: Account) -> str:
         """Where things are, in one line."""
         if self.began is None:
-            return f"{book.bars:,} bars, waiting for a past"
+            return f"{account.bars:,} bars, waiting for a past"
         return (
-            f"{book.bars:,} bars · price {amount(book.last_price)} · position {book.position:+g} · "
-            f"equity {amount(book.equity)} ({self.net_return or 0:+.2%}) · {book.orders} orders · "
-            f"{self.state(book)}"
+            f"{account.bars:,} bars · price {amount(account.last_price)} · "
+            f"position {account.position:+g} · equity {amount(account.equity)} "
+            f"({self.net_return or 0:+.2%}) · {account.orders} orders · {self.state(account)}"
         )
 
-    def state(self, book: Book) -> str:
+    def state(self, account: Account) -> str:
         """The state, why, since when, what it leaves open, and the command to go on with."""
-        if book.state == "ACTIVE":
-            return book.state
-        text = f"{book.state}: {book.reason}"
-        if book.changed and utc(book.changed)[:16] not in book.reason:
-            text += f" (since {utc(book.changed)})"
-        if book.position:
-            text += f"; a position of {book.position:+g} is open"
-        if self.resume is None or book.liquidated:
+        if account.state == "ACTIVE":
+            return account.state
+        text = f"{account.state}: {account.reason}"
+        if account.changed and utc(account.changed)[:16] not in account.reason:
+            text += f" (since {utc(account.changed)})"
+        if account.position:
+            text += f"; a position of {account.position:+g} is open"
+        if self.resume is None or account.liquidated:
             return text
         return f"{text}; go on with: {self.resume} --reason WHY"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """What is shown at the end: a name, the session's figure, and the whole life's."""
-        book = self.book
-        life = _counts(book)
+        account = self.account
+        life = _counts(account)
         session = life.copy()
         session.subtract(self._counts)
         always = ("bars", "decisions", "orders", "filled")
@@ -79,33 +79,33 @@ class Summary:
             for name, count in life.items()
             if count or name in always
         ]
-        if self.net_return is not None and book.funded:
-            whole = book.equity / book.funded - 1
+        if self.net_return is not None and account.funded:
+            whole = account.equity / account.funded - 1
             rows.append(("net return", f"{self.net_return:+.2%}", f"{whole:+.2%}"))
-            rows.append(("largest drawdown", f"{self.drawdown:.2%}", f"{book.drawdown:.2%}"))
+            rows.append(("largest drawdown", f"{self.drawdown:.2%}", f"{account.drawdown:.2%}"))
         return rows
 
     def reasons(self) -> list[tuple[str, str]]:
         """Of the whole life: orders that were refused, by limit, and features outside their range."""
         found = []
-        if self.book.refusals:
-            found.append(("refused by", _by_name(self.book.refusals)))
-        if self.book.outside:
-            what = f"{_by_name(self.book.outside)} decisions"
+        if self.account.refusals:
+            found.append(("refused by", _by_name(self.account.refusals)))
+        if self.account.outside:
+            what = f"{_by_name(self.account.outside)} decisions"
             found.append(("features outside their range in training", what))
         return found
 
 
-def _counts(book: Book) -> "Counter[str]":
+def _counts(account: Account) -> "Counter[str]":
     return Counter(
         {
-            "bars": book.bars,
-            "decisions": book.decisions,
-            "orders": book.orders,
-            "filled": list(book.ended.values()).count("filled"),
-            "refused orders": book.refusals.total(),
-            "bars not believed": book.unbelieved,
-            "silences of the market": book.gaps,
+            "bars": account.bars,
+            "decisions": account.decisions,
+            "orders": account.orders,
+            "filled": list(account.ended.values()).count("filled"),
+            "refused orders": account.refusals.total(),
+            "bars not believed": account.unbelieved,
+            "silences of the market": account.gaps,
         }
     )
 

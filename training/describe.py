@@ -11,8 +11,8 @@ from market.calendar import WEEK
 from models.manifest import TrainedMarket
 from training.data import TrainingData
 from training.settings import TrainSettings
-from training.tracking.about import About
 from training.tracking.origin import code_version
+from training.tracking.run_info import RunInfo
 
 
 def run_of(
@@ -22,7 +22,7 @@ def run_of(
     name: str,
     tags: Mapping[str, str],
     description: str,
-) -> About:
+) -> RunInfo:
     """What the run of one agent is.
 
     Args:
@@ -34,7 +34,7 @@ def run_of(
         description: of the run.
     """
     scale = {"reward_scale": f"{data.reward_scale:.9g}", "seed": str(seed)}
-    return About(name, settings.experiment, {**settings.flat(), **scale}, tags, description)
+    return RunInfo(name, settings.experiment, {**settings.flat(), **scale}, tags, description)
 
 
 def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:

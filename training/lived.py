@@ -41,8 +41,8 @@ def lived_transitions(settings: TrainSettings, data: TrainingData) -> ReplayBuff
         len(table), data.train.state_size, settings.seed, n_step=settings.agent.n_step
     )
     gamma = settings.agent.learner.gamma
-    for state, action, reward, following, goes_on, truncated in table.iter_rows():
-        discount = gamma if goes_on else 0.0
+    for state, action, reward, following, continues, truncated in table.iter_rows():
+        discount = gamma if continues else 0.0
         buffer.push(state, action, reward, following, discount, truncated)
     return buffer
 
@@ -94,7 +94,7 @@ def _transitions(path: Path, settings: TrainSettings, data: TrainingData) -> pl.
             "action": lived["action"].to_numpy() + 1,
             "reward": lived["reward"].to_numpy() * data.reward_scale,
             "next_state": following.astype(np.float32),
-            "goes_on": lived["discount"].to_numpy() > 0,
+            "continues": lived["discount"].to_numpy() > 0,
             "truncated": np.append(np.diff(rows_lived) != 1, True),
         }
     )

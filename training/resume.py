@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from durable.command_line import Given
 from durable.errors import InUse
 from models.configuration import completed, flatten
-from models.sealed import MANIFEST, Damaged, read_manifest
+from models.sealed import MANIFEST, CorruptError, read_manifest
 from training.checkpoints.checkpoint import (
     AGENTS,
     STATE,
@@ -259,7 +259,7 @@ def unfinished(root: Path) -> list[str]:
 def _newest_known(folder: Path, bucket: Bucket | None) -> dict[str, Any]:
     """A manifest of a run's newest checkpoint, unverified where it is in a bucket."""
     for step in sorted(steps_in(folder).values(), reverse=True):
-        with suppress(Damaged, OSError):
+        with suppress(CorruptError, OSError):
             return read_manifest(step, STATE)
     if bucket is not None:
         for name in reversed(bucket.steps(folder.name)):

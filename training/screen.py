@@ -28,7 +28,7 @@ class Show(Protocol):
 
 @contextmanager
 def progress(
-    console: Console, name: str, steps: int, lags: Callable[[], str], begun_at: int = 0
+    console: Console, name: str, steps: int, backlog: Callable[[], str], begun_at: int = 0
 ) -> Iterator[Show]:
     """A progress bar; where the output is no terminal, one line when a run starts and ends.
 
@@ -36,7 +36,7 @@ def progress(
         console: to draw on.
         name: of what trains.
         steps: iterations in all.
-        lags: says what tracking has not sent, or nothing.
+        backlog: says what tracking has not sent, or nothing.
         begun_at: iterations that were done before.
     """
     columns = (
@@ -62,7 +62,7 @@ def progress(
                 f"ε {windows[0].epsilon:.3f}  reward {reward:+.4g}  loss {loss:.3g}  "
                 f"{rate:,.0f} steps/s{each}"
             )
-            if late := lags():
+            if late := backlog():
                 last += f"  {late}"
             bar.update(task, completed=step, state=last)
 

@@ -54,7 +54,7 @@ def train(
     invocation = Invocation(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
     done: list[tuple[TrainSettings, TrainingData, list[BestAndLast]]] = []
     undone = len(runs)
-    with Stop() as stop, Uploader() as shipper:
+    with Stop() as stop, Uploader() as uploader:
         try:
             for settings, data in runs:
                 for note in data.notes:
@@ -62,9 +62,9 @@ def train(
                 store = Store(settings.mlruns, _server(settings, start, console))
                 store.require_experiment(settings.experiment)
                 lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
-                with open_session(settings, data, store, shipper, invocation, start) as session:
-                    shipper.add_leftovers(settings.mlruns)
-                    session.run(stop, lambda: shipper.lags)
+                with open_session(settings, data, store, uploader, invocation, start) as session:
+                    uploader.add_orphans(settings.mlruns)
+                    session.run(stop, lambda: uploader.backlog)
                     ended = session.finish()
                 undone -= session.ended
                 if ended:
@@ -74,11 +74,11 @@ def train(
         except BaseException as error:
             now = isinstance(error, KeyboardInterrupt)  # a second signal
             if isinstance(error, NoCheckpoint):  # one that has ended may not have sent all of it
-                shipper.add_leftovers(runs[0][0].mlruns)
-            _sent(shipper, stop, console, runs[0][0], 0.0 if now else STOP_SECONDS)
+                uploader.add_orphans(runs[0][0].mlruns)
+            _sent(uploader, stop, console, runs[0][0], 0.0 if now else STOP_SECONDS)
             raise
         patience = STOP_SECONDS if stop.by else END_SECONDS
-        _sent(shipper, stop, console, runs[0][0], patience, lambda: _compare(done, console))
+        _sent(uploader, stop, console, runs[0][0], patience, lambda: _compare(done, console))
     return stop.by if undone else None
 
 
@@ -99,7 +99,7 @@ def _server(settings: TrainSettings, start: Start | None, console: Console) -> s
 
 
 def _sent(
-    shipper: Uploader,
+    uploader: Uploader,
     stop: Stop,
     console: Console,
     settings: TrainSettings,
@@ -113,19 +113,19 @@ def _sent(
     """
     stopped = stop.count
     where = settings.mlruns
-    arrived = shipper.drain(patience, lambda: stop.count > stopped)
+    arrived = uploader.flush(patience, lambda: stop.count > stopped)
     then()
-    if shipper.unended:
-        runs = ", ".join(run[:8] for run in shipper.unended)
+    if uploader.unended:
+        runs = ", ".join(run[:8] for run in uploader.unended)
         console.print(
-            f"not ended in MLflow yet, their processes being gone ({shipper.why_unended}): {runs}; the "
+            f"not ended in MLflow yet, their processes being gone ({uploader.why_unended}): {runs}; the "
             "next start tries again",
             highlight=False,
             soft_wrap=True,
         )
     if arrived:
         return
-    left = shipper.unsent
+    left = uploader.unsent
     if left.lost:
         raise StoreLost(
             f"mlruns {where}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "
@@ -134,7 +134,7 @@ def _sent(
     flags = [] if str(where) == "mlruns" else ["--mlruns", str(where)]
     command = shlex.join(["qdesk", "tracking", "sync", *flags])
     console.print(
-        f"{left} not sent to MLflow ({shipper.why}); all of it is in {where / JOURNALS}. Send it: "
+        f"{left} not sent to MLflow ({uploader.why}); all of it is in {where / JOURNALS}. Send it: "
         + command,
         highlight=False,
         soft_wrap=True,

@@ -39,8 +39,8 @@ def test_account_by_hand() -> None:
     assert measures["exposure"] == 0.75
     assert measures["cost"] == pytest.approx(0.04)
     returns = np.array([9 / 100, 9 / 109, 0, -1 / 118])
-    minutes_a_year = 365.25 * 24 * 60
-    year = minutes_a_year**0.5
+    minutes_per_year = 365.25 * 24 * 60
+    year = minutes_per_year**0.5
     assert measures["sharpe"] == pytest.approx(returns.mean() / returns.std(ddof=1) * year)
 
 

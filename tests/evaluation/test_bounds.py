@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from evaluation.gate import Policy
 from market.accounting import EPISODE_BARS, MarketSettings
-from trading.book import Book
+from trading.account import Account
 from trading.execution import MOST_PARTS, ExecutionSettings
 from trading.risk import Limits, most_notional
 
@@ -99,10 +99,10 @@ def test_limits_and_policy_unless_told() -> None:
     resized = Limits().resolved(None, 1.0)
     assert (resized.max_position, resized.max_order_quantity) == (None, None)
     assert resized.max_orders_per_minute == 90
-    account = Book(funded=70.0)
+    account = Account(funded=70.0)
     assert most_notional(limits.max_notional, account) == 700
     assert most_notional(limits.max_order_notional, account, orders=2) == 1400
-    assert most_notional("auto", Book()) is None
+    assert most_notional("auto", Account()) is None
     assert most_notional(12.0, account, orders=2) == 12
     assert (limits.max_daily_loss, limits.max_drawdown, limits.max_rejects) == (0.1, 0.25, 3)
     assert (limits.max_faults, limits.fault_memory, limits.position_tolerance) == (3, 20, 1e-6)

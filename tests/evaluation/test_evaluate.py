@@ -311,7 +311,7 @@ def test_what_cannot_be_evaluated_is_refused(desk: Desk, tmp_path: Path) -> None
     runs = client.search_runs(
         [e.experiment_id for e in client.search_experiments()], "tags.model != ''", ViewType.ALL
     )
-    assert runs == []  # a refusal leaves nothing behind
+    assert runs == []  # a denial leaves nothing behind
 
 
 def test_damage_is_named_and_hurts_nobody_else(desk: Desk, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.assessment import Findings, Track, assess
+from evaluation.assessment import Findings, PositionTrack, assess
 from evaluation.gate import BadPolicy, Policy, judge, moments_of, passed
 from evaluation.report import _sentences, verdict
 from evaluation.trials import Trials
@@ -248,7 +248,7 @@ def test_a_trade_carried_over_a_windows_edge_earns_in_each_what_it_earned_there(
     steps = len(close) - 2
     held = np.array([[0] * 9 + [1] * (steps - 9), [0] * steps], np.int8)
     volume, edges = np.ones(steps + 1), [0, 10, 12, steps]  # closes of 110 and 121 begin the others
-    made = Track("walk-forward", tables, "close", held, [1, 2], edges, volume)
+    made = PositionTrack("walk-forward", tables, "close", held, [1, 2], edges, volume)
     found = assess(made, draws=5, random_draws=2).findings
     # bought at 100 for 1: 110 - 100 - 1; from 110 to 121; from 121 to 143
     np.testing.assert_allclose(found.windows[0], [9 / 100, 11 / 110, 22 / 121])

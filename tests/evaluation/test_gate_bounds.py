@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from evaluation.assessment import Findings
-from evaluation.gate import Facts, Policy, judge, moments_of, passed
+from evaluation.gate import Policy, Provenance, judge, moments_of, passed
 from evaluation.statistics import deflated_sharpe, expected_best_sharpe
 from evaluation.trials import Trials
 from market.accounting import MarketSettings
@@ -72,7 +72,7 @@ def test_each_condition_says_what_was_found_and_what_is_required(
     alone = own.model_copy(update={"stress": [
         each.model_copy(update={"net_returns": [0.75]}) for each in own.stress
     ]})  # fmt: skip
-    facts = Facts("d" * 20, "d" * 20, "0123456789", "abcdefghij", 0.123, same_bundle=True)
+    facts = Provenance("d" * 20, "d" * 20, "0123456789", "abcdefghij", 0.123, same_bundle=True)
     said = {each.name: (each.found, each.required) for each in judge(found, alone, ONE, facts)}
     deflated = said.pop("deflated Sharpe ratio, 1 trials (luck alone: 0.00)")
     assert deflated == (f"{deflated_sharpe(moments_of(found), 1, 0.0):.3f}", "> 0.95")

@@ -12,7 +12,7 @@ from evaluation.ledger import (
     CHECKSUM,
     POINTS,
     PRINT,
-    Opening,
+    HoldoutAccess,
     asking_tags,
     closes_of,
     holds,
@@ -81,7 +81,7 @@ def test_an_opening_says_who_looked_at_what_and_when(bars: Bars) -> None:
     tags = asking_tags(bars, "ann", "qdesk-linear v3", "first opening")
     assert tags.keys() == {ASKED, PRINT, CHECKSUM}
     assert [tuple(each) for each in json.loads(tags[PRINT])] == list(closes_of(bars))
-    made = Opening(**json.loads(tags[ASKED]))
+    made = HoldoutAccess(**json.loads(tags[ASKED]))
     assert made[1:4] == ("ann", "qdesk-linear v3", "first opening")
     first, last = bars.table["time"][0], bars.table["time"][-1]
     assert (made.first, made.last) == (f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}")

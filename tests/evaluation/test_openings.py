@@ -16,7 +16,7 @@ from evaluation.ledger import (
     CHECKSUM,
     OPENED,
     PRINT,
-    Opening,
+    HoldoutAccess,
     _entry,
     asking_tags,
     grant,
@@ -155,7 +155,7 @@ def test_what_is_asked_for_sorts_as_it_was_asked(bars: Bars, store: MlflowClient
     begin = beginning(store)
     for who in ("ann", "bob"):
         begin(asking_tags(bars, who, "m v7", "first opening"))
-    found: dict[str, Opening] = requests(store, bars, 600.0)
+    found: dict[str, HoldoutAccess] = requests(store, bars, 600.0)
     assert [found[key].who for key in sorted(found)] == ["ann", "bob"]
 
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.sizing import grown_stock
-from evaluation.assessment import Assessment, Findings, Track, assess
-from evaluation.gate import Facts, judge
+from evaluation.assessment import Assessment, Findings, PositionTrack, assess
+from evaluation.gate import Provenance, judge
 from evaluation.report import _track as columns_of
 from evaluation.report import _warnings, formatted, misleading
 from evaluation.trials import Trials
@@ -21,7 +21,7 @@ from qdesk.evaluate import _equity_sized, _track
 from tests.market.test_sizing import SIZINGS
 from tests.support.bars import bars_of
 
-FACTS = Facts("data", "data", "abc", "abc", 0.1, same_bundle=True)
+FACTS = Provenance("data", "data", "abc", "abc", 0.1, same_bundle=True)
 
 
 def assessed(price: np.ndarray, positions: np.ndarray, sizing: Sizing = "unit") -> Assessment:
@@ -38,7 +38,7 @@ def assessed(price: np.ndarray, positions: np.ndarray, sizing: Sizing = "unit") 
     edges = [0, steps // 2, steps]
     seeds = list(range(len(positions)))
     volume = np.ones(steps + 1)
-    track = Track("walk-forward", tables, "close", positions, seeds, edges, volume)
+    track = PositionTrack("walk-forward", tables, "close", positions, seeds, edges, volume)
     return assess(track, draws=20, random_draws=5)
 
 

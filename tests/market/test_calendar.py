@@ -41,23 +41,23 @@ def test_calendars() -> None:
     week = times("2024-01-01", dt.timedelta(hours=1), 24 * 70)
     always = Calendar.of(week)
     assert always.kind == "24/7"
-    assert always.bars_a_year == pytest.approx(365.25 * 24)
+    assert always.bars_per_year == pytest.approx(365.25 * 24)
     assert str(always) == "24/7, a bar every hour, 8,766 a year"
     holes = np.delete(week, slice(300, 700))  # an outage is no session
     assert Calendar.of(holes).kind == "24/7"
     thin = Calendar.of(week[np.random.default_rng(1).random(len(week)) < 0.6])
     assert thin.kind == "24/7"  # at every hour of the week now and then
-    assert thin.bars_a_year == pytest.approx(0.6 * 365.25 * 24, rel=0.05)
+    assert thin.bars_per_year == pytest.approx(0.6 * 365.25 * 24, rel=0.05)
     assert "as counted" in str(thin)
     days = times("2024-01-01", dt.timedelta(days=1), 700)
     weekdays = days[np.is_busday(days.astype("datetime64[D]"))]
     sessions = Calendar.of(weekdays)
     assert sessions.kind == "sessions"
-    assert sessions.bars_a_year == pytest.approx(365.25 * 5 / 7, rel=0.01)
+    assert sessions.bars_per_year == pytest.approx(365.25 * 5 / 7, rel=0.01)
     office = week[(week.astype("datetime64[h]").astype(int) % 24 >= 9)]
     office = office[office.astype("datetime64[h]").astype(int) % 24 < 17]
     assert Calendar.of(office).kind == "sessions"
-    assert Calendar.of(office).bars_a_year == pytest.approx(365.25 * 8, rel=0.02)
+    assert Calendar.of(office).bars_per_year == pytest.approx(365.25 * 8, rel=0.02)
     irregular = week[0] + np.cumsum(np.arange(1, 500) * np.timedelta64(1, "s"))
     assert Calendar.of(irregular).kind == "irregular"
     assert "as counted" in str(Calendar.of(irregular))
@@ -70,12 +70,12 @@ def test_samples_have_the_calendar_of_their_market(name: str, kind: str, a_year:
     time = load_bars(name).table["time"].dt.replace_time_zone(None).to_numpy()
     found = Calendar.of(time)
     assert found.kind == kind
-    assert found.bars_a_year == pytest.approx(a_year, rel=0.01)
+    assert found.bars_per_year == pytest.approx(a_year, rel=0.01)
 
 
 def test_every_stretch_of_sessions_is_annualised_as_the_whole() -> None:
     bars = bars_at(session_times("2024-05-06", 25))
-    assert round(bars.calendar.bars_a_year) == round(SESSIONS) == 101_748
+    assert round(bars.calendar.bars_per_year) == round(SESSIONS) == 101_748
     stretches = [
         bars.between(0, 5 * 390, "five sessions"),
         bars.between(7 * 390, 8 * 390, "one session"),
@@ -112,7 +112,7 @@ def test_sessions_by_themselves_are_not_taken_for_24_7(first: int, sessions: int
     times = session_times("2024-05-06", 25)[first * 390 : (first + sessions) * 390]
     found = Calendar.of(times)
     assert found.kind == "sessions"
-    assert found.bars_a_year == pytest.approx(SESSIONS)
+    assert found.bars_per_year == pytest.approx(SESSIONS)
     assert str(found).endswith("as counted" + " in less than a week" * (found.seen < WEEK))
 
 
@@ -131,7 +131,7 @@ def test_a_pauseless_stretch_claims_the_days_that_it_shows(
     minutes: np.ndarray = times(start, dt.timedelta(minutes=1), 60 * hours) + np.timedelta64(1, "m")
     found = Calendar.of(minutes)
     assert found.kind == kind
-    assert found.bars_a_year == pytest.approx(1440 * days / 7 * 365.25)
+    assert found.bars_per_year == pytest.approx(1440 * days / 7 * 365.25)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_pauseless_stretch_claims_the_days_that_it_shows(
 def test_calendars_of_markets_that_close(made: Callable[[], np.ndarray], a_year: float) -> None:
     found = Calendar.of(made())
     assert found.kind == "sessions"
-    assert found.bars_a_year == pytest.approx(a_year, rel=0.01)
+    assert found.bars_per_year == pytest.approx(a_year, rel=0.01)
 
 
 def test_opening_hours_are_told_to_the_bar_or_the_quarter_of_an_hour() -> None:
@@ -175,7 +175,7 @@ def test_calendars_go_through_json() -> None:
 def test_synthetic_markets_never_close_however_short() -> None:
     bars = bars_from("synthetic:walk?bars=100")
     assert bars.calendar.kind == "24/7"
-    assert bars.between(3, 20, "part").calendar.bars_a_year == pytest.approx(365.25 * 1440)
+    assert bars.between(3, 20, "part").calendar.bars_per_year == pytest.approx(365.25 * 1440)
 
 
 def test_a_single_bar_tells_nothing_and_breaks_nothing() -> None:

@@ -299,7 +299,7 @@ def test_every_form_ends_an_account_that_a_step_wipes_out() -> None:
         assert terminated == expected
         assert vector.step(np.array([2]))[2][0] == expected
         code, scaled = simulator.step(tf.constant([[2]]), tf.zeros((1, 1), tf.uint32))
-        assert simulator.recall(code).ruined.numpy()[0, 0] == expected
+        assert simulator.unpack(code).ruined.numpy()[0, 0] == expected
         assert scaled.numpy()[0, 0] == pytest.approx(3 * reward, rel=1e-5)
     assert reward == pytest.approx(-np.log(1024))
 

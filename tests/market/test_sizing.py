@@ -18,9 +18,9 @@ from market.accounting import (
     booked,
     carried,
     cost,
-    cushion_of,
     drifted,
     earned,
+    equity_above_floor,
     growth,
     liquidation_cost,
     money,
@@ -366,7 +366,7 @@ def test_a_step_that_wipes_out_an_account_ruins_it_however_much_it_had_grown() -
     close = np.array([1.0, 5000.0, 1.0])
     terms = bar_terms(close, close, settings)
     net = earned(terms, 1, 1) - cost(terms, 1, 1)
-    far = cushion_of(1.0, settings) + math.log(5000)
+    far = equity_above_floor(1.0, settings) + math.log(5000)
     np.testing.assert_array_equal(ruins(terms, far, net), [False, True])
     reward, equity, ruined = booked(terms, np.array([1.0, 5000.0]), net, LEAST)
     np.testing.assert_array_equal(ruined, [False, True])
@@ -387,10 +387,10 @@ def test_unit_is_the_default_and_its_terms_are_as_ever() -> None:
     ("sizing", "cushion"), [("unit", 70.0), ("notional", 70.0), ("equity", -100 * math.log(0.3))]
 )
 def test_an_account_is_ruined_where_it_has_fallen_to_the_share_that_the_floor_names(
-    sizing: Sizing, cushion: float
+    sizing: Sizing, above_floor: float
 ) -> None:
     settings = MarketSettings(sizing=sizing, equity_floor=0.3)
-    assert cushion_of(100.0, settings) == pytest.approx(cushion)
+    assert equity_above_floor(100.0, settings) == pytest.approx(above_floor)
 
 
 def test_what_wipes_out_an_account_of_its_own_size_is_bounded_and_of_any_other_is_not() -> None:

@@ -12,7 +12,7 @@ from market.synthetic import RandomWalk
 from tests.qdesk.test_trading_commands import LOOSE, said
 from tests.support.bars import bars_of
 from tests.support.desks import bundle_for
-from trading.book import Book
+from trading.account import Account
 from trading.journal import records
 from trading.venues.quotes import scale_of
 
@@ -45,11 +45,11 @@ def test_the_engine_charges_and_fills_as_the_contract_says_at_any_price(
             "--desk", tmp_path / engine, *LOOSE, "--limits.max-faults", "none",
         )  # fmt: skip
         found[engine] = list(records(tmp_path / engine / "journal.jsonl"))
-        book = Book()
-        book.replay(found[engine])
-        last[engine] = book.equity
+        account = Account()
+        account.replay(found[engine])
+        last[engine] = account.equity
         equity = out.split("equity")[1].split()[0].replace(",", "")
-        assert float(equity) == pytest.approx(book.equity, rel=1e-5)
+        assert float(equity) == pytest.approx(account.equity, rel=1e-5)
         assert len(equity.replace(".", "").lstrip("0")) >= 6
     fills = {name: [e for e in each if e["type"] == "fill"] for name, each in found.items()}
     assert len(fills["simulated"]) > 20

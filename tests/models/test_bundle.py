@@ -18,7 +18,7 @@ from market.features import FeaturePipeline
 from models.bundle import WEIGHTS, Bundle
 from models.manifest import Golden, Origin
 from models.networks import copy_of, q_values_of
-from models.sealed import MANIFEST, Damaged, seal_into
+from models.sealed import MANIFEST, CorruptError, seal_into
 from models.single import one_state
 from models.tabular import Discretiser, TabularQ
 from tests.support.networks import linear_q_network, two_layer_q_network
@@ -267,7 +267,7 @@ def test_what_is_not_a_bundle_is_refused_by_name(
     folder: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(folder)
-    with pytest.raises(Damaged, match=reason) as refused:
+    with pytest.raises(CorruptError, match=reason) as refused:
         Bundle.load(folder)
     assert str(folder) in str(refused.value)
     assert not (folder.parent / "executed").exists()
@@ -297,7 +297,7 @@ def test_only_actions_about_as_good_as_one_another_may_change_places(
     if reason is None:
         changed.verify("here")
     else:
-        with pytest.raises(Damaged, match=f"here: {reason}"):
+        with pytest.raises(CorruptError, match=f"here: {reason}"):
             changed.verify("here")
 
 

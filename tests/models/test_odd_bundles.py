@@ -8,7 +8,7 @@ import pytest
 
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from models.sealed import MANIFEST, Damaged, reseal
+from models.sealed import MANIFEST, CorruptError, reseal
 from tests.qdesk.test_trading_commands import said
 from tests.support.desks import bundle_for
 from tests.trading.test_paper import WALK, bundle
@@ -52,7 +52,7 @@ def test_a_manifest_that_cannot_be_is_refused_by_a_sentence(
     bundle: Path, capsys: pytest.CaptureFixture[str], path: tuple[str, ...], value: Any, reason: str
 ) -> None:
     changed(bundle, *path, value=value)
-    with pytest.raises(Damaged, match="its manifest is not of this schema"):
+    with pytest.raises(CorruptError, match="its manifest is not of this schema"):
         Bundle.load(bundle)
     _, err = said(capsys, "paper", bundle, "--bars", WALK, "--desk", bundle.parent / "d", code=2)
     assert reason in err
@@ -61,7 +61,7 @@ def test_a_manifest_that_cannot_be_is_refused_by_a_sentence(
 
 def test_a_table_with_more_cells_than_memory_is_refused(bundle: Path) -> None:
     changed(bundle, "network", value={"kind": "tabular", "state_size": 3, "bins": [10**30]})
-    with pytest.raises(Damaged, match="no table has more than 1,000,000,000 cells"):
+    with pytest.raises(CorruptError, match="no table has more than 1,000,000,000 cells"):
         Bundle.load(bundle)
 
 
@@ -128,11 +128,11 @@ def test_what_a_venue_tells_that_is_no_number_halts_and_is_not_booked(
 
     drill = Drill(tmp_path)
     drill.hold(LONG)
-    cash = drill.desk.book.cash
+    cash = drill.desk.account.cash
     drill.venue.untold = [event]
-    drill.desk.hear()
-    assert (drill.desk.book.state, drill.desk.book.reason) == ("HALTED", reason)
-    assert (drill.desk.book.position, drill.desk.book.cash) == (1, cash)
+    drill.desk.on_venue_event()
+    assert (drill.desk.account.state, drill.desk.account.reason) == ("HALTED", reason)
+    assert (drill.desk.account.position, drill.desk.account.cash) == (1, cash)
     drill.desk.ledger.journal.close()
     assert '"size":null' not in (tmp_path / "journal.jsonl").read_text()
     Drill(tmp_path)  # it starts again
@@ -145,6 +145,6 @@ def test_an_end_without_a_number_halts(tmp_path: Path) -> None:
     drill.bar(LONG)
     (order,) = drill.venue.submitted
     drill.venue.untold = [Ended(order.id, "canceled", float("nan"))]
-    drill.desk.hear()
-    assert drill.desk.book.state == "HALTED"
-    assert "filled is nan" in drill.desk.book.reason
+    drill.desk.on_venue_event()
+    assert drill.desk.account.state == "HALTED"
+    assert "filled is nan" in drill.desk.account.reason

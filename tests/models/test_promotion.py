@@ -13,7 +13,7 @@ import qdesk
 from models.promotion import Condition, GateSaidNo, Judgement, load_bundle, rollback
 from models.promotion import promote as promote_judged
 from models.promotion_records import NoReason, NoVersion, history, resolve
-from models.sealed import Damaged
+from models.sealed import CorruptError
 from tests.support.registered import NAME, bundle_folder, promote, register_three, spoil, uri_of
 
 
@@ -77,7 +77,7 @@ def test_one_goes_back_champion_by_champion_the_latest_first(tmp_path: Path) -> 
 def test_what_cannot_be_trusted_is_not_promoted(client: MlflowClient) -> None:
     promote(client, NAME, "1", "the first")
     spoil(client, "2")
-    with pytest.raises(Damaged, match=r"weights.safetensors: it does not have the sha256"):
+    with pytest.raises(CorruptError, match=r"weights.safetensors: it does not have the sha256"):
         promote(client, NAME, "2", "looks good")
     with pytest.raises(NoVersion, match="v1 is the champion already"):
         promote(client, NAME, "champion", "again")
@@ -87,7 +87,7 @@ def test_what_cannot_be_trusted_is_not_promoted(client: MlflowClient) -> None:
     assert len(history(client, NAME)) == 1
     promote(client, NAME, "3", "good")
     spoil(client, "1")
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptError):
         rollback(client, NAME, "to a damaged one")
     assert aliases(client) == {"champion": 3, "previous_champion": 1}
 
@@ -96,12 +96,12 @@ def test_a_bundle_of_another_version_is_refused(client: MlflowClient) -> None:
     """Each is whole; but it is not the one that was registered."""
     shutil.rmtree(bundle_folder(client, "1"))
     shutil.copytree(bundle_folder(client, "2"), bundle_folder(client, "1"))
-    with pytest.raises(Damaged, match=r"its sha256 is \w+, but \w+ was registered"):
+    with pytest.raises(CorruptError, match=r"its sha256 is \w+, but \w+ was registered"):
         load_bundle(client, resolve(client, NAME, "1"))
     link = bundle_folder(client, "3") / "weights.safetensors"
     link.rename(link.parent.parent / "weights")
     link.symlink_to(link.parent.parent / "weights")
-    with pytest.raises(Damaged, match=r"artifacts/bundle/weights.safetensors.*symbolic link"):
+    with pytest.raises(CorruptError, match=r"artifacts/bundle/weights.safetensors.*symbolic link"):
         load_bundle(client, resolve(client, NAME, "3"))
 
 
@@ -109,9 +109,9 @@ def test_a_version_registered_without_a_sha256_is_refused(client: MlflowClient) 
     """Whatever its bundle is, nobody can know that it is the one that was registered."""
     promote(client, NAME, "1", "the first")
     client.delete_model_version_tag(NAME, "2", "bundle_sha256")
-    with pytest.raises(Damaged, match=r"its sha256 is \w+, but None was registered"):
+    with pytest.raises(CorruptError, match=r"its sha256 is \w+, but None was registered"):
         load_bundle(client, resolve(client, NAME, "2"))
-    with pytest.raises(Damaged, match="but None was registered"):
+    with pytest.raises(CorruptError, match="but None was registered"):
         promote(client, NAME, "2", "looks good")
     assert aliases(client) == {"champion": 1}
 

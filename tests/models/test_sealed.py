@@ -16,7 +16,7 @@ from models.sealed import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     READ_AT_ONCE,
-    Damaged,
+    CorruptError,
     NotFinite,
     read_manifest,
     seal,
@@ -108,7 +108,7 @@ def test_a_file_cut_short_is_refused(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     for part in range(16):
         (folder / name).write_bytes(whole[: len(whole) * part // 16])
-        with pytest.raises(Damaged, match=name):
+        with pytest.raises(CorruptError, match=name):
             unseal(folder, FILE)
     (folder / name).write_bytes(whole)
     unseal(folder, FILE)
@@ -128,7 +128,7 @@ def test_flipped_bits_are_refused(folder: Path) -> None:
         path.write_bytes(damaged)
         try:
             found = unseal(folder, FILE)
-        except Damaged as error:
+        except CorruptError as error:
             assert str(folder) in str(error)
             refused += 1
         else:  # the space between two JSON tokens, made another space
@@ -219,7 +219,7 @@ def test_a_manifest_that_names_another_form_is_refused(folder: Path) -> None:
     manifest["arrays"]["weights"] = ["float32", [5, 3]]
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(Damaged, match=r"weights is \['float32', \[3, 5\]\]; it must be"):
+    with pytest.raises(CorruptError, match=r"weights is \['float32', \[3, 5\]\]; it must be"):
         unseal(folder, FILE)
 
 
@@ -233,7 +233,7 @@ def test_a_size_that_is_not_the_files_is_refused(folder: Path, more: int) -> Non
     manifest["files"][FILE]["bytes"] += more
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(Damaged, match=rf"{FILE}: {size:,} bytes; there must be {size + more}"):
+    with pytest.raises(CorruptError, match=rf"{FILE}: {size:,} bytes; there must be {size + more}"):
         unseal(folder, FILE)
 
 
@@ -272,7 +272,7 @@ def test_a_long_manifest_is_read_up_to_a_limit(
     monkeypatch.setattr("models.sealed.MAX_MANIFEST_BYTES", size)
     read_manifest(path, FILE)
     monkeypatch.setattr("models.sealed.MAX_MANIFEST_BYTES", size - 1)
-    with pytest.raises(Damaged, match=rf"{size:,} bytes are too many for a manifest"):
+    with pytest.raises(CorruptError, match=rf"{size:,} bytes are too many for a manifest"):
         read_manifest(path, FILE)
 
 
@@ -285,14 +285,14 @@ def test_only_a_folder_with_its_two_files_is_read(folder: Path) -> None:
         ("file", "file: there is no such folder$"),
         ("none", "none: there is no such folder$"),
     ):
-        with pytest.raises(Damaged, match=reason):
+        with pytest.raises(CorruptError, match=reason):
             read_manifest(around / name, FILE)
     (folder / "more").write_text("")
-    with pytest.raises(Damaged, match="more does not belong here"):
+    with pytest.raises(CorruptError, match="more does not belong here"):
         read_manifest(folder, FILE)
     (folder / "more").unlink()
     (folder / FILE).unlink()
-    with pytest.raises(Damaged, match=f"{FILE}: there is no such file$"):
+    with pytest.raises(CorruptError, match=f"{FILE}: there is no such file$"):
         read_manifest(folder, FILE)
 
 
@@ -316,7 +316,7 @@ def test_a_manifest_must_state_its_file_and_arrays(
     manifest = json.loads((folder / MANIFEST).read_text()) | change
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(Damaged, match=reason):
+    with pytest.raises(CorruptError, match=reason):
         read_manifest(folder, FILE)
 
 
@@ -342,7 +342,7 @@ def test_what_a_killed_process_left_is_mended(folder: Path) -> None:
 def test_a_device_or_a_pipe_is_no_file(folder: Path) -> None:
     (folder / FILE).unlink()
     os.mkfifo(folder / FILE)
-    with pytest.raises(Damaged, match="there is no such file"):
+    with pytest.raises(CorruptError, match="there is no such file"):
         unseal(folder, FILE)
 
 

@@ -123,12 +123,12 @@ def test_a_window_of_five_ends_with_the_episode_wherever_that_is(
     length: int, reward: float, discount: float
 ) -> None:
     """Rewards 1, 2, 4, 8, 16 at a discount of a half: each step adds one."""
-    goes_on = [np.array([float(k + 1 != length)]) for k in range(5)]
+    continues = [np.array([float(k + 1 != length)]) for k in range(5)]
     rewards = [np.array([2.0**k]) for k in range(5)]
-    found = n_step_return(rewards, [np.array([0.5])] * 5, goes_on)
+    found = n_step_return(rewards, [np.array([0.5])] * 5, continues)
     assert (found.reward, found.discount, found.steps) == ([reward], [discount], [length])
     ends = [np.array([0.5 * (k + 1 != length)]) for k in range(5)]
-    found = n_step_return(rewards, ends, goes_on)
+    found = n_step_return(rewards, ends, continues)
     assert (found.reward, found.discount, found.steps) == ([reward], [0], [length])
 
 

@@ -13,7 +13,7 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from models.bundle import Bundle
 from models.manifest import Golden, Manifest, Network, Origin
-from trading.book import Book
+from trading.account import Account
 from trading.desk import Context, Decider, Desk, Rules
 from trading.execution import ExecutionSettings
 from trading.journal import Journal, records
@@ -106,16 +106,16 @@ def desk_at(
     path = folder / "journal.jsonl"
     told = list(records(path)) if path.exists() else []
     journal = journal or Journal(path)
-    book = Book(limits.volatility_bars, limits.fault_memory)
-    book.replay(told)
+    account = Account(limits.volatility_bars, limits.fault_memory)
+    account.replay(told)
     market = market or MarketSettings()
-    venue = venue or SimulatedVenue(market, book)
-    safe = SafePolicy(bundle, policy, None, book.decisions, q_values)
+    venue = venue or SimulatedVenue(market, account)
+    safe = SafePolicy(bundle, policy, None, account.decisions, q_values)
     features = safe.pipeline.stream()
     for record in told:
         if record["type"] == "bar" and "refused" not in record:
             features.update({**record, "time": record["closed"] // 1000})
-    ledger = Ledger(journal, book, INSTRUMENT)
+    ledger = Ledger(journal, account, INSTRUMENT)
     desk = Desk(
         Decider(safe, features, bundle.manifest.origin.scheme),
         venue,
@@ -124,7 +124,7 @@ def desk_at(
         Rules(limits, settings, execution, market),
         Context(clock, interval, say),
     )
-    desk.start(book.time)
+    desk.start(account.time)
     return desk
 
 
@@ -135,7 +135,7 @@ def run(desk: Desk, bars: list[dict[str, Any]]) -> tuple[list[float], list[float
     for bar in bars:
         venue.on_bar(bar)
         desk.on_bar(bar)
-        positions.append(desk.book.position)
-        told = desk.book
+        positions.append(desk.account.position)
+        told = desk.account
         equity.append(told.equity)
     return positions, equity

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.assessment import Findings, Track, assess
-from evaluation.gate import Facts
+from evaluation.assessment import Findings, PositionTrack, assess
+from evaluation.gate import Provenance
 from evaluation.trials import Trials
 from market.accounting import Fill, MarketSettings
 from market.features import FeaturePipeline
@@ -14,11 +14,11 @@ from market.table import MarketTable
 from models.promotion import Condition
 
 LAW, FEE = OrnsteinUhlenbeck(), 0.002
-GOOD = Facts("data", "data", "abc", "abc", 0.1, same_bundle=True)
+GOOD = Provenance("data", "data", "abc", "abc", 0.1, same_bundle=True)
 ONE = Trials(1, 0.0, {"dqn": 1})
 
 
-def track(law: Any, seeds: int = 5, edge: bool = True, bars: int = 1500) -> Track:
+def track(law: Any, seeds: int = 5, edge: bool = True, bars: int = 1500) -> PositionTrack:
     """Seeds that trade as the best policy would, each with some mistakes of its own; or at random."""
     path = law.bars(bars, 3)
     tables: dict[Fill, MarketTable] = {}
@@ -42,12 +42,12 @@ def track(law: Any, seeds: int = 5, edge: bool = True, bars: int = 1500) -> Trac
     steps = len(close)
     made = np.array(positions, np.int8)
     edges = [0, steps // 3, steps]
-    return Track(
+    return PositionTrack(
         "walk-forward", tables, "close", made, list(range(seeds)), edges, np.ones(steps + 1)
     )
 
 
-def findings(of: Track) -> Findings:
+def findings(of: PositionTrack) -> Findings:
     return assess(of, draws=300, random_draws=20).findings
 
 

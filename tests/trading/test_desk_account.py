@@ -37,11 +37,11 @@ def test_the_days_loss_counts_from_midnight_not_from_the_bar_before(tmp_path: Pa
     times = [midnight - half * SECOND, midnight, midnight + half * SECOND]
     last = [row | {"time": int(t)} for row, t in zip(bars([100.0, 91.0, 89.0]), times, strict=True)]
     feed(desk, before + last)
-    assert not desk.book.reason
+    assert not desk.account.reason
     later = bars([81.0])[0] | {"time": int(midnight + 2 * half * SECOND)}
     feed(desk, [later])
-    assert desk.book.state == "REDUCING"
-    assert "equity lost 11.0% since the day began" in desk.book.reason
+    assert desk.account.state == "REDUCING"
+    assert "equity lost 11.0% since the day began" in desk.account.reason
 
 
 def test_a_risk_message_has_its_date_and_the_command_to_go_on_with(
@@ -137,7 +137,7 @@ def test_a_transition_has_the_action_that_was_executed_and_the_wish_beside_it(
     desk.ledger.record("session", 0, quantity=1.0, gamma=0.9, scheme=scheme)
     feed(desk, bars([100.0, 101.0, 102.0, 90.0, 91.0, 92.0, 93.0, 94.0]))
     desk.ledger.journal.close()
-    assert desk.book.state == "REDUCING"
+    assert desk.account.state == "REDUCING"
     table = convert_journal(tmp_path / "journal.jsonl", tmp_path / "seen.parquet")
     whole = table.filter(pl.col("reward").is_not_null())
     assert whole["wanted"].to_list() == [1] * len(whole)

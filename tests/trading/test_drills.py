@@ -15,7 +15,7 @@ from market.accounting import MarketSettings
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from tests.support.desks import bundle_for, desk_at, rows_of
-from trading.book import Book
+from trading.account import Account
 from trading.desk import Desk
 from trading.execution import ExecutionSettings
 from trading.journal import Journal, JournalLost, records
@@ -68,7 +68,7 @@ def told(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def position(desk: Desk) -> float:
-    return desk.book.position
+    return desk.account.position
 
 
 # --- the market ------------------------------------------------------------------------------
@@ -82,15 +82,15 @@ def test_a_bar_that_is_no_number_is_action_zero(
     desk = drill(tmp_path, bars, scheme=scheme)
     feed(desk, rows[:10])
     assert position(desk) == 1
-    equity = desk.book.equity
+    equity = desk.account.equity
     feed(desk, [rows[10] | {"close": math.nan}])
     assert position(desk) == held
-    assert desk.book.equity == pytest.approx(equity)
+    assert desk.account.equity == pytest.approx(equity)
     last = told(tmp_path, "decision")[-1]
     assert (last["action"], last["state"]) == (0, None)
     assert "close is nan, which no good bar has" in last["fault"]
     feed(desk, rows[11:13])
-    assert (position(desk), desk.book.state) == (1.0, "ACTIVE")
+    assert (position(desk), desk.account.state) == (1.0, "ACTIVE")
 
 
 def test_three_bad_bars_of_twenty_open_the_breaker(
@@ -100,13 +100,16 @@ def test_three_bad_bars_of_twenty_open_the_breaker(
     feed(desk, rows[:10])
     for row in rows[10:13]:
         feed(desk, [row | {"high": 0.0}])
-    assert (desk.book.state, desk.book.reason) == ("REDUCING", "3 of the last 12 decisions failed")
+    assert (desk.account.state, desk.account.reason) == (
+        "REDUCING",
+        "3 of the last 12 decisions failed",
+    )
     feed(desk, rows[13:20])
     assert position(desk) == 0
     Latch(tmp_path).resume("the feed was mended")
     desk.on_idle()
     feed(desk, rows[20:22])
-    assert (position(desk), desk.book.state) == (1.0, "ACTIVE")
+    assert (position(desk), desk.account.state) == (1.0, "ACTIVE")
 
 
 def test_missing_bars_are_held_through_and_nothing_is_decided_on_a_stale_one(
@@ -143,18 +146,18 @@ def test_a_price_ten_times_as_high_is_not_believed(
     """One wrong bar sells nothing and marks nothing; three in a row open the breaker."""
     desk = drill(tmp_path, bars)
     feed(desk, rows[:10])
-    equity = desk.book.equity
+    equity = desk.account.equity
     wrong = [
         row | {name: row[name] * 10 for name in ("open", "high", "low", "close")}
         for row in rows[10:13]
     ]
     desk.on_bar(wrong[0])
-    assert desk.book.equity == pytest.approx(equity)
+    assert desk.account.equity == pytest.approx(equity)
     assert position(desk) == 1
     assert "is more than 15% from the last price" in told(tmp_path, "decision")[-1]["fault"]
     for row in wrong[1:]:
         desk.on_bar(row)
-    assert desk.book.state == "REDUCING"
+    assert desk.account.state == "REDUCING"
     feed(desk, rows[13:16])
     assert position(desk) == 0
 
@@ -199,8 +202,8 @@ def test_a_venue_that_rejects_all_halts_after_three(
 ) -> None:
     desk = drill(tmp_path, bars, venue=Refusing(MarketSettings()))
     feed(desk, rows[:20])
-    assert (desk.book.state, desk.book.reason) == ("HALTED", "3 orders rejected in a row")
-    assert desk.book.orders == 3
+    assert (desk.account.state, desk.account.reason) == ("HALTED", "3 orders rejected in a row")
+    assert desk.account.orders == 3
     assert position(desk) == 0
     assert json.loads((tmp_path / STATE).read_text())["state"] == "HALTED"
 
@@ -216,7 +219,7 @@ def test_fills_that_come_late_and_three_times_count_once(
     assert position(desk) == 1 == venue.position()
     assert len(told(tmp_path, "fill")) == 1
     assert [each["status"] for each in told(tmp_path, "order")].count("sent") == 1
-    assert desk.book.state == "ACTIVE"
+    assert desk.account.state == "ACTIVE"
 
 
 def test_a_position_that_is_not_ours_halts(
@@ -227,7 +230,10 @@ def test_a_position_that_is_not_ours_halts(
     feed(desk, rows[:10])
     venue._position += 2.5  # somebody trades on the same account
     feed(desk, rows[10:12])
-    assert (desk.book.state, desk.book.reason) == ("HALTED", "the venue holds 3.5, the desk 1")
+    assert (desk.account.state, desk.account.reason) == (
+        "HALTED",
+        "the venue holds 3.5, the desk 1",
+    )
 
 
 # --- the desk itself -------------------------------------------------------------------------
@@ -241,8 +247,8 @@ def test_a_policy_that_always_raises_never_trades(
 
     desk = drill(tmp_path, bars, q_values=broken)
     feed(desk, rows)
-    assert desk.book.orders == 0
-    assert desk.book.state == "REDUCING"
+    assert desk.account.orders == 0
+    assert desk.account.state == "REDUCING"
     faults = {each.get("fault") for each in told(tmp_path, "decision")}
     assert faults == {"ZeroDivisionError: half a network"}
 
@@ -265,7 +271,7 @@ def test_q_values_that_cannot_be_are_not_acted_on(
     )  # fmt: skip
     feed(desk, rows[:4])
     assert told(tmp_path, "decision")[0]["fault"] == reason
-    assert desk.book.orders == 0
+    assert desk.account.orders == 0
 
 
 def test_a_clock_that_goes_back_reduces(
@@ -279,8 +285,8 @@ def test_a_clock_that_goes_back_reduces(
     assert position(desk) == 1
     now[0] = rows[9]["time"] - 600 * 10**9
     feed(desk, rows[10:12])
-    assert desk.book.state == "REDUCING"
-    assert desk.book.reason == "the clock went back by 600.0 s"
+    assert desk.account.state == "REDUCING"
+    assert desk.account.reason == "the clock went back by 600.0 s"
     assert position(desk) == 0
     times = [each["time"] for each in records(tmp_path / "journal.jsonl")]
     assert times == sorted(times)
@@ -310,11 +316,11 @@ def test_a_loss_that_is_too_large_goes_flat_and_stays(
     for row in rows[10:16]:
         open, price = price, price * falls
         feed(desk, [row | {"open": open, "high": open, "low": price, "close": price}])
-    assert (desk.book.state, desk.book.reason) == ("REDUCING", reason)
+    assert (desk.account.state, desk.account.reason) == ("REDUCING", reason)
     assert position(desk) == 0
     desk.ledger.journal.close()
     again = drill(tmp_path, bars, LIMITS.model_copy(update=limit))  # a restart stays where it was
-    assert (again.book.state, again.book.reason) == ("REDUCING", reason)
+    assert (again.account.state, again.account.reason) == ("REDUCING", reason)
 
 
 def test_a_disk_that_is_full_ends_everything_before_the_next_order(
@@ -322,7 +328,7 @@ def test_a_disk_that_is_full_ends_everything_before_the_next_order(
 ) -> None:
     desk = drill(tmp_path, bars)
     feed(desk, rows[:3])
-    assert desk.book.orders == 0  # volatility is not known yet
+    assert desk.account.orders == 0  # volatility is not known yet
     write = os.write
 
     def full(file: int, data: bytes) -> int:
@@ -344,9 +350,9 @@ def test_a_disk_that_is_full_ends_everything_before_the_next_order(
     again = Journal(tmp_path / "journal.jsonl")
     assert again.torn is not None
     again.close()
-    book = Book(LIMITS.volatility_bars, LIMITS.fault_memory)
-    book.replay(records(tmp_path / "journal.jsonl"))
-    assert (book.position, book.working) == (0.0, None)
+    account = Account(LIMITS.volatility_bars, LIMITS.fault_memory)
+    account.replay(records(tmp_path / "journal.jsonl"))
+    assert (account.position, account.working) == (0.0, None)
 
 
 def test_the_kill_switch_and_back(tmp_path: Path, bars: Bars, rows: list[dict[str, Any]]) -> None:
@@ -354,23 +360,23 @@ def test_the_kill_switch_and_back(tmp_path: Path, bars: Bars, rows: list[dict[st
     feed(desk, rows[:10])
     (tmp_path / KILL).touch()  # as good as `qdesk kill`
     desk.on_idle()
-    assert (desk.book.state, desk.book.reason) == ("HALTED", "kill switch: no reason given")
+    assert (desk.account.state, desk.account.reason) == ("HALTED", "kill switch: no reason given")
     feed(desk, rows[10:20])
     assert position(desk) == 1  # it holds
     desk.ledger.journal.close()
     again = drill(tmp_path, bars)
-    assert again.book.state == "HALTED"
+    assert again.account.state == "HALTED"
     (tmp_path / KILL).unlink()  # is not enough
     again.on_idle()
-    assert again.book.state == "HALTED"
+    assert again.account.state == "HALTED"
     Latch(tmp_path).resume("all clear")
     again.on_idle()
-    assert (again.book.state, again.book.reason) == ("ACTIVE", "all clear")
+    assert (again.account.state, again.account.reason) == ("ACTIVE", "all clear")
     (tmp_path / STATE).write_text("{")
     again.ledger.journal.close()
     third = drill(tmp_path, bars)
-    assert third.book.state == "HALTED"
-    assert "cannot be read" in third.book.reason
+    assert third.account.state == "HALTED"
+    assert "cannot be read" in third.account.reason
 
 
 def test_a_kill_in_the_same_instant_as_the_latch_is_seen(
@@ -383,7 +389,7 @@ def test_a_kill_in_the_same_instant_as_the_latch_is_seen(
     (tmp_path / KILL).touch()
     os.utime(tmp_path, ns=(folder.st_atime_ns, folder.st_mtime_ns))
     desk.on_idle()
-    assert desk.book.state == "HALTED"
+    assert desk.account.state == "HALTED"
 
 
 def test_a_resume_before_a_kill_does_not_undo_it(
@@ -394,8 +400,8 @@ def test_a_resume_before_a_kill_does_not_undo_it(
     latch.resume("yesterday")
     latch.kill("today")
     desk = drill(tmp_path, bars)
-    assert desk.book.state == "HALTED"
+    assert desk.account.state == "HALTED"
     (tmp_path / KILL).unlink()
     desk.on_idle()
     feed(desk, rows[:10])
-    assert (desk.book.state, desk.book.orders) == ("HALTED", 0)
+    assert (desk.account.state, desk.account.orders) == ("HALTED", 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from market.synthetic import RandomWalk
 from tests.support.desks import INSTRUMENT, OFF, bundle_for, desk_at
 from tests.trading.test_trading_properties import HostileVenue
-from trading.book import DUST
+from trading.account import DUST
 from trading.execution import ExecutionSettings
 from trading.journal import records
 from trading.orders import Charged, Filled, Liquidated
@@ -54,8 +54,8 @@ class Drill:
         """Takes a position at once."""
         self.bar(wanted)
         self.venue.execute(1.0)
-        self.desk.hear()
-        assert self.desk.book.position == wanted
+        self.desk.on_venue_event()
+        assert self.desk.account.position == wanted
 
     def told(self, kind: str = "order") -> list[dict[str, Any]]:
         path = self.folder / "journal.jsonl"
@@ -80,12 +80,12 @@ def test_an_order_that_leads_where_it_should_is_left_alone_however_much_of_it_is
         drill.venue.execute(share)
         drill.bar(wanted)
         assert drill.statuses == ["sent"]
-    assert drill.desk.book.position == pytest.approx(0.625 * wanted)
+    assert drill.desk.account.position == pytest.approx(0.625 * wanted)
     drill.venue.execute(1.0)
     drill.bar(wanted)
     assert drill.statuses == ["sent", "filled"]
     assert drill.told()[-1]["filled"] == 1.0
-    assert drill.desk.book.position == wanted
+    assert drill.desk.account.position == wanted
 
 
 @pytest.mark.parametrize("wanted", [LONG, SHORT])
@@ -108,7 +108,7 @@ def test_an_order_that_leads_elsewhere_is_withdrawn_and_the_right_one_sent(
     assert quantity == pytest.approx(abs(then - held))
     drill.venue.execute(1.0)
     drill.bar(then)
-    assert drill.desk.book.position == then
+    assert drill.desk.account.position == then
     assert drill.statuses[4:] == ["filled"]
 
 
@@ -148,19 +148,19 @@ def test_an_order_is_called_by_instrument_millisecond_and_number(tmp_path: Path)
 @pytest.mark.parametrize("target, orders", [(DUST, 0), (-DUST, 0), (2 * DUST, 1)])
 def test_for_dust_no_order_is_sent(tmp_path: Path, target: float, orders: int) -> None:
     drill = Drill(tmp_path)
-    drill.desk.execution.pursue(target, START + 10 * MINUTE)
+    drill.desk.execution.rebalance_to(target, START + 10 * MINUTE)
     assert len(drill.sent) == orders
 
 
 def test_a_charge_is_booked_once_however_often_it_is_told(tmp_path: Path) -> None:
     drill = Drill(tmp_path)
     drill.venue.untold = [Charged("borrow-1", 2.5, "borrow")] * 2
-    drill.desk.hear()
+    drill.desk.on_venue_event()
     drill.venue.untold = [Charged("borrow-1", 2.5, "borrow"), Charged("borrow-2", 1.0, "borrow")]
-    drill.desk.hear()
+    drill.desk.on_venue_event()
     told = [(each["id"], each["amount"], each["reason"]) for each in drill.told("charge")]
     assert told == [("borrow-1", 2.5, "borrow"), ("borrow-2", 1.0, "borrow")]
-    assert drill.desk.book.cash == pytest.approx(1000 - 3.5)
+    assert drill.desk.account.cash == pytest.approx(1000 - 3.5)
 
 
 def test_a_turn_that_is_refused_goes_flat_and_no_further(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_turn_that_is_refused_goes_flat_and_no_further(tmp_path: Path) -> None
     drill.venue.execute(1.0)
     drill.bar(LONG, price=101.0)
     assert drill.statuses[-1] == "refused"
-    assert drill.desk.book.position == 0
+    assert drill.desk.account.position == 0
 
 
 @pytest.mark.parametrize("arrived", [False, True])
@@ -187,8 +187,8 @@ def test_an_order_of_which_nobody_knows_whether_it_arrived_is_asked_for(
     drill.venue.loses = "after" if arrived else "before"
     drill.bar(LONG)
     assert drill.statuses == ["sent", "unsure"]
-    assert drill.desk.book.working is not None
-    assert drill.desk.book.working.unsure
+    assert drill.desk.account.working is not None
+    assert drill.desk.account.working.unsure
     drill.bar(LONG)
     if arrived:
         assert drill.statuses == ["sent", "unsure"]
@@ -196,12 +196,12 @@ def test_an_order_of_which_nobody_knows_whether_it_arrived_is_asked_for(
         drill.venue.execute(1.0)
         drill.bar(LONG)
         assert drill.statuses == ["sent", "unsure", "filled"]
-        assert drill.desk.book.position == 1
+        assert drill.desk.account.position == 1
     else:
         assert drill.statuses == ["sent", "unsure", "lost", "sent"]
         assert drill.told()[2]["reason"] == "the venue never had it"
         assert drill.told()[2]["filled"] == 0.0
-    assert drill.desk.book.state == "ACTIVE"
+    assert drill.desk.account.state == "ACTIVE"
 
 
 @pytest.mark.parametrize("reachable", [True, False])
@@ -223,25 +223,25 @@ def test_an_end_that_is_told_before_its_fills_waits_for_them(
             return asked(order_id)
 
         monkeypatch.setattr(drill.venue, "report", unreachable)
-    drill.desk.hear()
+    drill.desk.on_venue_event()
     if reachable:
         assert drill.statuses == ["sent", "filled"]
         assert [each["size"] for each in drill.told("fill")] == [0.5, 0.5]
     else:
         assert drill.statuses == ["sent"]
         assert not drill.desk.execution.reachable
-        assert drill.desk.book.position == 0
+        assert drill.desk.account.position == 0
         monkeypatch.undo()
         drill.venue.reachable = True
         drill.venue.untold = [*fills, ended]
-        drill.desk.hear()
+        drill.desk.on_venue_event()
         assert drill.statuses == ["sent", "filled"]
         assert drill.desk.execution.reachable
-    assert drill.desk.book.position == 1
+    assert drill.desk.account.position == 1
     drill.venue.untold = [*fills, ended]  # all of it again
-    drill.desk.hear()
+    drill.desk.on_venue_event()
     assert drill.statuses == ["sent", "filled"]
-    assert drill.desk.book.position == 1
+    assert drill.desk.account.position == 1
 
 
 def test_a_venue_that_cannot_be_reached_is_sent_nothing(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_venue_that_cannot_be_reached_is_sent_nothing(tmp_path: Path) -> None:
     drill.venue.reachable = True
     drill.bar(LONG)
     assert drill.statuses[-3:] == ["cancel", "canceled", "sent"]
-    assert drill.desk.book.state == "ACTIVE"
+    assert drill.desk.account.state == "ACTIVE"
 
 
 def test_a_halted_desk_withdraws_its_order_once_and_sends_nothing(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_halted_desk_withdraws_its_order_once_and_sends_nothing(tmp_path: Path
     for _ in range(3):
         drill.bar(LONG)
     assert drill.statuses == ["sent", "cancel", "canceled"]
-    assert drill.desk.book.position == 0
+    assert drill.desk.account.position == 0
 
 
 @pytest.mark.parametrize(
@@ -283,18 +283,18 @@ def test_venue_and_desk_may_differ_by_the_tolerance(
     drill.hold(LONG)
     drill.venue.held += off
     drill.bar(LONG)
-    assert (drill.desk.book.state == "HALTED") == halted
+    assert (drill.desk.account.state == "HALTED") == halted
 
 
 def test_a_fill_of_an_order_that_is_not_ours_halts(tmp_path: Path) -> None:
     drill = Drill(tmp_path)
     drill.hold(LONG)
     drill.venue.untold = [Filled("elsewhere", "elsewhere/0", "buy", 1.0, 100.0, 0.0)]
-    drill.desk.hear()
-    assert drill.desk.book.state == "HALTED"
+    drill.desk.on_venue_event()
+    assert drill.desk.account.state == "HALTED"
     said = "fill elsewhere/0 is of order elsewhere, which does not work here"
-    assert drill.desk.book.reason == said
-    assert drill.desk.book.position == 2  # the truth all the same
+    assert drill.desk.account.reason == said
+    assert drill.desk.account.position == 2  # the truth all the same
 
 
 @pytest.mark.parametrize("name", ["0", "~"])  # which sort before and behind every order of ours
@@ -302,9 +302,9 @@ def test_a_fill_of_another_order_than_the_one_that_works_halts(tmp_path: Path, n
     drill = Drill(tmp_path)
     drill.bar(LONG)
     drill.venue.untold = [Filled(name, f"{name}/0", "buy", 0.5, 100.0, 0.0)]
-    drill.desk.hear()
-    assert drill.desk.book.state == "HALTED"
-    assert f"is of order {name}, which does not work here" in drill.desk.book.reason
+    drill.desk.on_venue_event()
+    assert drill.desk.account.state == "HALTED"
+    assert f"is of order {name}, which does not work here" in drill.desk.account.reason
 
 
 def test_what_is_executed_while_the_venue_is_asked_is_no_difference(
@@ -325,20 +325,20 @@ def test_what_is_executed_while_the_venue_is_asked_is_no_difference(
     with monkeypatch.context() as patch:
         patch.setattr(drill.venue, "report", executing)
         drill.bar(LONG)
-    assert (drill.venue.held, drill.desk.book.position) == (0.5, 0)
-    assert drill.desk.book.state == "ACTIVE"
+    assert (drill.venue.held, drill.desk.account.position) == (0.5, 0)
+    assert drill.desk.account.state == "ACTIVE"
     drill.bar(LONG)
-    assert drill.desk.book.position == 0.5
+    assert drill.desk.account.position == 0.5
 
 
 def test_without_a_price_even_what_closes_a_position_is_no_order(tmp_path: Path) -> None:
     drill = Drill(tmp_path)
     drill.hold(LONG)
-    drill.desk.book.price = math.nan
-    drill.desk.execution.pursue(0.0, START + 10 * MINUTE)
+    drill.desk.account.price = math.nan
+    drill.desk.execution.rebalance_to(0.0, START + 10 * MINUTE)
     drill.desk.ledger.flush()
     assert drill.statuses == ["sent", "filled", "refused"]
-    assert drill.desk.book.position == 1
+    assert drill.desk.account.position == 1
 
 
 def test_a_position_is_closed_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_a_position_is_closed_out_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(drill.venue, "close_out", closing, raising=False)
     drill.desk.execution.flatten(START + 10 * MINUTE)
-    assert drill.desk.book.position == 0
+    assert drill.desk.account.position == 0
     assert closed == [1.0]
 
 
@@ -365,7 +365,7 @@ def test_a_smaller_position_on_the_other_side_is_a_turn_and_no_reduction(
 ) -> None:
     drill = Drill(tmp_path)
     drill.hold(held)
-    drill.desk.execution.pursue(share * held, START + 10 * MINUTE)
+    drill.desk.execution.rebalance_to(share * held, START + 10 * MINUTE)
     side = "sell" if held == LONG else "buy"
     assert drill.sent[1:] == [(side, 1 - share, reduces)]
 
@@ -396,9 +396,9 @@ def test_fills_that_were_never_told_are_asked_for(tmp_path: Path, whole: bool) -
         drill.venue.execute(1.0)
     drill.venue.untold = []
     drill.bar(LONG)
-    assert drill.desk.book.position == (1.0 if whole else 0.5)
+    assert drill.desk.account.position == (1.0 if whole else 0.5)
     assert drill.statuses == (["sent", "filled"] if whole else ["sent"])
-    assert drill.desk.book.state == "ACTIVE"
+    assert drill.desk.account.state == "ACTIVE"
 
 
 @pytest.mark.parametrize("held, side", [(LONG, "sell"), (SHORT, "buy")])
@@ -409,11 +409,11 @@ def test_a_liquidation_is_booked_once_and_on_the_side_that_closes(
     drill.hold(held)
     closed = Liquidated("liquidation-1", -float(held), 90.0, 0.5)
     drill.venue.untold = [closed, closed]
-    drill.desk.hear()
+    drill.desk.on_venue_event()
     *_, booked = drill.told("fill")
     known = (booked["id"], booked["order"], booked["side"], booked["size"])
     assert known == ("liquidation-1", None, side, 1.0)
     assert (booked["price"], booked["cost"]) == (90.0, 0.5)
-    assert drill.desk.book.position == 0
-    assert drill.desk.book.cash == pytest.approx(1000 - 10 * held - 0.01 - 0.5)
-    assert drill.desk.book.reason == "the venue closed the position and the account"
+    assert drill.desk.account.position == 0
+    assert drill.desk.account.cash == pytest.approx(1000 - 10 * held - 0.01 - 0.5)
+    assert drill.desk.account.reason == "the venue closed the position and the account"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import disk_ends_at
-from trading.book import RiskState
+from trading.account import RiskState
 from trading.journal import JournalLost
 from trading.latch import KILL, LATEST, LONGEST, ROOM, STATE, Latch, Latched
 

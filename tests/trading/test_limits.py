@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from market.accounting import MarketSettings
 from market.synthetic import RandomWalk
 from tests.support.desks import OFF, bundle_for, desk_at
+from trading.account import Account
 from trading.bar_checks import PriceCollar
-from trading.book import Book
 from trading.desk import Desk
 from trading.execution import ExecutionSettings
 from trading.journal import records
@@ -94,13 +94,13 @@ def test_no_limit_refuses_or_cuts_an_order_that_reduces(
     desk = desk_of(tmp_path, QUIET, wish)
     closes = [100 + 0.1 * n for n in range(8)]
     feed(desk, bars(closes[:5]))
-    assert desk.book.position == held
+    assert desk.account.position == held
     strict = QUIET.model_copy(update={name: STRICT[name]})
     desk.limits = desk.execution.limits = strict
     wish.wanted = 0
     feed(desk, bars(closes[5:6], start=5))
-    assert desk.book.position == 0
-    assert not desk.book.refusals
+    assert desk.account.position == 0
+    assert not desk.account.refusals
 
 
 @pytest.mark.parametrize("state", ["ACTIVE", "REDUCING"])
@@ -109,10 +109,10 @@ def test_a_position_is_closed_at_stop_whatever_the_rate_of_orders(
 ) -> None:
     desk = desk_of(tmp_path, QUIET.model_copy(update={"max_orders_per_minute": 1}), Wish(1))
     feed(desk, bars([100.0] * 3))
-    assert desk.book.position == 1
-    desk.downgrade(state, "a drill", desk.book.time)
+    assert desk.account.position == 1
+    desk.downgrade(state, "a drill", desk.account.time)
     desk.stop("the market ended", flatten=True)
-    assert desk.book.position == 0
+    assert desk.account.position == 0
 
 
 def test_hourly_faults_in_the_scheme_order_go_flat_at_once(tmp_path: Path) -> None:
@@ -120,11 +120,11 @@ def test_hourly_faults_in_the_scheme_order_go_flat_at_once(tmp_path: Path) -> No
     limits = Limits(volatility_bars=2)
     desk = desk_of(tmp_path, limits, Wish(1), "order", interval=3600.0)
     feed(desk, bars([100.0, 100.1, 100.2, 100.1, 100.2], 3600.0))
-    assert desk.book.position == 1
+    assert desk.account.position == 1
     broken = [row | {"high": 0.0} for row in bars([100.0] * 3, 3600.0, start=5)]
     feed(desk, broken)
-    assert desk.book.state == "REDUCING"
-    assert desk.book.position == 0
+    assert desk.account.state == "REDUCING"
+    assert desk.account.position == 0
 
 
 def test_daily_bars_are_fresh_for_days(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_daily_bars_are_fresh_for_days(tmp_path: Path) -> None:
     desk = desk_of(tmp_path, limits, wish, interval=86_400.0)
     assert desk.limits.stale_seconds == 3 * 86_400
     feed(desk, bars([100.0, 101.0, 100.5, 101.5], 86_400.0))
-    assert desk.book.position == 1
+    assert desk.account.position == 1
     wish.wanted = 0
     feed(desk, bars([101.0], 86_400.0, start=4))
-    assert desk.book.position == 0
+    assert desk.account.position == 0
 
 
 @pytest.mark.parametrize(
@@ -177,17 +177,17 @@ def test_past_the_venues_largest_size_a_position_is_closed_in_parts_within_the_b
     wish = Wish(1)
     desk = desk_of(tmp_path, QUIET, wish)
     feed(desk, bars([100.0] * 4))
-    assert desk.book.position == 1
+    assert desk.account.position == 1
     desk.ledger.journal.close()
     limits = QUIET.model_copy(update={"max_orders_per_minute": 1, "max_order_quantity": 0.2})
     parts = ExecutionSettings(venue_max_quantity=0.3)
-    made = venue(MarketSettings(), desk.book)
+    made = venue(MarketSettings(), desk.account)
     again = desk_of(tmp_path, limits, wish, venue=made, execution=parts)
     wish.wanted = 0
     feed(again, bars([100.0], start=4))
     for _ in range(4):
         again.on_idle()
-    assert again.book.position == 0
+    assert again.account.position == 0
     sizes = [each["size"] for each in told(tmp_path, "order") if each["status"] == "sent"]
     assert sizes[1:] == pytest.approx([0.3, 0.3, 0.3, 0.1])
 
@@ -200,13 +200,13 @@ def test_a_turn_past_the_venues_largest_size_goes_flat_in_parts_and_no_further(
     feed(desk, bars([100.0] * 4))
     desk.ledger.journal.close()
     parts = ExecutionSettings(venue_max_quantity=0.3)
-    made = SimulatedVenue(MarketSettings(), desk.book)
+    made = SimulatedVenue(MarketSettings(), desk.account)
     again = desk_of(tmp_path, QUIET, wish, venue=made, execution=parts)
     wish.wanted = -1
     feed(again, bars([100.0], start=4))
     for _ in range(4):
         again.on_idle()
-    assert again.book.position == 0
+    assert again.account.position == 0
     sent = [each for each in told(tmp_path, "order") if each["status"] == "sent"][1:]
     assert [each["side"] for each in sent] == ["sell"] * 4
     assert [each["size"] for each in sent] == pytest.approx([0.3, 0.3, 0.3, 0.1])
@@ -217,7 +217,7 @@ def test_parts_end_where_a_person_kills_the_desk(tmp_path: Path) -> None:
     desk = desk_of(tmp_path, QUIET, wish)
     feed(desk, bars([100.0] * 4))
     desk.ledger.journal.close()
-    made = Later(MarketSettings(), desk.book)
+    made = Later(MarketSettings(), desk.account)
     again = desk_of(
         tmp_path, QUIET, wish, venue=made, execution=ExecutionSettings(venue_max_quantity=0.3)
     )
@@ -230,15 +230,15 @@ def test_parts_end_where_a_person_kills_the_desk(tmp_path: Path) -> None:
         again.on_idle()
     sent = [each for each in told(tmp_path, "order") if each["status"] == "sent"]
     assert len(sent) == 2
-    assert again.book.position == pytest.approx(0.7)
+    assert again.account.position == pytest.approx(0.7)
 
 
 def test_a_position_is_not_opened_past_the_venues_largest_size(tmp_path: Path) -> None:
     parts = ExecutionSettings(venue_max_quantity=0.3)
     desk = desk_of(tmp_path, QUIET, Wish(1), execution=parts)
     feed(desk, bars([100.0] * 4))
-    assert desk.book.position == 0
-    assert set(desk.book.refusals) == {"venue_max_quantity"}
+    assert desk.account.position == 0
+    assert set(desk.account.refusals) == {"venue_max_quantity"}
 
 
 # --- prices outside the collar ---------------------------------------------------------------
@@ -252,12 +252,12 @@ def test_one_bad_print_sells_nothing(tmp_path: Path, factor: float, held: int) -
     limits = COLLAR.model_copy(update={"max_drawdown": 0.05, "max_daily_loss": 0.05})
     desk = desk_of(tmp_path, limits, Wish(held))
     feed(desk, bars([100.0] * 5))
-    orders = desk.book.orders
+    orders = desk.account.orders
     desk.on_bar(bars([100.0 * factor], start=5)[0])  # the feed's fault, not the venue's
-    assert (desk.book.position, desk.book.orders) == (held, orders)
-    assert desk.book.equity == pytest.approx(100.0)
+    assert (desk.account.position, desk.account.orders) == (held, orders)
+    assert desk.account.equity == pytest.approx(100.0)
     feed(desk, bars([100.0, 100.0], start=6))
-    assert (desk.book.position, desk.book.state) == (held, "ACTIVE")
+    assert (desk.account.position, desk.account.state) == (held, "ACTIVE")
 
 
 @pytest.mark.parametrize("scheme", ["target", "order"])
@@ -265,12 +265,12 @@ def test_a_crash_counts_for_the_limits_from_its_second_bar(tmp_path: Path, schem
     limits = COLLAR.model_copy(update={"max_drawdown": 0.3})
     desk = desk_of(tmp_path, limits, Wish(1), scheme)
     feed(desk, bars([100.0] * 5 + [60.0]))
-    assert (desk.book.position, desk.book.state) == (1, "ACTIVE")
+    assert (desk.account.position, desk.account.state) == (1, "ACTIVE")
     feed(desk, bars([58.0], start=6))
-    assert desk.book.equity == pytest.approx(58.0)
-    assert desk.book.state == "REDUCING"
-    assert "42.0% below its highest" in desk.book.reason
-    assert desk.book.position == 0
+    assert desk.account.equity == pytest.approx(58.0)
+    assert desk.account.state == "REDUCING"
+    assert "42.0% below its highest" in desk.account.reason
+    assert desk.account.position == 0
     assert told(tmp_path, "fill")[-1]["price"] == 58
 
 
@@ -279,26 +279,26 @@ def test_a_level_that_holds_is_believed_and_on_record(tmp_path: Path, jump: floa
     """A fall, a split that was not adjusted for, a rise: no later bar is refused for it."""
     desk = desk_of(tmp_path, COLLAR, Wish(0))
     feed(desk, bars([100.0] * 5 + [100.0 * jump * (1 + 0.01 * n) for n in range(20)]))
-    assert desk.book.unbelieved == 2
-    assert desk.book.state == "REDUCING"
-    assert "has held there for 3 bars" in desk.book.reason
-    assert f"{jump * 1.02 - 1:+.0%}" in desk.book.reason
-    assert desk.book.price == pytest.approx(100 * jump * 1.19)
+    assert desk.account.unbelieved == 2
+    assert desk.account.state == "REDUCING"
+    assert "has held there for 3 bars" in desk.account.reason
+    assert f"{jump * 1.02 - 1:+.0%}" in desk.account.reason
+    assert desk.account.price == pytest.approx(100 * jump * 1.19)
 
 
 def test_prints_that_contradict_each_other_are_not_a_level(tmp_path: Path) -> None:
     desk = desk_of(tmp_path, COLLAR, Wish(0))
     feed(desk, bars([100.0] * 5 + [300.0, 30.0] * 4))
-    assert desk.book.unbelieved == 8
-    assert desk.book.price == 100
+    assert desk.account.unbelieved == 8
+    assert desk.account.price == 100
 
 
 def test_the_collar_follows_volatility_and_the_length_of_the_bar() -> None:
     def width(interval: float, returns: float | None, elapsed: float, **limits: Any) -> Any:
-        book = Book(volatility_bars=4)
+        account = Account(volatility_bars=4)
         if returns is not None:
-            book.log_squares.extend([returns**2] * 4)
-        return PriceCollar(book, Limits(**limits), interval).width(elapsed)
+            account.log_squares.extend([returns**2] * 4)
+        return PriceCollar(account, Limits(**limits), interval).width(elapsed)
 
     assert width(86_400, None, 86_400) == pytest.approx(0.2)  # a day's, as long as nothing is known
     assert width(60, None, 60) == 0.15
@@ -317,9 +317,9 @@ def test_bad_prints_with_bars_that_tell_nothing_in_between_are_not_in_a_row(tmp_
     feed(desk, bars([100.0] * 5))
     desk.on_bar(bars([10.0], start=5)[0])
     desk.on_bar(bars([100.0], start=6)[0] | {"close": math.nan})
-    assert desk.book.position == 0  # no price, action 0
+    assert desk.account.position == 0  # no price, action 0
     desk.on_bar(bars([10.0], start=7)[0])
-    assert (desk.book.state, desk.book.off_market) == ("ACTIVE", 1)
+    assert (desk.account.state, desk.account.off_market) == ("ACTIVE", 1)
 
 
 def test_the_third_bad_print_sells_nothing_at_its_own_price(tmp_path: Path) -> None:
@@ -334,10 +334,10 @@ def test_the_third_bad_print_sells_nothing_at_its_own_price(tmp_path: Path) -> N
         if not desk.collar.doubts(row):
             desk.venue.on_bar(row)
         desk.on_bar(row)
-    assert desk.book.state == "REDUCING"
-    assert desk.book.position == 1
+    assert desk.account.state == "REDUCING"
+    assert desk.account.position == 1
     feed(desk, rows[-1:])
-    assert desk.book.position == 0
+    assert desk.account.position == 0
     assert told(tmp_path, "fill")[-1]["price"] == 100
 
 
@@ -345,11 +345,11 @@ def test_unbelieved_bars_are_not_taken_twice_after_a_restart(tmp_path: Path) -> 
     desk = desk_of(tmp_path, COLLAR, Wish(0))
     rows = bars([100.0] * 5 + [60.0, 60.0])
     feed(desk, rows)
-    assert (desk.book.unbelieved, desk.book.seen) == (2, rows[-1]["time"])
+    assert (desk.account.unbelieved, desk.account.seen) == (2, rows[-1]["time"])
     desk.ledger.journal.close()
     again = desk_of(tmp_path, COLLAR, Wish(0))
-    assert again.book.seen == rows[-1]["time"]
-    assert again.book.price_time == rows[4]["time"]
+    assert again.account.seen == rows[-1]["time"]
+    assert again.account.price_time == rows[4]["time"]
 
 
 class Away(SimulatedVenue):
@@ -375,13 +375,13 @@ def test_what_could_not_be_sent_is_not_sent_after_another_decision(tmp_path: Pat
     feed(desk, bars([100.0]))
     venue.away = True
     feed(desk, bars([100.0], start=1))
-    assert desk.book.position == 0
+    assert desk.account.position == 0
     venue.away = False
     wish.wanted = 0
     feed(desk, bars([100.0], start=2))
     for _ in range(3):
         desk.on_idle()
-    assert (desk.book.position, desk.book.orders) == (0, 0)
+    assert (desk.account.position, desk.account.orders) == (0, 0)
 
 
 class Mute(SimulatedVenue):
@@ -399,10 +399,10 @@ def test_nothing_is_sent_while_the_venue_does_not_say_what_it_holds(tmp_path: Pa
     venue = Mute(MarketSettings())
     desk = desk_of(tmp_path, QUIET, Wish(1), venue=venue)
     feed(desk, bars([100.0] * 3))
-    assert (desk.book.orders, desk.book.refusals) == (0, {})
+    assert (desk.account.orders, desk.account.refusals) == (0, {})
     venue.mute = False
     feed(desk, bars([100.0], start=3))
-    assert desk.book.position == 1
+    assert desk.account.position == 1
 
 
 def test_orders_of_a_sized_desk_carry_their_position_into_the_journal(tmp_path: Path) -> None:
@@ -422,10 +422,10 @@ def test_a_stop_closes_the_position_in_as_many_parts_as_it_takes(tmp_path: Path,
     market = MarketSettings(fill=fill)
     desk = desk_of(tmp_path, QUIET, Wish(1), market=market)
     feed(desk, bars([100.0] * 4))
-    assert desk.book.position == 1
+    assert desk.account.position == 1
     desk.execution.settings = ExecutionSettings(venue_max_quantity=0.3)
     desk.stop("the market ended", flatten=True)
-    assert desk.book.position == 0
+    assert desk.account.position == 0
 
 
 # --- what limits mean ------------------------------------------------------------------------
@@ -443,12 +443,12 @@ def test_defaults_mean_the_same_at_every_price(
     rng = np.random.default_rng(1)
     closes = (price * (1 + rng.normal(0, 0.001, 30))).tolist()
     feed(desk, bars(closes[:20]))
-    assert desk.book.position == quantity
+    assert desk.account.position == quantity
     wish.wanted = -1
     feed(desk, bars(closes[20:], start=20))
-    assert desk.book.position == -quantity
-    assert set(desk.book.refusals) == {"volatility_bars"}
-    assert math.isclose(desk.book.funded or 0, quantity * closes[1], rel_tol=1e-12)
+    assert desk.account.position == -quantity
+    assert set(desk.account.refusals) == {"volatility_bars"}
+    assert math.isclose(desk.account.funded or 0, quantity * closes[1], rel_tol=1e-12)
 
 
 def test_refusals_are_counted_by_limit(tmp_path: Path) -> None:
@@ -458,7 +458,7 @@ def test_refusals_are_counted_by_limit(tmp_path: Path) -> None:
     feed(desk, bars([100.0, 101.0, 102.0, 103.0]))
     desk.limits = desk.execution.limits = QUIET.model_copy(update={"max_orders_per_minute": 0})
     feed(desk, bars([100.0, 101.0], start=4))
-    assert desk.book.refusals == {"max_notional": 3, "max_orders_per_minute": 2}
-    book = Book()
-    book.replay(records(tmp_path / "journal.jsonl"))
-    assert book.refusals == desk.book.refusals
+    assert desk.account.refusals == {"max_notional": 3, "max_orders_per_minute": 2}
+    account = Account()
+    account.replay(records(tmp_path / "journal.jsonl"))
+    assert account.refusals == desk.account.refusals

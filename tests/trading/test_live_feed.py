@@ -112,17 +112,17 @@ def test_an_outage_is_one_gap_and_nothing_is_decided_before_the_market_is_back(
 ) -> None:
     live = Live(tmp_path)
     stopped = minutes(live, 10, NOW)
-    decided = live.desk.book.decisions
+    decided = live.desk.account.decisions
     back = stopped + 3 * 3600 * SECOND
     live.arrive([trade(back, 105.0)], back)
-    assert live.desk.book.decisions == decided
-    assert live.desk.book.gaps == 1
+    assert live.desk.account.decisions == decided
+    assert live.desk.account.gaps == 1
     assert len(live.seen) == 10  # not the 180 minutes in between
     minutes(live, 3, back + 10 * SECOND, 105.0)
     late = [each for each in live.told("fill") if each["time"] > stopped]
     assert late
     assert all(abs(each["price"] - 105) < 0.1 for each in late)
-    assert live.desk.book.gaps == 1
+    assert live.desk.account.gaps == 1
     live.end()
 
 
@@ -133,25 +133,25 @@ def test_after_a_short_silence_only_the_newest_bar_is_decided_on(
     """Bars that fall due at one instant are one occasion, at the price of the last of them."""
     live = Live(tmp_path)
     stopped = minutes(live, 5, NOW)
-    decided = live.desk.book.decisions
+    decided = live.desk.account.decisions
     back = stopped + silent * SECOND
     live.arrive([trade(back, 101.0)], back + SECOND)
-    assert live.desk.book.decisions == decided + 1
+    assert live.desk.account.decisions == decided + 1
     minutes(live, 1, back + 10 * SECOND, 101.0)
     minutes(live, 1, back + 70 * SECOND, 101.0)
     times = [each["time"] for each in live.told("decision")]
     assert len(times) == len(set(times))
-    assert len(live.seen) > live.desk.book.decisions + 1  # carried bars are seen, not decided on
+    assert len(live.seen) > live.desk.account.decisions + 1  # carried bars are seen, not decided on
     live.end()
 
 
 def test_a_backlog_that_arrives_at_once_is_decided_on_once(tmp_path: Path) -> None:
     live = Live(tmp_path)
     stopped = minutes(live, 5, NOW)
-    decided = live.desk.book.decisions
+    decided = live.desk.account.decisions
     backlog = [trade(ns) for ns in range(stopped, stopped + 7200 * SECOND, 20 * SECOND)]
     live.arrive(backlog, stopped + 7200 * SECOND)
-    assert live.desk.book.decisions == decided + 1
+    assert live.desk.account.decisions == decided + 1
     assert live.told("decision")[-1]["time"] == stopped + 7200 * SECOND
     live.end()
 
@@ -163,7 +163,7 @@ def test_a_bar_that_is_old_when_it_is_made_is_no_ground_for_a_decision(tmp_path:
         live.arrive([trade(ns)], ns + hour)
     assert len(live.seen) == 9
     assert not live.told("decision")
-    assert live.desk.book.gaps == 1
+    assert live.desk.account.gaps == 1
     live.end()
 
 
@@ -191,7 +191,7 @@ def test_an_event_ahead_of_the_clock_is_rejected_and_those_after_it_are_not(
     assert live.rejections.by_fault == {"clock jump": 1}
     assert any(f"{ahead - 5:.1f} s ahead of the clock" in each for each in live.said)
     assert len(live.seen) == 9
-    assert live.desk.book.state == "ACTIVE"
+    assert live.desk.account.state == "ACTIVE"
     live.end()
 
 
@@ -312,8 +312,8 @@ def test_the_last_bar_of_a_live_feed_counts_only_once_it_has_closed(tmp_path: Pa
     live.arrive([trade(NOW), trade(NOW + 70 * SECOND)], NOW + 71 * SECOND)
     live.end()
     assert [row["time"] for row in live.seen] == [NOW + 60 * SECOND]
-    assert live.desk.book.state == "ACTIVE"
-    assert not live.desk.book.working
+    assert live.desk.account.state == "ACTIVE"
+    assert not live.desk.account.working
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
@@ -351,10 +351,10 @@ def test_carried_bars_at_the_end_of_a_live_feed_are_not_decided_on(tmp_path: Pat
     stopped = minutes(live, 5, NOW)
     back = stopped + 1200 * SECOND
     live.arrive([trade(back, 103.0), trade(back + SECOND, 103.0)], back + SECOND)
-    decided = live.desk.book.decisions
+    decided = live.desk.account.decisions
     live.now = back + 120 * SECOND
     live.end()
-    assert live.desk.book.decisions <= decided + 1
+    assert live.desk.account.decisions <= decided + 1
     late = [each["price"] for each in live.told("fill") if each["time"] > stopped]
     assert all(price == 103 for price in late)
-    assert live.desk.book.gaps <= 1
+    assert live.desk.account.gaps <= 1

@@ -147,4 +147,4 @@ def test_an_order_past_the_margin_is_rejected(tmp_path: Path) -> None:
     run(desk, desk.venue, rows, quotes_of(rows, market, 0), settings, 10.0)
     told = list(records(tmp_path / "journal.jsonl"))
     assert [r["status"] for r in told if r["type"] == "order"].count("rejected") == 3
-    assert (desk.book.state, desk.book.reason) == ("HALTED", "3 orders rejected in a row")
+    assert (desk.account.state, desk.account.reason) == ("HALTED", "3 orders rejected in a row")

@@ -15,7 +15,7 @@ from market.synthetic import RandomWalk
 from models.sealed import MANIFEST
 from tests.support.desks import bundle_for
 from tests.support.registered import NAME, promote
-from trading.book import Book
+from trading.account import Account
 from trading.journal import Journal, records
 from trading.latch import KILL
 
@@ -45,10 +45,10 @@ def finished(command: list[str], **more: Any) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def replayed(bundle: Path) -> Book:
-    book = Book()
-    book.replay(records(bundle.parent / "desk" / "journal.jsonl"))
-    return book
+def replayed(bundle: Path) -> Account:
+    account = Account()
+    account.replay(records(bundle.parent / "desk" / "journal.jsonl"))
+    return account
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_killed_at_random_moments_it_goes_on(bundle: Path, pace: str, bars: int)
     code, out, err = finished(paper(bundle, "--bars", walk, *LOOSE))
     assert (code, err) == (0, "")
     assert "gone on from the journal" in out
-    book = replayed(bundle)
+    account = replayed(bundle)
     found = list(records(journal))
     closes = [each["closed"] for each in found if each["type"] == "bar"]
     assert len(closes) == len(set(closes)) == bars
     sent = [each["order"] for each in found if each.get("status") == "sent"]
     assert len(sent) > 20
-    assert set(book.ended) == set(sent)
-    assert book.position == 0  # flattened at the end
+    assert set(account.ended) == set(sent)
+    assert account.position == 0  # flattened at the end
     paid = sum(each["cost"] for each in found if each["type"] == "fill")
     flow = sum(
         (1 if each["side"] == "buy" else -1) * each["size"] * each["price"]
@@ -94,7 +94,7 @@ def test_killed_at_random_moments_it_goes_on(bundle: Path, pace: str, bars: int)
         if each["type"] == "fill"
     )
     begun = next(each["cash"] for each in found if each["type"] == "funding")
-    assert book.cash == pytest.approx(begun - flow - paid, abs=1e-6)
+    assert account.cash == pytest.approx(begun - flow - paid, abs=1e-6)
 
 
 @pytest.mark.parametrize("on_stop, flat", [("flatten", True), ("hold", False)])

@@ -77,7 +77,7 @@ def of_simulator(table: MarketTable, bundle: Bundle) -> tuple[list[int], list[fl
         state = simulator.observe().numpy()[0]
         action = bundle.q_values(state).argmax(axis=1).astype(np.int32)
         code, reward = step(tf.constant(action[None]), tf.zeros((1, 1), tf.uint32))
-        recalled = simulator.recall(code)
+        recalled = simulator.unpack(code)
         positions.append(int(recalled.held.numpy()[0, 0]))
         equity.append(float(advanced(table.terms, equity[-1], float(reward.numpy()[0, 0]))))
     return positions, equity
@@ -162,8 +162,8 @@ def test_ruin_ends_alike(tmp_path: Path, fill: Fill) -> None:
     told = list(records(tmp_path / "journal.jsonl"))
     worth = [each["equity"] for each in told if each["type"] == "decision"]
     np.testing.assert_allclose(worth, judged.equity, rtol=1e-12)
-    assert desk.book.position == 0
-    assert (desk.book.state, desk.book.reason) == (
+    assert desk.account.position == 0
+    assert (desk.account.state, desk.account.reason) == (
         "HALTED",
         "the venue closed the position and the account",
     )
@@ -186,10 +186,10 @@ def test_a_restart_changes_nothing_but_the_order_under_way(tmp_path: Path, fill:
         desk = desk_at(tmp_path / "parts", bundle, settings, q_values=short)
         run(desk, rows[first : first + 25])
         desk.ledger.journal.close()
-    assert desk.book.liquidated
-    assert desk.book.equity == pytest.approx(whole.book.equity)
-    assert desk.book.state == "HALTED"
-    assert desk.book.bars == whole.book.bars == len(rows)
+    assert desk.account.liquidated
+    assert desk.account.equity == pytest.approx(whole.account.equity)
+    assert desk.account.state == "HALTED"
+    assert desk.account.bars == whole.account.bars == len(rows)
 
 
 @pytest.mark.parametrize("name", MARKETS)
@@ -265,5 +265,5 @@ def test_a_sized_desk_goes_on_after_a_restart(tmp_path: Path, sizing: Sizing) ->
         desk = desk_at(tmp_path / "parts", bundle, settings, policy=loose)
         run(desk, rows_of(bars)[first : first + 60])
         desk.ledger.journal.close()
-    assert desk.book.equity == pytest.approx(whole.book.equity, rel=1e-12)
-    assert desk.book.exposure == whole.book.exposure
+    assert desk.account.equity == pytest.approx(whole.account.equity, rel=1e-12)
+    assert desk.account.exposure == whole.account.exposure

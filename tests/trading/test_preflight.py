@@ -301,14 +301,14 @@ def test_a_desk_that_goes_on_is_measured_by_what_its_account_began_with(
 
 
 def test_what_blocks_a_position_depends_on_the_funding_by_default() -> None:
-    from trading.book import Book
+    from trading.account import Account
 
     limits = Limits().resolved(1.0, 60.0)
     closes = np.array([100.0, 900.0, 1100.0])
-    found = blocked(closes, np.ones(3), limits, Book(funded=100.0), None)
+    found = blocked(closes, np.ones(3), limits, Account(funded=100.0), None)
     assert found is not None
     assert (found.limit, found.prices.tolist()) == ("limits.max_notional", [False, False, True])
-    assert blocked(closes[:2], np.ones(2), limits, Book(funded=100.0), None) is None
+    assert blocked(closes[:2], np.ones(2), limits, Account(funded=100.0), None) is None
 
 
 # --- a backtest that ignores its bars --------------------------------------------------------

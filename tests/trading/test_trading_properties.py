@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from market.synthetic import RandomWalk
 from tests.support.desks import bundle_for, desk_at
-from trading.book import DUST, Book
+from trading.account import DUST, Account
 from trading.journal import records
 from trading.latch import Latch
 from trading.orders import Ended, Event, Filled, Order, Report, Unreachable
@@ -127,7 +127,7 @@ class HostileVenue:
     def fund(self, cash: float) -> None:
         pass
 
-    def close_out(self) -> None:
+    def end_of_data(self) -> None:
         pass
 
 
@@ -165,13 +165,13 @@ class Trading(RuleBasedStateMachine):
         self.time += MINUTE
         low, high = min(self.price, close), max(self.price, close)
         bar = {"time": self.time, "open": self.price, "high": high, "low": low, "close": close}
-        self.venue.may_send = self.desk.book.state != "HALTED"
-        reducing = self.desk.book.state == "REDUCING"
+        self.venue.may_send = self.desk.account.state != "HALTED"
+        reducing = self.desk.account.state == "REDUCING"
         self.desk.on_bar(bar | {"volume": 1.0})
-        working = self.desk.book.working
+        working = self.desk.account.working
         if reducing and working is not None and working.order.time == self.time:
             assert working.order.reduce_only
-            assert working.order.quantity == abs(self.desk.book.position)
+            assert working.order.quantity == abs(self.desk.account.position)
 
     @rule(change=st.floats(-0.15, 0.15), wanted=st.sampled_from([-1, -1, 0, 1, 1, 2, 2, 2]))
     def good_bar(self, change: float, wanted: int) -> None:
@@ -193,7 +193,7 @@ class Trading(RuleBasedStateMachine):
     )
     def trade(self, steps: list[tuple[float, int, Any]]) -> None:
         """An ordinary while, resumed by hand where it has to be, with orders that mostly are filled."""
-        if self.desk.book.state != "ACTIVE":
+        if self.desk.account.state != "ACTIVE":
             self.resume()
         for change, wanted, outcome in steps:
             self.good_bar(change, wanted)
@@ -244,9 +244,9 @@ class Trading(RuleBasedStateMachine):
             with (self.path / "journal.jsonl").open("ab") as file:
                 file.write(b'{"time":16000000')
         self.venue.may_send = False
-        state = self.desk.book.state
+        state = self.desk.account.state
         self.open()
-        assert self.desk.book.state in (state, "HALTED")
+        assert self.desk.account.state in (state, "HALTED")
 
     @rule()
     def kill(self) -> None:
@@ -254,8 +254,8 @@ class Trading(RuleBasedStateMachine):
         Latch(self.path).kill("a drill")
         self.venue.may_send = False
         self.desk.on_idle()
-        assert self.desk.book.state == "HALTED"
-        working = self.desk.book.working
+        assert self.desk.account.state == "HALTED"
+        working = self.desk.account.working
         assert working is None or working.canceled_at is not None or not self.venue.reachable
 
     @rule()
@@ -267,10 +267,10 @@ class Trading(RuleBasedStateMachine):
     def journal_tells_all(self) -> None:
         if not hasattr(self, "desk"):
             return
-        book = Book(LIMITS.volatility_bars, LIMITS.fault_memory)
+        account = Account(LIMITS.volatility_bars, LIMITS.fault_memory)
         told = list(records(self.path / "journal.jsonl"))
-        book.replay(told)
-        assert repr(book) == repr(self.desk.book)  # NaN is not equal to itself
+        account.replay(told)
+        assert repr(account) == repr(self.desk.account)  # NaN is not equal to itself
         ends = [
             each["order"]
             for each in told
@@ -279,7 +279,7 @@ class Trading(RuleBasedStateMachine):
         ]
         assert len(ends) == len(set(ends))
         assert set(ends) <= {order.id for order in self.venue.submitted}
-        assert abs(book.position) <= CAP + DUST
+        assert abs(account.position) <= CAP + DUST
 
     def teardown(self) -> None:
         """Once the line is up again, every order that was sent ends, once, and both sides agree."""
@@ -288,15 +288,15 @@ class Trading(RuleBasedStateMachine):
         self.venue.reachable, self.venue.rejects, self.venue.loses = True, False, ""
         for _ in range(2):
             self.bar(self.price)
-        self.desk.execution.withdraw(self.time)
-        self.desk.execution.settle(self.time + 1)
+        self.desk.execution.cancel(self.time)
+        self.desk.execution.reconcile(self.time + 1)
         self.desk.ledger.flush()
-        book = self.desk.book
-        assert book.working is None
-        assert set(book.ended) == {order.id for order in self.venue.submitted}
-        assert abs(book.position - self.venue.held) < 1e-9
-        assert "the venue holds" not in book.reason
-        assert "does not work here" not in book.reason
+        account = self.desk.account
+        assert account.working is None
+        assert set(account.ended) == {order.id for order in self.venue.submitted}
+        assert abs(account.position - self.venue.held) < 1e-9
+        assert "the venue holds" not in account.reason
+        assert "does not work here" not in account.reason
         self.desk.ledger.journal.close()
         self.folder.cleanup()
 

@@ -92,7 +92,7 @@ def learned(settings: Dqn) -> list[keras.Model]:
         samples = [buffer.sample(learner.batch, beta=0.4) for buffer in buffers]
         batch = Transition(*(np.stack(p) for p in zip(*(s.batch for s in samples), strict=True)))
         if learner.backup == "all_actions":
-            batch = of_all_actions(batch)
+            batch = counterfactual_batch(batch)
         _, td_error = step(batch, np.stack([s.weight for s in samples]))
         for buffer, sample, size in zip(buffers, samples, td_error.numpy(), strict=True):
             buffer.update_priorities(sample.slot, size)
@@ -101,7 +101,7 @@ def learned(settings: Dqn) -> list[keras.Model]:
     return [learning.online.network(index) for index in range(len(PROBES))]
 
 
-def of_all_actions(batch: Transition) -> Transition:
+def counterfactual_batch(batch: Transition) -> Transition:
     """What each action would have given: the probes' answers, `ASKED`, one step at a time."""
     columns: list[list[Any]] = [[], [], []]  # reward, discount, next state
     for index, probe in enumerate(PROBES):

@@ -16,7 +16,7 @@ class Engine(NamedTuple):
     Attributes:
         module: has `open_venue(market)`, which makes the venue of a fresh account, and
             `play(desk, rows, settings, cash, take)`, which trades all rows and has `take` look at the
-            book after each.
+            account after each.
         takes: settings of `qdesk backtest` that not every engine knows.
         needs: a package, and the extra of our own that brings it.
         without: why a setting that it does not take means nothing here, by name.

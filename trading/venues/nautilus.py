@@ -38,7 +38,7 @@ from pydantic import Field
 
 from durable.settings import BadSettings, Settings
 from market.accounting import MarketSettings
-from trading.book import Book
+from trading.account import Account
 from trading.desk import TRADED, Bar, Desk
 from trading.feed import Row
 from trading.orders import Charged, Ended, Ending, Event, Filled, Order, Report, Side
@@ -75,7 +75,7 @@ class NautilusVenue:
         self.market = market
         self.scale = 1.0  # of the engine's prices and money
         self.send: Callable[[Order], None] | None = None
-        self.withdraw: Callable[[str], None] | None = None
+        self.ask_to_cancel: Callable[[str], None] | None = None
         self.held = 0.0
         self._events: list[Event] = []
         self._reports: dict[str, Report] = {}
@@ -102,8 +102,8 @@ class NautilusVenue:
 
     def cancel(self, order_id: str) -> None:
         """Asks the engine to cancel."""
-        if self.withdraw is not None:
-            self.withdraw(order_id)
+        if self.ask_to_cancel is not None:
+            self.ask_to_cancel(order_id)
 
     def poll(self) -> list[Event]:
         """What happened since the last call."""
@@ -122,12 +122,12 @@ class NautilusVenue:
     def fund(self, cash: float) -> None:
         """The engine's account was paid in when it was made."""
 
-    def close_out(self) -> None:
+    def end_of_data(self) -> None:
         """What works stays so: the engine has no more market."""
 
     def finish(self) -> None:
         """The engine has ended, and with it what still worked there."""
-        self.send = self.withdraw = None
+        self.send = self.ask_to_cancel = None
         for name, report in list(self._reports.items()):
             if report.ended is None:
                 self.ended(name, "expired", "the market ended")
@@ -135,7 +135,7 @@ class NautilusVenue:
     def filled(
         self, name: str, fill: str, side: Side, size: float, price: float, cost: float
     ) -> None:
-        """Told by the strategy, in the engine's own scale."""
+        """SessionResult by the strategy, in the engine's own scale."""
         self.held += size if side == "buy" else -size
         if abs(self.held) < 10**-SIZE_DIGITS / 2:
             self.held = 0.0
@@ -146,7 +146,7 @@ class NautilusVenue:
             self.ended(name, "filled", "")
 
     def ended(self, name: str, status: Ending, reason: str) -> None:
-        """Told by the strategy."""
+        """SessionResult by the strategy."""
         fills = self._reports[name].fills
         ended = Ended(name, status, sum(each.quantity for each in fills), reason)
         self._reports[name] = Report(fills, ended)
@@ -162,7 +162,7 @@ class DeskStrategy(Strategy):
         venue: NautilusVenue,
         rows: Sequence[Bar],
         bar_type: BarType,
-        after_bar: Callable[[Book], None],
+        after_bar: Callable[[Account], None],
     ) -> None:
         """Takes what a constructor of the engine's cannot be given."""
         self.desk = desk
@@ -172,7 +172,7 @@ class DeskStrategy(Strategy):
         self.after_bar = after_bar
         self.failed: BaseException | None = None
         venue.send = self._send
-        venue.withdraw = self._withdraw
+        venue.ask_to_cancel = self._cancel
 
     def on_start(self) -> None:
         """Asks for the bars."""
@@ -186,7 +186,7 @@ class DeskStrategy(Strategy):
             row = next(self.rows)
             self.venue.on_bar(row)
             self.desk.on_bar(row)
-            self.after_bar(self.desk.book)
+            self.after_bar(self.desk.account)
         except BaseException as error:  # the engine would swallow it
             self.failed = error
 
@@ -219,7 +219,7 @@ class DeskStrategy(Strategy):
     def _tell(self, what: Callable[..., None], *told: Any) -> None:
         try:
             what(*told)
-            self.desk.hear()
+            self.desk.on_venue_event()
         except BaseException as error:
             self.failed = self.failed or error
 
@@ -233,7 +233,7 @@ class DeskStrategy(Strategy):
         )
         self.submit_order(made)
 
-    def _withdraw(self, order_id: str) -> None:
+    def _cancel(self, order_id: str) -> None:
         self.cancel_order(ClientOrderId(order_id))
 
 
@@ -244,7 +244,7 @@ def run(
     quotes: Sequence[Quote],
     settings: NautilusSettings,
     cash: float,
-    after_bar: Callable[[Book], None] = lambda _: None,
+    after_bar: Callable[[Account], None] = lambda _: None,
 ) -> float:
     """Has the desk trade rows of bars against quotes.
 
@@ -255,7 +255,7 @@ def run(
         quotes: what can be traded at, in order of time.
         settings: latency and margin.
         cash: what the account begins with, quote currency.
-        after_bar: called with the book after every bar.
+        after_bar: called with the account after every bar.
 
     Returns:
         Seconds that the engine ran, the data being loaded.
@@ -345,7 +345,7 @@ def play(
     rows: Sequence[Row],
     settings: BacktestSettings,
     cash: float,
-    take: Callable[[Book], None],
+    take: Callable[[Account], None],
 ) -> None:
     """Has the desk trade bars in order, against the quotes of its log or of the bars themselves."""
     venue = desk.venue

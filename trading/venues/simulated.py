@@ -10,7 +10,7 @@ from typing import Any
 
 from market.accounting import MarketSettings, floor_of, unit_cost
 from market.rebalance import rebalance
-from trading.book import DUST, Book
+from trading.account import DUST, Account
 from trading.desk import Bar, Desk
 from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report, Side
 
@@ -18,25 +18,25 @@ from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Rep
 class SimulatedVenue:
     """A market of one instrument and one account; `on_bar` moves it on."""
 
-    def __init__(self, settings: MarketSettings, book: Book | None = None) -> None:
-        """Opens: a new account, or the one that a book tells of.
+    def __init__(self, settings: MarketSettings, account: Account | None = None) -> None:
+        """Opens: a new account, or the one that an account tells of.
 
         Args:
             settings: fills and costs.
-            book: of a desk that goes on from its journal.
+            account: of a desk that goes on from its journal.
         """
-        book = book or Book()
+        account = account or Account()
         self.settings = settings
-        self._position = book.position
-        self._cash = book.cash
-        self._floor = floor_of(settings) * (book.funded or 0.0)
+        self._position = account.position
+        self._cash = account.cash
+        self._floor = floor_of(settings) * (account.funded or 0.0)
         self._close = 0.0
         self._bars = 0
         self._half: float | None = settings.half_spread
         self._events: list[Event] = []
         self._reports: dict[str, Report] = {}
         self._working: Order | None = None
-        self._closed = book.liquidated
+        self._closed = account.liquidated
         self._done = 0
 
     def fund(self, cash: float) -> None:
@@ -82,7 +82,7 @@ class SimulatedVenue:
         else:
             self._working = order
 
-    def close_out(self) -> None:
+    def end_of_data(self) -> None:
         """Fills the order that waits at the last close: there will be no next open."""
         if self._working is not None:
             order = self._working
@@ -182,11 +182,11 @@ def play(
     rows: Sequence[Bar],
     settings: object,  # noqa: ARG001  # this engine has none of its own
     cash: float,  # noqa: ARG001  # the desk funds the account
-    take: Callable[[Book], None],
+    take: Callable[[Account], None],
 ) -> None:
     """Has the desk trade bars in order, filled as the timing contract says."""
     for row in rows:
         if not desk.collar.doubts(row):
             desk.venue.on_bar(row)
         desk.on_bar(row)
-        take(desk.book)
+        take(desk.account)

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from durable.errors import InUse
-from models.sealed import MANIFEST, TEMPORARY, Arrays, Damaged, read_manifest, seal, tidy, unseal
+from models.sealed import (
+    MANIFEST,
+    TEMPORARY,
+    Arrays,
+    CorruptError,
+    read_manifest,
+    seal,
+    tidy,
+    unseal,
+)
 from training.checkpoints.errors import BucketError, CheckpointError, NoCheckpoint
 from training.checkpoints.object_store import Bucket, Uploads
 from training.checkpoints.settings import CheckpointSettings
@@ -43,11 +52,11 @@ class Checkpoint(NamedTuple):
         """Reads and verifies a checkpoint.
 
         Raises:
-            Damaged: it is not what was saved.
+            CorruptError: it is not what was saved.
         """
         manifest, arrays = unseal(folder, STATE)
         if manifest.get("format") != FORMAT:
-            raise Damaged(
+            raise CorruptError(
                 f"{folder}: its format is {manifest.get('format')!r}; this version reads {FORMAT!r}"
             )
         return cls(folder, manifest, arrays)
@@ -118,7 +127,7 @@ class Checkpoints:
         """Begins to keep what is saved; what was never uploaded is uploaded now."""
         here = steps_in(self.folder)
         for step, folder in here.items():
-            with suppress(Damaged, OSError):
+            with suppress(CorruptError, OSError):
                 self._scores[step] = read_manifest(folder, STATE).get("score")
         if self.settings.url is not None:
             bucket = Bucket(self.settings.url)
@@ -237,7 +246,7 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
         if name in here:
             try:
                 return Checkpoint.load(folder / name)
-            except Damaged as error:
+            except CorruptError as error:
                 tell(f"damaged: {error}{_set_aside(folder / name) if aside else ''}")
             except OSError as error:
                 tell(f"{folder / name}: cannot be read ({error.strerror}); it stays where it is")
@@ -245,7 +254,7 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
             try:
                 bucket.download(folder.name, folder / name, (STATE, MANIFEST))
                 return Checkpoint.load(folder / name)
-            except Damaged as error:
+            except CorruptError as error:
                 tell(f"damaged in {bucket.url}: {error}")
                 shutil.rmtree(folder / name)
             except BucketError as error:

@@ -22,20 +22,20 @@ class Transition(NamedTuple):
     next_state: tf.Tensor  # (seeds, batch, state_size) float32
 
 
-def sampled(simulator: Simulator, code: tf.Tensor, known: tf.Tensor, gamma: float) -> Transition:
+def sampled(simulator: Simulator, code: tf.Tensor, valid: tf.Tensor, gamma: float) -> Transition:
     """The transitions that were made, summed over windows.
 
     Args:
         simulator: knows the market.
         code: windows of codes along streams, shape (seeds, batch, n).
-        known: 1 where the transition after is known, of that shape (see `Ring.windows`).
+        valid: 1 where the transition after is valid, of that shape (see `Ring.windows`).
         gamma: discount a bar.
     """
-    steps = simulator.recall(code)
+    steps = simulator.unpack(code)
     window = n_step_return(
         tf.unstack(steps.reward, axis=-1),
         tf.unstack(gamma * (1 - steps.ruined), axis=-1),
-        tf.unstack(steps.goes_on * known, axis=-1),
+        tf.unstack(steps.continues * valid, axis=-1),
     )
     bar = steps.bar[..., 0]
     position = steps.position[..., 0]
@@ -54,7 +54,7 @@ def sampled(simulator: Simulator, code: tf.Tensor, known: tf.Tensor, gamma: floa
     )
 
 
-def of_all_actions(
+def counterfactual_batch(
     simulator: Simulator, code: tf.Tensor, bits: tf.Tensor, gamma: float
 ) -> Transition:
     """What each action would have led to, at the bars of codes, out of positions drawn at random.
@@ -65,7 +65,7 @@ def of_all_actions(
         bits: random uint32 that draw the positions, of that shape.
         gamma: discount a bar.
     """
-    bar = simulator.recall(code).bar
+    bar = simulator.unpack(code).bar
     position = tf.cast(bits % tf.constant(3, tf.uint32), tf.int32) - 1
     reward, held = simulator.rewards_of_all(bar, position)
     bar_of_each = tf.broadcast_to(bar[..., None], held.shape)

@@ -95,10 +95,10 @@ class Learner:
         Returns:
             Metrics, and each transition's absolute TD error, shape (seeds, batch).
         """
-        goal = self._target_of(batch, epsilon, noise)
+        target = self._target_of(batch, epsilon, noise)
         with tf.GradientTape() as tape:
-            chosen = self._of_actions(self.online(batch.state, noise.online), batch.action)
-            losses, td_error = self._losses_of(chosen, goal)
+            q_value = self._of_actions(self.online(batch.state, noise.online), batch.action)
+            losses, td_error = self._losses_of(q_value, target)
             if batch.action is None:
                 losses = tf.reduce_mean(losses, -1)
                 td_error = tf.reduce_mean(td_error, -1)
@@ -117,7 +117,7 @@ class Learner:
         self.optimizer.apply(gradients, self._weights)
         if self.settings.tau is not None:
             self._move_target(self.settings.tau)
-        q_mean = tf.reduce_mean(tf.reshape(chosen, (self.seeds, -1)), axis=1)
+        q_mean = tf.reduce_mean(tf.reshape(q_value, (self.seeds, -1)), axis=1)
         return StepMetrics(loss, tf.reduce_mean(td_error, axis=1), q_mean, norm), td_error
 
     def copy_target(self, due: tf.Tensor | bool = True) -> None:
@@ -180,12 +180,12 @@ class Learner:
             taken = taken[..., None]
         return tf.reduce_sum(values * taken, axis=2)
 
-    def _losses_of(self, chosen: tf.Tensor, goal: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _losses_of(self, q_value: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Losses and absolute TD errors; of quantiles, the TD error is that of their means."""
         if self.online.distributional:
-            td_error = tf.reduce_mean(goal, -1) - tf.reduce_mean(chosen, -1)
-            return quantile_huber(chosen, goal, self.settings.huber_delta), abs(td_error)
-        td_error = goal - chosen
+            td_error = tf.reduce_mean(target, -1) - tf.reduce_mean(q_value, -1)
+            return quantile_huber(q_value, target, self.settings.huber_delta), abs(td_error)
+        td_error = target - q_value
         if self.settings.loss == "huber":
             return huber(td_error, self.settings.huber_delta), abs(td_error)
         return tf.square(td_error), abs(td_error)

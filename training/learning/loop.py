@@ -20,7 +20,7 @@ from models.architectures import ACTIONS
 from models.exploration import epsilon
 from models.networks import q_network, q_values_of
 from training.learning.agent import Diverged, LogWindow, Policy, State, require_fits
-from training.learning.batches import Transition, of_all_actions, sampled
+from training.learning.batches import Transition, counterfactual_batch, sampled
 from training.learning.dqn import Dqn
 from training.learning.learner import Learner, Noise, StepMetrics
 from training.learning.random_bits import below, keys_of, random_bits, uniform
@@ -292,7 +292,7 @@ class TrainingLoop:
         codes, known = self.ring.windows(sample.slot, settings.n_step, stored)
         if settings.backup == "all_actions":
             positions = bits[:, settings.batch :]
-            batch = of_all_actions(self.simulator, codes[..., 0], positions, settings.gamma)
+            batch = counterfactual_batch(self.simulator, codes[..., 0], positions, settings.gamma)
         else:
             batch = sampled(self.simulator, codes, known, settings.gamma)
         rate = self._epsilon(iteration)

@@ -64,7 +64,7 @@ class ReplayBuffer:
             discount=np.zeros(capacity, np.float32),
             next_state=np.zeros((capacity, state_size), np.float32),
         )
-        self._goes_on = np.zeros(capacity, np.float32)
+        self._continues = np.zeros(capacity, np.float32)
         self._pushed = 0
         self._random = np.random.default_rng(seed)
 
@@ -105,7 +105,7 @@ class ReplayBuffer:
         slot = self._pushed % self.capacity
         for column, value in zip(self._ring, values, strict=True):
             column[slot] = value
-        self._goes_on[slot] = not truncated and values.discount > 0
+        self._continues[slot] = not truncated and values.discount > 0
         self._pushed += 1
         return slot
 
@@ -147,7 +147,7 @@ class ReplayBuffer:
         window = n_step_return(
             [ring.reward[place] for place in places],
             [ring.discount[place] for place in places],
-            [self._goes_on[place] * each for place, each in zip(places, known, strict=True)],
+            [self._continues[place] * each for place, each in zip(places, known, strict=True)],
         )
         last = (number + (np.asarray(window.steps).astype(int) - 1) * self.streams) % self.capacity
         return Batch(
@@ -202,7 +202,7 @@ class ReplayBuffer:
         self._random = generator
 
     def _columns(self) -> dict[str, NDArray[Any]]:
-        return {**self._ring._asdict(), "goes_on": self._goes_on}
+        return {**self._ring._asdict(), "continues": self._continues}
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
         array = np.asarray(value, np.float32)

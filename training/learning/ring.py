@@ -88,16 +88,16 @@ class Ring:
             iteration: iterations done.
 
         Returns:
-            Codes, int32, and whether one more is known (1.0) or this is the newest (0.0), both of shape
+            Codes, int32, and whether one more is valid (1.0) or this is the newest (0.0), both of shape
             (seeds, batch, length). What stands after the newest is not of this window.
         """
         row = slot[..., None] // self.streams
         stream = slot[..., None] % self.streams
         row = (row + tf.range(length)) % self.rows
-        known = tf.cast(row != (iteration - 1) % self.rows, tf.float32)
+        valid = tf.cast(row != (iteration - 1) % self.rows, tf.float32)
         seed = tf.range(self._seeds)[:, None, None]
         place = (row * self._seeds + seed) * self.streams + stream
-        return tf.gather(tf.reshape(self._codes.read_value(), [-1]), place), known
+        return tf.gather(tf.reshape(self._codes.read_value(), [-1]), place), valid
 
     def store(self, code: tf.Tensor, iteration: tf.Tensor, after: tf.Tensor | None = None) -> None:
         """Puts an iteration's transitions in place of the oldest.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from market.accounting import cushion_of, worst_growth
+from market.accounting import equity_above_floor, worst_growth
 from market.table import MarketTable
 from models.exploration import EpsilonSettings, epsilon
 from models.tabular import Discretiser, TabularLearner, TabularQ, tables_of
@@ -182,7 +182,7 @@ class _Market:
         self.penalty = (outcomes.penalty * scale).tolist()
         self.held = outcomes.held.tolist()
         self.closing = (outcomes.closing * scale).tolist()
-        self.cushion = (cushion_of(table.terms.price, table.settings) * scale).tolist()
+        self.above_floor = (equity_above_floor(table.terms.price, table.settings) * scale).tolist()
         # A step that wipes out an account ruins it, however much it had grown.
         self.least = worst_growth(table.settings) * scale
         self.cell = cell.tolist()
@@ -226,12 +226,12 @@ class _Walk:
         squares = sizes = values = rewards = 0.0
         for rate, row in zip(rates, drawn, strict=True):
             for stream, (explore, choice, start, coin) in enumerate(row):
-                bar, end, position, cushion = self._at[stream]
+                bar, end, position, above_floor = self._at[stream]
                 state = market.cell[bar] * 3 + position
                 action = int(choice * 3) if explore < rate else learner.greedy(state)
                 net = market.net[bar][position][action]
                 held = market.held[bar][position][action] + 1
-                ruined = cushion + net <= 0 or net <= market.least
+                ruined = above_floor + net <= 0 or net <= market.least
                 if ruined:
                     net -= market.closing[bar][position][action]
                 reward = net - market.penalty[bar][position][action]
@@ -244,14 +244,14 @@ class _Walk:
                 rewards += reward
                 over = ruined or bar + 1 >= end
                 self._at[stream] = (
-                    self._begin(start) if over else (bar + 1, end, held, cushion + net)
+                    self._begin(start) if over else (bar + 1, end, held, above_floor + net)
                 )
         self.iteration += iterations
         return squares, sizes, values, rewards
 
     def _begin(self, share: float) -> tuple[int, int, int, float]:
         bar = int(share * self.market.starts)
-        return bar, bar + self.market.episode_bars, 1, self.market.cushion[bar]
+        return bar, bar + self.market.episode_bars, 1, self.market.above_floor[bar]
 
     def state(self) -> State:
         """Everything that `run` changes."""
@@ -266,8 +266,8 @@ class _Walk:
         """Takes back what `state` gave."""
         self.learner.restore(state)
         self._at = [
-            (int(bar), int(end), int(position), float(cushion))
-            for bar, end, position, cushion in state["streams"]
+            (int(bar), int(end), int(position), float(above_floor))
+            for bar, end, position, above_floor in state["streams"]
         ]
         self._random.bit_generator.state = _unpacked(state["random"])
         self.iteration = int(state["iteration"])

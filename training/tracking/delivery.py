@@ -14,9 +14,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIF
 
 from models.bundle import Bundle
 from models.registry import NOT_THERE, model_id_of, propose, register
-from models.sealed import Damaged
+from models.sealed import CorruptError
 from training.tracking.journal import POINTS, VERSION, Entry, RunJournal
-from training.tracking.store import RUN, Store, passing, short
+from training.tracking.store import RUN, Store, is_transient, short
 
 OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
 ENDED = "ended"  # the tag that says that nobody heard how a run ended
@@ -92,7 +92,7 @@ class _Delivery:
         """Sends anything but points."""
         try:
             learned = SENDS[entry.kind](self, entry) or {}
-        except (MlflowException, Damaged) as error:
+        except (MlflowException, CorruptError) as error:
             if isinstance(error, MlflowException) and not self._never(error):
                 raise
             self._refused(entry, error)
@@ -153,7 +153,7 @@ class _Delivery:
 
     def _never(self, error: MlflowException) -> bool:
         """Whether MLflow will not take an entry however often it is asked."""
-        if error.error_code not in (*NOT_THERE, "BAD_REQUEST") or passing(error):
+        if error.error_code not in (*NOT_THERE, "BAD_REQUEST") or is_transient(error):
             return False
         run = self.client.get_run(self.run_id)  # not to be had: then the entry is not at fault
         if run.info.lifecycle_stage != "active":
@@ -183,7 +183,7 @@ class _Delivery:
     def _artifact(self, entry: Entry) -> None:
         folder = self.box.files_of(entry)
         if not folder.exists():
-            raise Damaged(f"{folder}: is not there")
+            raise CorruptError(f"{folder}: is not there")
         for path in sorted(folder.iterdir()):
             self.client.log_artifact(self.run_id, str(path), entry.content["folder"] or None)
             if entry.content["table"]:

@@ -81,7 +81,7 @@ class Store:
         except BadPlace as error:
             raise TrackingError(str(error)) from error
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, UnicodeError) as error:
-            if not passing(error):  # else it is tried again
+            if not is_transient(error):  # else it is tried again
                 reason = short(error)
                 raise TrackingError(f"mlruns {folder}: cannot be used ({reason})") from error
 
@@ -123,7 +123,7 @@ class Store:
                 self._require_unlocked()
                 self.experiment(name)
             except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-                if not passing(error):  # else it is tried again
+                if not is_transient(error):  # else it is tried again
                     raise TrackingError(
                         f"mlruns {self.folder}: cannot be used ({short(error)})"
                     ) from error
@@ -192,7 +192,7 @@ class Store:
         return None if found is None else str(found.info.status)
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether a fault of the store may be over the next time: a lock, a full disk, a server away."""
     said = str(error).lower()
     return any(

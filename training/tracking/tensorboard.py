@@ -76,7 +76,7 @@ SCALAR_METADATA = scalar_pb("", 0.0).value[0].metadata
 COUNT = itertools.count()  # a process may write several files of one run
 
 
-class Board:
+class TensorBoardLog:
     """The TensorBoard log of one run. Nothing raises: what cannot be written waits, or is left out.
 
     Args:

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from durable.errors import InUse
 from market.bars import CARRIED, Bars
 from models.bundle import Bundle
-from training.tracking.about import About
 from training.tracking.errors import TrackingError
 from training.tracking.history import Point
 from training.tracking.journal import POINTS, VERSION, RunJournal
 from training.tracking.journals import JOURNALS
 from training.tracking.origin import origin
+from training.tracking.run_info import RunInfo
 from training.tracking.store import Store
-from training.tracking.tensorboard import Board
+from training.tracking.tensorboard import TensorBoardLog
 from training.tracking.uploader import Uploader
 
 ATTEMPTS = 50  # to have a journal to oneself
@@ -79,7 +79,7 @@ class Tracker:
         store: where to.
         box: its journal; one that another process began is gone on with.
         about: what it is; a journal that has begun keeps what it said.
-        shipper: sends the journal.
+        uploader: sends the journal.
         may_exist_on_server: it may have the run from another machine.
 
     Attributes:
@@ -90,8 +90,8 @@ class Tracker:
         self,
         store: Store,
         box: RunJournal,
-        about: About,
-        shipper: Uploader,
+        about: RunInfo,
+        uploader: Uploader,
         may_exist_on_server: bool = False,
     ) -> None:
         self.run_id = box.run
@@ -115,11 +115,11 @@ class Tracker:
         if box.head is not None and (may_exist_on_server or box.old):
             box.put("resumed", {"owner": box.head["owner"]})
         self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
-        self._board = Board(self.folder)
+        self._board = TensorBoardLog(self.folder)
         self._settings = dict(about.params)
         self._board.settings(self._settings, self.folder.name)
         self._board.flush()
-        shipper.add(store, box)
+        uploader.add(store, box)
 
     def log(
         self,

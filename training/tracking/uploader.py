@@ -23,7 +23,7 @@ LEFT_SECONDS = 10.0  # that it waits for the runs of processes that are gone to 
 AGAIN_SECONDS = 0.2  # between two looks at those while it waits
 
 
-class Leftover(NamedTuple):
+class OrphanedRun(NamedTuple):
     """The journal of a run whose process is gone."""
 
     folder: Path
@@ -44,8 +44,8 @@ class Uploader:
 
     def __init__(self) -> None:
         self.trouble: str | None = None
-        self._lanes: list[tuple[Store, RunJournal]] = []
-        self._leftovers: list[Leftover] = []
+        self._journals: list[tuple[Store, RunJournal]] = []
+        self._orphans: list[OrphanedRun] = []
         self._leftover_fault = "no time was left"
         self._changed = threading.Condition()
         self._hurry = self._draining = self._closing = False
@@ -61,24 +61,24 @@ class Uploader:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(AWAY_SECONDS)
-        for _, box in self._lanes:
+        for _, box in self._journals:
             box.close()
 
     def add(self, store: Store, box: RunJournal) -> None:
         """Sends what is in a journal, from now on. It must stay open until the context is left."""
         with self._changed:
-            self._lanes.append((store, box))
+            self._journals.append((store, box))
             self._hurry = True  # a run is to be seen from its beginning
             self._changed.notify_all()
 
-    def add_leftovers(self, mlruns: Path) -> None:
+    def add_orphans(self, mlruns: Path) -> None:
         """Sends also what processes that are gone have left in a folder's journals, soon."""
         left = [folder for folder in journals(mlruns) if undelivered(folder)]
         with self._changed:
-            known = {box.folder for _, box in self._lanes}
-            known |= {each.folder for each in self._leftovers}
-            new = [Leftover(folder, mlruns) for folder in left if folder not in known]
-            self._leftovers += new
+            known = {box.folder for _, box in self._journals}
+            known |= {each.folder for each in self._orphans}
+            new = [OrphanedRun(folder, mlruns) for folder in left if folder not in known]
+            self._orphans += new
             if new:
                 self._hurry = True
                 self._changed.notify_all()
@@ -86,21 +86,21 @@ class Uploader:
     @property
     def unsent(self) -> Unsent:
         """What the trainings of this process have not sent."""
-        return Unsent.of(box.unsent for _, box in self._lanes)
+        return Unsent.of(box.unsent for _, box in self._journals)
 
     @property
     def why(self) -> str:
         """Why something is not sent, as far as that is known."""
-        faults = (box.fault for _, box in self._lanes)
+        faults = (box.fault for _, box in self._journals)
         disk = next((str(fault.strerror) for fault in faults if fault is not None), None)
         return self.trouble or disk or "no answer in time"
 
     @property
-    def lags(self) -> str:
+    def backlog(self) -> str:
         """What a progress bar says where nothing arrives."""
         return "" if self.trouble is None else f"unsent {self.unsent.points:,}"
 
-    def drain(
+    def flush(
         self, patience: float = END_SECONDS, stopped: Callable[[], bool] = lambda: False
     ) -> bool:
         """Sends what is left, and says whether all of it arrived; dead runs are ended meanwhile.
@@ -143,7 +143,7 @@ class Uploader:
     @property
     def unended(self) -> list[str]:
         """Runs of processes that are gone which could not be ended yet, by their ids."""
-        return [each.folder.name for each in self._leftovers if each.awaited]
+        return [each.folder.name for each in self._orphans if each.awaited]
 
     def _awaits_leftovers(self, since: float) -> bool:
         """Whether there are dead runs that are still to be ended, and some seconds for it."""
@@ -170,8 +170,8 @@ class Uploader:
         """One attempt at everything; a store that is away is asked once in it."""
         failed: dict[str, str] = {}
         with self._changed:
-            lanes = list(self._lanes)
-            leftovers = list(self._leftovers)
+            lanes = list(self._journals)
+            leftovers = list(self._orphans)
         for store, box in lanes:
             if store.uri not in failed and not self._closing:
                 try:
@@ -186,7 +186,7 @@ class Uploader:
                 self._try(each)
         return trouble
 
-    def _try(self, each: Leftover) -> None:
+    def _try(self, each: OrphanedRun) -> None:
         """Sends a leftover, or puts it off.
 
         One that stands back for the runs of this process is due again at once, one that failed after
@@ -212,11 +212,11 @@ class Uploader:
         except Exception as error:
             self._leftover_fault = reason_of(error, str(each.mlruns))
         with self._changed:
-            self._leftovers.remove(each)
+            self._orphans.remove(each)
             if not done:
                 wait = min(pause, AGAIN_SECONDS) if self._draining else pause
                 due = time.monotonic() + wait
-                self._leftovers.append(each._replace(pause=pause, due=due, awaited=awaited))
+                self._orphans.append(each._replace(pause=pause, due=due, awaited=awaited))
             self._changed.notify_all()
 
     def _own_wait(self) -> bool:

@@ -248,7 +248,7 @@ def test_three_sessions_have_no_bars_through_the_night(tmp_path: Path) -> None:
     bars = run(tmp_path, sessions(*((at, at + 390 * MINUTE) for at in opens)), "1m")
     assert len(bars) == 3 * 390
     assert bars["carried"].sum() == 0
-    assert Bars.of("sessions", bars).calendar.bars_a_year == pytest.approx(390 * 5 / 7 * 365.25)
+    assert Bars.of("sessions", bars).calendar.bars_per_year == pytest.approx(390 * 5 / 7 * 365.25)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from market.features import FeaturePipeline, FeatureSettings
 from market.gym import MarketEnv
 from market.simulator import Simulator
 from market.table import MarketTable
-from training.learning.batches import of_all_actions, sampled
+from training.learning.batches import counterfactual_batch, sampled
 from training.learning.ring import Ring
 from training.learning.settings import ReplaySettings
 
@@ -87,7 +87,7 @@ def test_all_actions_are_what_the_environment_would_have_done(
     simulator = Simulator(table, 1, [1], SCALE)
     bars = np.array([[5, 5, 5, 700, 700, 700]], np.int32)
     bits = np.array([[0, 1, 2, 3, 4, 5]], np.uint32)  # positions -1, 0, 1, -1, 0, 1
-    batch = of_all_actions(simulator, tf.constant(bars * 27), tf.constant(bits), GAMMA)
+    batch = counterfactual_batch(simulator, tf.constant(bars * 27), tf.constant(bits), GAMMA)
     assert batch.action is None
     outcomes = table.outcomes()
     for i, (bar, position) in enumerate(zip(bars[0], [-1, 0, 1] * 2, strict=True)):

@@ -13,7 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from training.tracking import uploader as shipping
-from training.tracking.about import About
+from training.tracking.run_info import RunInfo
 from training.tracking.store import Store
 from training.tracking.tracker import Tracker, new_run, open_journal
 from training.tracking.uploader import Uploader, send_what_was_left
@@ -21,17 +21,17 @@ from training.tracking.uploader import Uploader, send_what_was_left
 BEGUN_AND_KILLED = """
 import os, sys
 from pathlib import Path
-from training.tracking.about import About
+from training.tracking.run_info import RunInfo
 from training.tracking.uploader import Uploader
 from training.tracking.store import Store
 from training.tracking.tracker import Tracker, open_journal
 store = Store(Path(sys.argv[1]))
-with Uploader() as shipper:
+with Uploader() as uploader:
     tracker = Tracker(
-        store, open_journal(store.folder, "d" * 32), About("dead", "tested", {}, {}, ""), shipper
+        store, open_journal(store.folder, "d" * 32), RunInfo("dead", "tested", {}, {}, ""), uploader
     )
     tracker.log({"train/loss": 1.0}, 1)
-    shipper.drain()
+    uploader.flush()
     os._exit(9)
 """
 
@@ -53,9 +53,9 @@ def status(store: Store) -> str:
     return str(run.info.status)
 
 
-def tracker_of(store: Store, shipper: Uploader) -> Tracker:
-    about = About("run", "tested", {}, {}, "")
-    return Tracker(store, open_journal(store.folder, new_run()), about, shipper)
+def tracker_of(store: Store, uploader: Uploader) -> Tracker:
+    about = RunInfo("run", "tested", {}, {}, "")
+    return Tracker(store, open_journal(store.folder, new_run()), about, uploader)
 
 
 def test_a_dead_run_that_had_to_stand_back_is_ended_all_the_same(
@@ -72,11 +72,11 @@ def test_a_dead_run_that_had_to_stand_back_is_ended_all_the_same(
 
     monkeypatch.setattr(shipping, "send_what_was_left", busy_at_first)
     assert status(store) == "RUNNING"
-    with Uploader() as shipper, tracker_of(store, shipper):
-        shipper.add_leftovers(store.folder)
+    with Uploader() as uploader, tracker_of(store, uploader):
+        uploader.add_orphans(store.folder)
         assert stood_back.wait(60)
-        assert shipper.drain()
-        assert shipper.unended == []
+        assert uploader.flush()
+        assert uploader.unended == []
     assert status(store) == "KILLED"
 
 
@@ -92,11 +92,11 @@ def test_a_dead_run_that_failed_once_is_tried_again_before_the_end(
         return send_what_was_left(*arguments)
 
     monkeypatch.setattr(shipping, "send_what_was_left", locked_at_first)
-    with Uploader() as shipper, tracker_of(store, shipper):
-        shipper.add_leftovers(store.folder)
+    with Uploader() as uploader, tracker_of(store, uploader):
+        uploader.add_orphans(store.folder)
         assert failed.wait(60)
-        assert shipper.drain()
-        assert shipper.unended == []
+        assert uploader.flush()
+        assert uploader.unended == []
     assert status(store) == "KILLED"
 
 
@@ -108,19 +108,19 @@ def test_a_dead_run_that_cannot_be_ended_is_named_with_the_reason(
 
     monkeypatch.setattr(shipping, "send_what_was_left", locked)
     monkeypatch.setattr(shipping, "LEFT_SECONDS", 1.0)
-    with Uploader() as shipper, tracker_of(store, shipper):
-        shipper.add_leftovers(store.folder)
-        assert shipper.drain()
-        assert shipper.unended == ["d" * 32]
-        assert shipper.why_unended == "database is locked"
+    with Uploader() as uploader, tracker_of(store, uploader):
+        uploader.add_orphans(store.folder)
+        assert uploader.flush()
+        assert uploader.unended == ["d" * 32]
+        assert uploader.why_unended == "database is locked"
     assert status(store) == "RUNNING"
 
 
 def test_a_run_whose_process_lives_is_not_waited_for(store: Store) -> None:
     held = open_journal(store.folder, "d" * 32)
-    with Uploader() as shipper, tracker_of(store, shipper):
-        shipper.add_leftovers(store.folder)
-        assert shipper.drain()
-        assert shipper.unended == []
+    with Uploader() as uploader, tracker_of(store, uploader):
+        uploader.add_orphans(store.folder)
+        assert uploader.flush()
+        assert uploader.unended == []
     held.close()
     assert status(store) == "RUNNING"

@@ -12,7 +12,7 @@ import qdesk
 from durable.errors import InUse
 from models.promotion import load_bundle
 from models.promotion_records import resolve
-from models.sealed import Damaged
+from models.sealed import CorruptError
 from tests.support.registered import NAME, uri_of
 from tests.support.stores import fresh
 from training.tracking import relocation
@@ -33,7 +33,7 @@ def test_a_moved_store_is_mended(
     moved.parent.mkdir()
     mlruns.rename(moved)
     client = MlflowClient(uri_of(moved), uri_of(moved))
-    with pytest.raises(Damaged, match="cannot be read"):
+    with pytest.raises(CorruptError, match="cannot be read"):
         load_bundle(client, resolve(client, NAME, "1"))
     assert command(mlruns, moved) == 0
     out = capsys.readouterr().out

@@ -17,7 +17,7 @@ from trading.journal import Journal, records
 from training.checkpoints.checkpoint import STATE, Checkpoint
 from training.tracking.journal import RunJournal
 from training.tracking.store import Store
-from training.tracking.tensorboard import Board
+from training.tracking.tensorboard import TensorBoardLog
 
 SERVER, BUCKET = "http://planted-user:planted@desk:5000", "s3://KEY:planted/a+b@bucket/x"
 
@@ -50,7 +50,7 @@ def mlruns(tmp_path: Path) -> Path:
         {"weights": np.ones(3)},
         {"format": "qdesk-checkpoint/1", "step": 1, "checkpoints": {"where": BUCKET}},
     )
-    board = Board(folder / "tensorboard" / "old")
+    board = TensorBoardLog(folder / "tensorboard" / "old")
     board.settings({"checkpoints.where": BUCKET, "tracking_uri": SERVER}, "old")
     board.flush()
     (folder / "artifacts" / "evaluation.json").write_text(json.dumps({"command": f"a {SERVER}"}))

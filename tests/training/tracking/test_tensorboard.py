@@ -15,7 +15,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from tests.support.faults import disk_ends_at
 from training.tracking.history import Point
-from training.tracking.tensorboard import Board, lay_out
+from training.tracking.tensorboard import TensorBoardLog, lay_out
 
 NOW = 1_700_000_000_000
 
@@ -40,8 +40,8 @@ def hparams(folder: Path, tag: str) -> Any:
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    made = Board(tmp_path / "run")
+def board(tmp_path: Path) -> Iterator[TensorBoardLog]:
+    made = TensorBoardLog(tmp_path / "run")
     yield made
     made.close()
 
@@ -54,7 +54,7 @@ def png() -> bytes:
     return file.getvalue()
 
 
-def test_histograms_figures_and_settings(board: Board) -> None:
+def test_histograms_figures_and_settings(board: TensorBoardLog) -> None:
     values = np.arange(100_000.0)
     board.histogram("weights/kernel", values.reshape(100, 1000), 5)
     board.histogram("weights/bias", np.zeros(64), 5)
@@ -79,7 +79,7 @@ def test_histograms_figures_and_settings(board: Board) -> None:
     assert hparams(board.folder, "_hparams_/session_end_info").session_end_info.status == 2
 
 
-def test_a_scalar_is_as_tensorboard_makes_it(board: Board) -> None:
+def test_a_scalar_is_as_tensorboard_makes_it(board: TensorBoardLog) -> None:
     board.scalars([Point("train/loss", 1.25, NOW, 7)])
     board.flush()
     (event,) = read(board.folder).Tensors("train/loss")
@@ -89,7 +89,7 @@ def test_a_scalar_is_as_tensorboard_makes_it(board: Board) -> None:
     assert (event.step, event.wall_time) == (7, NOW / 1000)
 
 
-def test_going_back_keeps_what_was_drawn_until_then(board: Board) -> None:
+def test_going_back_keeps_what_was_drawn_until_then(board: TensorBoardLog) -> None:
     points = [Point("train/loss", step / 2, NOW + step, step) for step in (10, 20, 30)]
     for point in points:
         board.scalars([point])
@@ -107,7 +107,7 @@ def test_going_back_keeps_what_was_drawn_until_then(board: Board) -> None:
     assert len(list(board.folder.iterdir())) == 1
 
 
-def test_a_torn_log_gives_what_was_whole(board: Board) -> None:
+def test_a_torn_log_gives_what_was_whole(board: TensorBoardLog) -> None:
     for step in (1, 2):
         board.histogram("weights/kernel", np.ones(3), step)
     board.flush()
@@ -117,7 +117,7 @@ def test_a_torn_log_gives_what_was_whole(board: Board) -> None:
     assert steps(board.folder, "weights/kernel") == [1]
 
 
-def test_a_full_disk_leaves_no_gap(board: Board) -> None:
+def test_a_full_disk_leaves_no_gap(board: TensorBoardLog) -> None:
     board.flush()
     (path,) = board.folder.iterdir()
     with disk_ends_at(path.stat().st_size + 11):
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_gap(board: Board) -> None:
 
 def test_a_folder_that_cannot_be_made_raises_nothing_and_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("in the way")
-    board = Board(tmp_path / "run")
+    board = TensorBoardLog(tmp_path / "run")
     board.scalars([Point("train/loss", 1.0, NOW, 1)])
     board.flush()
     assert board.fault is not None

@@ -19,10 +19,10 @@ from models.registry import find_version, propose, register
 from tests.models.test_bundle import bundle_of
 from tests.support.networks import linear_q_network
 from tests.support.stores import fresh
-from training.tracking.about import About
 from training.tracking.history import Point
 from training.tracking.machine import Machine
 from training.tracking.origin import code_version
+from training.tracking.run_info import RunInfo
 from training.tracking.store import RUN, Store
 from training.tracking.tracker import Tracker, new_run, open_journal
 from training.tracking.uploader import Uploader
@@ -37,14 +37,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def shipper() -> Iterator[Uploader]:
+def uploader() -> Iterator[Uploader]:
     with Uploader() as made:
         yield made
 
 
-def tracker_of(store: Store, shipper: Uploader, run: str | None = None) -> Tracker:
-    about = About("run", "tested", {"steps": "1"}, {"group": "g"}, "what it is")
-    return Tracker(store, open_journal(store.folder, run or new_run()), about, shipper)
+def tracker_of(store: Store, uploader: Uploader, run: str | None = None) -> Tracker:
+    about = RunInfo("run", "tested", {"steps": "1"}, {"group": "g"}, "what it is")
+    return Tracker(store, open_journal(store.folder, run or new_run()), about, uploader)
 
 
 def tracked(store: Store, tracker: Tracker) -> Run:
@@ -58,16 +58,16 @@ def history(store: Store, tracker: Tracker, name: str) -> list[Metric]:
     return list(store.client.get_metric_history(run_id, name))
 
 
-def test_how_a_run_ends_is_recorded(store: Store, shipper: Uploader) -> None:
-    with tracker_of(store, shipper) as finished:
+def test_how_a_run_ends_is_recorded(store: Store, uploader: Uploader) -> None:
+    with tracker_of(store, uploader) as finished:
         finished.log({"train/loss": 1.0}, 1)
-    with tracker_of(store, shipper) as stopped:
+    with tracker_of(store, uploader) as stopped:
         stopped.killed()
-    with pytest.raises(ZeroDivisionError), tracker_of(store, shipper) as failed:
+    with pytest.raises(ZeroDivisionError), tracker_of(store, uploader) as failed:
         raise ZeroDivisionError
-    with pytest.raises(KeyboardInterrupt), tracker_of(store, shipper) as interrupted:
+    with pytest.raises(KeyboardInterrupt), tracker_of(store, uploader) as interrupted:
         raise KeyboardInterrupt
-    assert shipper.drain()
+    assert uploader.flush()
     runs = [tracked(store, each) for each in (finished, stopped, failed, interrupted)]
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "KILLED"]
     assert runs[0].data.params == {"steps": "1"}
@@ -78,13 +78,13 @@ def test_how_a_run_ends_is_recorded(store: Store, shipper: Uploader) -> None:
 
 
 def test_after_going_back_the_same_is_stored_once_and_another_beside(
-    store: Store, shipper: Uploader
+    store: Store, uploader: Uploader
 ) -> None:
     def values(tracker: Tracker) -> list[tuple[int, float]]:
-        assert shipper.drain()
+        assert uploader.flush()
         return sorted((p.step, p.value) for p in history(store, tracker, "train/loss"))
 
-    with tracker_of(store, shipper) as tracker:
+    with tracker_of(store, uploader) as tracker:
         tracker.log({"train/loss": 1.0}, 10)
         saved = list(tracker.history)
         tracker.log({"train/loss": 2.0}, 20)
@@ -100,17 +100,17 @@ def test_after_going_back_the_same_is_stored_once_and_another_beside(
 
 
 def test_what_a_power_cut_took_from_the_journal_comes_from_the_checkpoint(
-    store: Store, shipper: Uploader
+    store: Store, uploader: Uploader
 ) -> None:
-    with tracker_of(store, shipper) as tracker:
+    with tracker_of(store, uploader) as tracker:
         tracker.go_back([Point("train/loss", 1.5, 1_700_000_000_000, 10)], 10)
-        assert shipper.drain()
+        assert uploader.flush()
     (point,) = history(store, tracker, "train/loss")
     assert (point.value, point.step, point.timestamp) == (1.5, 10, 1_700_000_000_000)
 
 
-def test_metrics_are_sent_even_when_the_run_fails(store: Store, shipper: Uploader) -> None:
-    tracker = tracker_of(store, shipper)
+def test_metrics_are_sent_even_when_the_run_fails(store: Store, uploader: Uploader) -> None:
+    tracker = tracker_of(store, uploader)
 
     def fail_after_logging() -> None:
         with tracker:
@@ -120,19 +120,19 @@ def test_metrics_are_sent_even_when_the_run_fails(store: Store, shipper: Uploade
 
     with pytest.raises(ZeroDivisionError):
         fail_after_logging()
-    assert shipper.drain()
+    assert uploader.flush()
     assert tracked(store, tracker).info.status == "FAILED"
     found = history(store, tracker, "train/loss")
     assert [point.value for point in found] == list(range(1500))
     assert history(store, tracker, "train/q_mean") == []
 
 
-def test_what_mlflow_never_takes_holds_nothing_up(store: Store, shipper: Uploader) -> None:
-    with tracker_of(store, shipper) as tracker:
+def test_what_mlflow_never_takes_holds_nothing_up(store: Store, uploader: Uploader) -> None:
+    with tracker_of(store, uploader) as tracker:
         tracker.log({"train/loss": 1.0}, 1)
         tracker.log({"bad\nname": 1.0}, 2)
         tracker.log({"train/loss": 2.0}, 3)
-    assert shipper.drain()
+    assert uploader.flush()
     assert [p.step for p in history(store, tracker, "train/loss")] == [1, 3]
     (number, why) = learned(store, tracker)["refused"][0]
     assert number == 3
@@ -144,8 +144,8 @@ def learned(store: Store, tracker: Tracker) -> Any:
     return json.loads(path.read_text())["learned"]
 
 
-def test_figures_tables_and_machine(store: Store, shipper: Uploader, tmp_path: Path) -> None:
-    with tracker_of(store, shipper) as tracker:
+def test_figures_tables_and_machine(store: Store, uploader: Uploader, tmp_path: Path) -> None:
+    with tracker_of(store, uploader) as tracker:
         figure = Figure(figsize=(2, 1))
         figure.subplots().plot([1, 2])
         tracker.log_figure("equity", figure, 5)
@@ -156,7 +156,7 @@ def test_figures_tables_and_machine(store: Store, shipper: Uploader, tmp_path: P
         tracker.log_learned({"hidden_1/kernel": np.ones((3, 4))}, np.arange(9.0), 5)
         tracker.set_tags(rolled_back="no")
         tracker.describe("what it was")
-    assert shipper.drain()
+    assert uploader.flush()
     run = tracked(store, tracker)
     run_id = run.info.run_id
     assert run.data.tags["rolled_back"] == "no"

@@ -1,7 +1,7 @@
 """What a desk holds and has done: the fold of its journal's records, and nothing else.
 
-A record changes a `Book` in one way only, live and when a journal is read again, so that a process that
-was killed goes on from the very state that it had told its journal.
+A record changes an `Account` in one way only, live and when a journal is read again, so that a process
+that was killed continues from the very state that it had written to its journal.
 """
 
 from collections import Counter, deque
@@ -37,7 +37,7 @@ class Working:
 
 
 @dataclass
-class Book:
+class Account:
     """Account, orders, and what the limits are reckoned from.
 
     Attributes:
@@ -292,13 +292,13 @@ class Book:
             self.off_market = self.level = 0
 
 
-CHANGES: dict[str, Callable[[Book, Record], None]] = {
-    "bar": Book._bar,
-    "funding": Book._funding,
-    "decision": Book._decision,
-    "order": Book._order,
-    "fill": Book._fill,
-    "charge": Book._charge,
-    "risk": Book._risk,
-    "gap": Book._gap,
+CHANGES: dict[str, Callable[[Account, Record], None]] = {
+    "bar": Account._bar,
+    "funding": Account._funding,
+    "decision": Account._decision,
+    "order": Account._order,
+    "fill": Account._fill,
+    "charge": Account._charge,
+    "risk": Account._risk,
+    "gap": Account._gap,
 }

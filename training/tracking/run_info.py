@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class About(NamedTuple):
+class RunInfo(NamedTuple):
     """What a run is.
 
     Attributes:

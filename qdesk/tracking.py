@@ -103,12 +103,12 @@ def _status(left: list[Path], say: Callable[[str], None]) -> int:
     for folder in left:
         name = _name(folder)
         try:
-            with _opened(folder) as box:
-                for sentence in box.damage:
+            with _opened(folder) as journal:
+                for sentence in journal.damage:
                     say(f"{name}: {sentence}")
-                if box.head is None and not box.unsent:
+                if journal.head is None and not journal.unsent:
                     continue
-                said = str(box.unsent) if box.unsent else "how it ended"
+                said = str(journal.unsent) if journal.unsent else "how it ended"
                 say(f"{name}: {said} not sent")
         except InUse:
             say(f"{name}: trains now, and sends by itself")
@@ -136,17 +136,17 @@ def _sync(left: list[Path], mlruns: Path, uri: str | None, say: Callable[[str], 
     for folder in left:
         name = _name(folder)
         try:
-            with _opened(folder) as box:
-                for sentence in box.damage:
+            with _opened(folder) as journal:
+                for sentence in journal.damage:
                     say(f"{name}: {sentence}")
-                if box.head is None and not box.unsent:
+                if journal.head is None and not journal.unsent:
                     continue  # it never began
-                unsent = box.unsent
-                if needs_keras(box):
+                unsent = journal.unsent
+                if needs_keras(journal):
                     _load_keras()
-                send_what_was_left(box, mlruns, uri)
+                send_what_was_left(journal, mlruns, uri)
                 say(f"{name}: sent {unsent}" if unsent else f"{name}: ended")
-                for number, why in box.learned.get("refused", []):
+                for number, why in journal.answers.get("refused", []):
                     say(f"{name}: MLflow refuses entry {number} of its journal ({why})")
         except InUse:
             say(f"{name}: trains now, and sends by itself")
@@ -168,11 +168,11 @@ def _sync(left: list[Path], mlruns: Path, uri: str | None, say: Callable[[str], 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[RunJournal]:
-    box = RunJournal(folder, make=False)
+    journal = RunJournal(folder, make=False)
     try:
-        yield box
+        yield journal
     finally:
-        box.close()
+        journal.close()
 
 
 def _name(folder: Path) -> str:

@@ -35,7 +35,7 @@ hypothesis_settings.load_profile("qdesk")
 
 LONGEST = (
     "test_resume",
-    "test_shipper",
+    "test_uploader",
     "test_loop",
     "test_evaluate",
     "test_train",

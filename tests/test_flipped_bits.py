@@ -14,7 +14,7 @@ from models.sealed import CorruptError, seal
 from tests.models.test_bundle import bundle_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.networks import linear_q_network
-from tests.training.tracking.test_outbox import begun, point
+from tests.training.tracking.test_journal import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
 from training.checkpoints.checkpoint import STATE, Checkpoint
@@ -71,8 +71,8 @@ def test_in_a_runs_journal_each_is_told_and_no_number_changes(tmp_path: Path) ->
     box = begun(tmp_path)
     for step in range(100):
         point(box, step)
-    box.delivered(box.waiting(40)[-1], run_id="m1")
-    box.put("end", {"status": "FINISHED"})
+    box.acknowledge(box.pending(40)[-1], run_id="m1")
+    box.append("end", {"status": "FINISHED"})
     box.close()
     path = box.folder / JOURNAL
     expected = {("train/loss", step): step / 3 for step in range(100)}
@@ -85,7 +85,7 @@ def test_in_a_runs_journal_each_is_told_and_no_number_changes(tmp_path: Path) ->
                 assert sentence.startswith(f"{path} line ")
             found = {key: value for key, (_, value) in again.points.items()}
             assert found.items() <= expected.items()
-            waiting = [entry for entry in again.waiting(999) if entry.kind == POINTS]
+            waiting = [entry for entry in again.pending(999) if entry.kind == POINTS]
             assert all(
                 entry.content["metrics"]["train/loss"] == entry.content["step"] / 3
                 for entry in waiting
@@ -99,8 +99,8 @@ def test_how_far_a_journal_was_sent_is_not_believed_once_changed(tmp_path: Path)
     box = begun(tmp_path)
     for step in range(9):
         point(box, step)
-    box.put("end", {"status": "FINISHED"})
-    box.delivered(box.waiting(99)[-1], run_id="m1")
+    box.append("end", {"status": "FINISHED"})
+    box.acknowledge(box.pending(99)[-1], run_id="m1")
     box.close()
     assert not undelivered(box.folder)
     for _ in flipped(box.folder / DELIVERED, seed=3):

@@ -59,11 +59,11 @@ def test_a_run_goes_on_from_a_journal_without_checksums(tmp_path: Path) -> None:
     shutil.copytree(STORED / "run", folder)
     assert head_of(folder) is not None
     assert undelivered(folder)
-    box = RunJournal(folder, make=False)
-    assert (box.damage, box.learned) == ([], {"run_id": "m1"})
-    assert [entry.content["step"] for entry in box.waiting(9)] == [1, 2]
-    box.put(POINTS, {"step": 3, "metrics": {"train/loss": 1.0}})
-    box.close()
+    journal = RunJournal(folder, make=False)
+    assert (journal.damage, journal.answers) == ([], {"run_id": "m1"})
+    assert [entry.content["step"] for entry in journal.pending(9)] == [1, 2]
+    journal.append(POINTS, {"step": 3, "metrics": {"train/loss": 1.0}})
+    journal.close()
     lines = Lines(folder / "journal.jsonl")
     assert [line.fault for line in lines] == [None] * 5
     assert lines.unchecked == 4

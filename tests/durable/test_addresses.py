@@ -20,7 +20,7 @@ from tests.support.registered import NAME
 from tests.support.servers import KEYS, S3Server, free_port
 from tests.support.stores import fresh
 from tests.trading.test_paper import WALK, bundle
-from tests.training.tracking.test_shipper import TABULAR
+from tests.training.tracking.test_uploader import TABULAR
 from training.checkpoints.settings import CheckpointSettings
 
 __all__ = ["bundle"]  # a fixture

@@ -90,30 +90,30 @@ def _check_journal(folder: Path) -> None:
 
 
 def _outbox(folder: Path) -> None:
-    box = RunJournal(folder / "r1")
-    box.put("run", {"name": "r", "params": {}})
-    box.close()
+    journal = RunJournal(folder / "r1")
+    journal.append("run", {"name": "r", "params": {}})
+    journal.close()
 
 
 def _put(folder: Path) -> None:
-    box = RunJournal(folder / "r1")
+    journal = RunJournal(folder / "r1")
     for step in range(3):
-        box.put(POINTS, {"step": step, "metrics": {"loss": step / 3}})
-        box.put("artifact", {"folder": ""}, lambda into: (into / "a.txt").write_text("a"))
-    box.delivered(box.waiting(2)[-1], run_id="m1")
-    box.close()
+        journal.append(POINTS, {"step": step, "metrics": {"loss": step / 3}})
+        journal.append("artifact", {"folder": ""}, lambda into: (into / "a.txt").write_text("a"))
+    journal.acknowledge(journal.pending(2)[-1], run_id="m1")
+    journal.close()
 
 
 def _check_outbox(folder: Path) -> None:
-    box = RunJournal(folder / "r1")
-    assert box.damage == []
-    assert box.head is not None
-    assert all(value == step / 3 for (_, step), (_, value) in box.points.items())
-    for entry in box.waiting(99):
+    journal = RunJournal(folder / "r1")
+    assert journal.damage == []
+    assert journal.head is not None
+    assert all(value == step / 3 for (_, step), (_, value) in journal.points.items())
+    for entry in journal.pending(99):
         if entry.kind == "artifact":
-            assert (box.files_of(entry) / "a.txt").read_text() == "a"
-    box.put(POINTS, {"step": 9, "metrics": {"loss": 3.0}})
-    box.close()
+            assert (journal.files_of(entry) / "a.txt").read_text() == "a"
+    journal.append(POINTS, {"step": 9, "metrics": {"loss": 3.0}})
+    journal.close()
     again = RunJournal(folder / "r1")
     assert again.points["loss", 9][1] == 3.0
     assert again.damage == []

@@ -19,7 +19,7 @@ from tests.qdesk.test_trading_commands import said
 from tests.support.servers import free_port
 from tests.support.stores import fresh
 from tests.trading.test_paper import WALK, bundle
-from tests.training.tracking.test_shipper import TABULAR
+from tests.training.tracking.test_uploader import TABULAR
 from training.tracking.store import reason_of, short
 
 __all__ = ["bundle"]  # a fixture

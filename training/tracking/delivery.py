@@ -25,33 +25,33 @@ PARAMS = 100  # settings that it does
 ENTRIES = 200  # that are looked at at once
 
 
-def deliver(store: Store, box: RunJournal, paused: Callable[[], bool] = lambda: False) -> None:
+def deliver(store: Store, journal: RunJournal, paused: Callable[[], bool] = lambda: False) -> None:
     """Sends everything of a journal that was not sent.
 
     Args:
         store: where to.
-        box: the journal.
+        journal: the journal.
         paused: asked between two batches; where it says so, the rest is left for another time.
 
     Raises:
         MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.
     """
-    if box.waiting(1):
-        _Delivery(store, box).all(paused)
+    if journal.pending(1):
+        _Delivery(store, journal).all(paused)
 
 
 class _Delivery:
     """One attempt to send a journal."""
 
-    def __init__(self, store: Store, box: RunJournal) -> None:
+    def __init__(self, store: Store, journal: RunJournal) -> None:
         self.store = store
-        self.box = box
+        self.journal = journal
         self.client = store.client
         self.run_id = self._run_id()
 
     def all(self, paused: Callable[[], bool]) -> None:
         """Sends everything that can be sent, or until a pause is wanted."""
-        while (entries := self.box.waiting(ENTRIES)) and not paused():
+        while (entries := self.journal.pending(ENTRIES)) and not paused():
             batch: list[Entry] = []
             for entry in entries:
                 if entry.kind == POINTS:
@@ -86,7 +86,7 @@ class _Delivery:
                 return
             self._refused(entries[-1], error)
             return
-        self.box.delivered(entries[-1])
+        self.journal.acknowledge(entries[-1])
 
     def _send(self, entry: Entry) -> None:
         """Sends anything but points."""
@@ -97,30 +97,30 @@ class _Delivery:
                 raise
             self._refused(entry, error)
             return
-        self.box.delivered(entry, **learned)
+        self.journal.acknowledge(entry, **learned)
 
     def _run_id(self) -> str:
         """MLflow's id of the journal's run, which is created where it is missing."""
-        known = self.box.learned.get("run_id")
-        head = self.box.head
+        known = self.journal.answers.get("run_id")
+        head = self.journal.head
         if known is not None:
             return str(known)
         if head is None:
-            raise OSError(f"{self.box.folder}: the journal does not say what run it is of")
-        run = self.store.find_run(self.box.run, head["experiment"], head["adopts"])
+            raise OSError(f"{self.journal.folder}: the journal does not say what run it is of")
+        run = self.store.find_run(self.journal.run, head["experiment"], head["adopts"])
         if run is None:
             run = self.client.create_run(
                 self.store.experiment(head["experiment"]),
                 start_time=head["started"],
                 run_name=head["name"],
-                tags={**head["tags"], RUN: self.box.run, OWNER: head["owner"]},
+                tags={**head["tags"], RUN: self.journal.run, OWNER: head["owner"]},
             )
         run_id = str(run.info.run_id)
         if not run.data.params:  # it was made just now, or its maker died right after
             params = [Param(key, value) for key, value in head["params"].items()]
             for start in range(0, len(params), PARAMS):
                 self.client.log_batch(run_id, params=params[start : start + PARAMS])
-        self.box.learned["run_id"] = run_id
+        self.journal.answers["run_id"] = run_id
         return run_id
 
     def _of_before(self) -> set[tuple[str, int]]:
@@ -129,8 +129,8 @@ class _Delivery:
         That process may have been on another machine, or a power cut may have taken from the journal what
         was sent already.
         """
-        adopts = self.box.head is not None and self.box.head["adopts"]
-        if not adopts and not self.box.old:
+        adopts = self.journal.head is not None and self.journal.head["adopts"]
+        if not adopts and not self.journal.reopened:
             return set()
         there = self.store.there
         if self.run_id not in there:
@@ -144,7 +144,7 @@ class _Delivery:
     def _measured_on(self, entry: Entry) -> dict[str, Any]:
         """The checkpoint and the data that points belong to."""
         known: dict[str, Any] = {}
-        version = self.box.learned.get("versions", {}).get(entry.content.get("version"))
+        version = self.journal.answers.get("versions", {}).get(entry.content.get("version"))
         if version is not None:
             known["model_id"] = version["model_id"]
             if entry.content.get("data") is not None:
@@ -159,14 +159,14 @@ class _Delivery:
         if run.info.lifecycle_stage != "active":
             raise MlflowException(
                 f"run {run.info.run_name} was deleted in MLflow; restore it there, or remove "
-                f"{self.box.folder}"
+                f"{self.journal.folder}"
             )
         return True
 
     def _refused(self, entry: Entry, error: Exception) -> None:
         """Goes on without an entry that MLflow will never take; the journal keeps it."""
-        refused = [*self.box.learned.get("refused", []), [entry.number, short(error)]]
-        self.box.delivered(entry, refused=refused)
+        refused = [*self.journal.answers.get("refused", []), [entry.number, short(error)]]
+        self.journal.acknowledge(entry, refused=refused)
 
     def _begin(self, _: Entry) -> None:
         """The run was made, and has its settings, once its id is known."""
@@ -181,7 +181,7 @@ class _Delivery:
         self.client.log_inputs(self.run_id, [DatasetInput(Dataset(**content), [tag])])
 
     def _artifact(self, entry: Entry) -> None:
-        folder = self.box.files_of(entry)
+        folder = self.journal.files_of(entry)
         if not folder.exists():
             raise CorruptError(f"{folder}: is not there")
         for path in sorted(folder.iterdir()):
@@ -196,7 +196,7 @@ class _Delivery:
                 self.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps(tables))
 
     def _version(self, entry: Entry) -> dict[str, Any]:
-        bundle = Bundle.load(self.box.files_of(entry))
+        bundle = Bundle.load(self.journal.files_of(entry))
         made = register(
             self.client,
             bundle,
@@ -205,10 +205,12 @@ class _Delivery:
             entry.content["description"],
         )
         known = {"name": made.name, "version": str(made.version), "model_id": model_id_of(made)}
-        return {"versions": {**self.box.learned.get("versions", {}), entry.content["key"]: known}}
+        return {
+            "versions": {**self.journal.answers.get("versions", {}), entry.content["key"]: known}
+        }
 
     def _candidate(self, entry: Entry) -> dict[str, Any]:
-        known = self.box.learned.get("versions", {}).get(entry.content["key"])
+        known = self.journal.answers.get("versions", {}).get(entry.content["key"])
         if known is None:
             return {}
         version = self.client.get_model_version(known["name"], known["version"])
@@ -227,7 +229,7 @@ class _Delivery:
     def _end(self, entry: Entry) -> None:
         if entry.content.get("dead"):
             run = self.client.get_run(self.run_id)
-            head = self.box.head or {}
+            head = self.journal.head or {}
             mine = run.data.tags.get(OWNER, head.get("owner")) == head.get("owner")
             if run.info.status != "RUNNING" or not mine:
                 return  # it ended otherwise, or goes on elsewhere

@@ -115,16 +115,16 @@ class RunJournal:
         self._counted = {POINTS: 0, VERSION: 0, "": 0}  # of what waits
         self._unwritten: deque[tuple[Entry, Write | None]] = deque()
         known = delivery_of(folder)
-        self.learned: dict[str, Any] = known.get("learned", {})
+        self.answers: dict[str, Any] = known.get("learned", {})
         self._delivered = int(known.get("up_to", 0))
         self._number = self._delivered
         self._read()
-        self.old = bool(self._number)
+        self.reopened = bool(self._number)
         self._added = self._on_disk = self._number  # the last entry in the file, and on disk
         self._tried = -RETRY_SECONDS  # when files of an entry could not be written
         self._tidy()
 
-    def put(
+    def append(
         self,
         kind: str,
         content: Mapping[str, Any],
@@ -170,7 +170,7 @@ class RunJournal:
         """Why the disk does not take what was put, if it does not."""
         return self._file.fault
 
-    def waiting(self, most: int) -> list[Entry]:
+    def pending(self, most: int) -> list[Entry]:
         """The oldest entries that are not delivered; none whose files are not on disk yet."""
         with self._changed:
             unkept = {entry.number for entry, write in self._unwritten if write is not None}
@@ -185,12 +185,12 @@ class RunJournal:
         """The folder of what belongs to an entry."""
         return self.folder / FILES / str(entry.number)
 
-    def delivered(self, entry: Entry, **learned: Any) -> None:
+    def acknowledge(self, entry: Entry, **learned: Any) -> None:
         """Notes that everything up to an entry has arrived, and what was answered."""
         with self._changed:
-            self.learned |= learned
+            self.answers |= learned
             self._delivered = max(self._delivered, entry.number)
-            state = {"up_to": self._delivered, "learned": self.learned}
+            state = {"up_to": self._delivered, "learned": self.answers}
             noted = False
             with suppress(OSError):  # then the same is sent again, which changes nothing
                 temporary = self.folder / f"{TEMPORARY}{DELIVERED}"
@@ -217,7 +217,7 @@ class RunJournal:
     def end_of_the_dead(self) -> None:
         """Ends a run whose process is gone without having said how it ended, if MLflow agrees."""
         if self.head is not None and self.ended is None:
-            self.put("end", {"status": "KILLED", "dead": True}, at=self._last_time)
+            self.append("end", {"status": "KILLED", "dead": True}, at=self._last_time)
 
     def close(self) -> None:
         """Lets others have it, with everything on disk that the disk takes; an empty one goes."""

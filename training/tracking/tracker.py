@@ -77,7 +77,7 @@ class Tracker:
 
     Args:
         store: where to.
-        box: its journal; one that another process began is gone on with.
+        journal: its journal; one that another process began is gone on with.
         about: what it is; a journal that has begun keeps what it said.
         uploader: sends the journal.
         may_exist_on_server: it may have the run from another machine.
@@ -89,19 +89,19 @@ class Tracker:
     def __init__(
         self,
         store: Store,
-        box: RunJournal,
+        journal: RunJournal,
         about: RunInfo,
         uploader: Uploader,
         may_exist_on_server: bool = False,
     ) -> None:
-        self.run_id = box.run
+        self.run_id = journal.run
         self.history = list[Point]()
-        self._box = box
+        self._journal = journal
         self._killed = False
         self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
         self._beside: dict[str, bool] = {}  # whether points lie beside others of the same step
-        if box.head is None:
-            box.put(
+        if journal.head is None:
+            journal.append(
                 "run",
                 {
                     **about._asdict(),
@@ -112,14 +112,14 @@ class Tracker:
                     "owner": new_run(),
                 },
             )
-        if box.head is not None and (may_exist_on_server or box.old):
-            box.put("resumed", {"owner": box.head["owner"]})
+        if journal.head is not None and (may_exist_on_server or journal.reopened):
+            journal.append("resumed", {"owner": journal.head["owner"]})
         self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
         self._board = TensorBoardLog(self.folder)
         self._settings = dict(about.params)
         self._board.settings(self._settings, self.folder.name)
         self._board.flush()
-        uploader.add(store, box)
+        uploader.add(store, journal)
 
     def log(
         self,
@@ -154,7 +154,7 @@ class Tracker:
             of = {} if version is None else {"version": version}
             on = {} if data is None else {"data": [data.name, _digest(data)]}
             content = {"step": step, "metrics": new, **of, **on, **self._beside}
-            self._box.put(POINTS, content, at=now)
+            self._journal.append(POINTS, content, at=now)
         self._board.flush()
 
     def log_machine(self, reading: Mapping[str, float], step: int) -> None:
@@ -163,7 +163,7 @@ class Tracker:
         before = self._points_of_before
         read = {n: v for n, v in reading.items() if (n, step) not in before}
         if read:
-            self._box.put(POINTS, {"step": step, "metrics": read}, at=now)
+            self._journal.append(POINTS, {"step": step, "metrics": read}, at=now)
             self._board.scalars([Point(name, value, now, step) for name, value in read.items()])
 
     def log_learned(
@@ -184,7 +184,7 @@ class Tracker:
             for name in bars.table.columns[1:]
         ]
         profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
-        self._box.put(
+        self._journal.append(
             "data",
             {
                 "name": bars.name,
@@ -213,7 +213,7 @@ class Tracker:
         """Records a file under a path among the run's artifacts."""
         folder, _, name = path.rpartition("/")
 
-        self._box.put(
+        self._journal.append(
             "artifact",
             {"folder": folder, "table": table},
             lambda into: (into / name).write_bytes(content),
@@ -221,33 +221,33 @@ class Tracker:
 
     def set_tags(self, **tags: str) -> None:
         """Sets tags of the run."""
-        self._box.put("tags", {"tags": tags})
+        self._journal.append("tags", {"tags": tags})
 
     def describe(self, description: str) -> None:
         """Replaces what is shown at the top of the run's page."""
-        self._box.put("tags", {"tags": {MLFLOW_RUN_NOTE: description}})
+        self._journal.append("tags", {"tags": {MLFLOW_RUN_NOTE: description}})
 
     def register(self, bundle: Bundle, tags: Mapping[str, str], description: str) -> str:
         """Has a bundle become a model version, once; returns the key that it is known by here."""
         key = f"{bundle.manifest.origin.step}-{bundle.weights_sha256[:16]}"
-        if key not in self._box.versions:
+        if key not in self._journal.versions:
             content = {"key": key, "tags": dict(tags), "description": description}
-            self._box.put(VERSION, content, bundle.save_into)
+            self._journal.append(VERSION, content, bundle.save_into)
         return key
 
     def propose(self, key: str) -> None:
         """Has a version compared with all that were judged alike, so that the best is the candidate."""
-        self._box.put("candidate", {"key": key})
+        self._journal.append("candidate", {"key": key})
 
     def version_of(self, key: str) -> str | None:
         """The number that MLflow gave a version, or None where it does not have it yet."""
-        known = self._box.learned.get("versions", {}).get(key)
+        known = self._journal.answers.get("versions", {}).get(key)
         return None if known is None else str(known["version"])
 
     @property
     def candidate(self) -> Candidate | None:
         """What became of the candidate after `propose`, or None before MLflow has said so."""
-        known = self._box.learned.get("candidate")
+        known = self._journal.answers.get("candidate")
         if known is None:
             return None
         return Candidate(
@@ -268,14 +268,14 @@ class Tracker:
             repeats: whether what follows gives the same values again; else MLflow, which forgets nothing,
                 gets them beside those that it has.
         """
-        known = dict(self._box.points)
+        known = dict(self._journal.points)
         self.history = list(history)
         missing: dict[tuple[int, int], dict[str, float]] = {}
         for point in history:  # after a power cut the checkpoint may know more than the journal
             if (point.name, point.step) not in known:
                 missing.setdefault((point.step, point.time), {})[point.name] = point.value
         for (at_step, at), metrics in missing.items():
-            self._box.put(POINTS, {"step": at_step, "metrics": metrics}, at=at)
+            self._journal.append(POINTS, {"step": at_step, "metrics": metrics}, at=at)
         self._points_of_before = known if repeats else {}
         self._beside = {} if repeats else {"beside": True}
         self._board.go_back(history, step)
@@ -283,7 +283,7 @@ class Tracker:
 
     def flush(self) -> None:
         """Hands everything to the operating system, as far as it takes it."""
-        self._box.flush()
+        self._journal.flush()
         self._board.flush()
 
     def killed(self) -> None:
@@ -302,7 +302,7 @@ class Tracker:
         status = "FINISHED" if kind is None else "FAILED"
         if self._killed or kind is KeyboardInterrupt:
             status = "KILLED"
-        self._box.put("end", {"status": status})
+        self._journal.append("end", {"status": status})
         self._board.ended(status)
         self._board.close()
 

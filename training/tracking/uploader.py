@@ -61,13 +61,13 @@ class Uploader:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(AWAY_SECONDS)
-        for _, box in self._journals:
-            box.close()
+        for _, journal in self._journals:
+            journal.close()
 
-    def add(self, store: Store, box: RunJournal) -> None:
+    def add(self, store: Store, journal: RunJournal) -> None:
         """Sends what is in a journal, from now on. It must stay open until the context is left."""
         with self._changed:
-            self._journals.append((store, box))
+            self._journals.append((store, journal))
             self._hurry = True  # a run is to be seen from its beginning
             self._changed.notify_all()
 
@@ -75,7 +75,7 @@ class Uploader:
         """Sends also what processes that are gone have left in a folder's journals, soon."""
         left = [folder for folder in journals(mlruns) if undelivered(folder)]
         with self._changed:
-            known = {box.folder for _, box in self._journals}
+            known = {journal.folder for _, journal in self._journals}
             known |= {each.folder for each in self._orphans}
             new = [OrphanedRun(folder, mlruns) for folder in left if folder not in known]
             self._orphans += new
@@ -86,12 +86,12 @@ class Uploader:
     @property
     def unsent(self) -> Unsent:
         """What the trainings of this process have not sent."""
-        return Unsent.of(box.unsent for _, box in self._journals)
+        return Unsent.of(journal.unsent for _, journal in self._journals)
 
     @property
     def why(self) -> str:
         """Why something is not sent, as far as that is known."""
-        faults = (box.fault for _, box in self._journals)
+        faults = (journal.fault for _, journal in self._journals)
         disk = next((str(fault.strerror) for fault in faults if fault is not None), None)
         return self.trouble or disk or "no answer in time"
 
@@ -172,10 +172,10 @@ class Uploader:
         with self._changed:
             lanes = list(self._journals)
             leftovers = list(self._orphans)
-        for store, box in lanes:
+        for store, journal in lanes:
             if store.uri not in failed and not self._closing:
                 try:
-                    deliver(store, box, lambda: self._closing)
+                    deliver(store, journal, lambda: self._closing)
                 except Exception as error:
                     failed[store.uri] = reason_of(error, store.uri)
         trouble = next(iter(failed.values()), None)
@@ -197,14 +197,14 @@ class Uploader:
         awaited = True
         pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
         try:
-            box = RunJournal(each.folder, make=False)
+            journal = RunJournal(each.folder, make=False)
             try:
-                awaited = not needs_keras(box) or "keras" in sys.modules
+                awaited = not needs_keras(journal) or "keras" in sys.modules
                 if awaited:
-                    done = send_what_was_left(box, each.mlruns, None, self._own_wait)
+                    done = send_what_was_left(journal, each.mlruns, None, self._own_wait)
                     pause = 0.0  # not done: it stood back
             finally:
-                box.close()
+                journal.close()
         except FileNotFoundError:
             done = True
         except InUse:
@@ -225,7 +225,7 @@ class Uploader:
 
 
 def send_what_was_left(
-    box: RunJournal,
+    journal: RunJournal,
     mlruns: Path,
     uri: str | None = None,
     paused: Callable[[], bool] = lambda: False,
@@ -233,7 +233,7 @@ def send_what_was_left(
     """Sends the journal of a run whose process is gone, and ends the run; says whether all arrived.
 
     Args:
-        box: the journal.
+        journal: the journal.
         mlruns: the folder of the tracking data.
         uri: of the server, where it is another than when the run began.
         paused: asked between two batches; where it says so, the rest is left for another time.
@@ -241,17 +241,17 @@ def send_what_was_left(
     Raises:
         MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.
     """
-    box.end_of_the_dead()
-    if box.unsent:
-        server = None if box.head is None else box.head["server"]
-        deliver(Store(mlruns, uri if server and uri else server), box, paused)
-    return not box.unsent
+    journal.end_of_the_dead()
+    if journal.unsent:
+        server = None if journal.head is None else journal.head["server"]
+        deliver(Store(mlruns, uri if server and uri else server), journal, paused)
+    return not journal.unsent
 
 
-def needs_keras(box: RunJournal) -> bool:
+def needs_keras(journal: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
-    params = (box.head or {}).get("params", {})
+    params = (journal.head or {}).get("params", {})
     kind = params.get(
         "agent.kind", params.get("network.kind")
     )  # of journals of before there were kinds
-    return bool(box.unsent.versions) and kind != "tabular"
+    return bool(journal.unsent.versions) and kind != "tabular"

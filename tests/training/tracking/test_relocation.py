@@ -62,11 +62,11 @@ def test_a_store_that_is_not_meant_stays_as_it_is(
     assert "no path begins with" in capsys.readouterr().err
     assert command("mlruns", mlruns) == 2
     assert "give the absolute path" in capsys.readouterr().err
-    box = RunJournal(mlruns / "journals" / "r1")
-    box.put("run", {"name": "run", "params": {}})
+    journal = RunJournal(mlruns / "journals" / "r1")
+    journal.append("run", {"name": "run", "params": {}})
     assert command(mlruns, mlruns) == 2
     assert "a training writes here (r1); stop it first" in capsys.readouterr().err
-    box.close()
+    journal.close()
     assert sha256() == before
     (mlruns / "mlflow.db").write_bytes(b"no database at all" * 100)
     spoilt = sha256()
@@ -78,9 +78,9 @@ def test_a_store_that_is_not_meant_stays_as_it_is(
 def test_nobody_goes_on_with_a_run_while_paths_are_mended(
     mlruns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    box = RunJournal(mlruns / "journals" / "r1")
-    box.put("run", {"name": "run", "params": {}})
-    box.close()
+    journal = RunJournal(mlruns / "journals" / "r1")
+    journal.append("run", {"name": "run", "params": {}})
+    journal.close()
     moved = tmp_path / "moved"
     mlruns.rename(moved)
     tried: list[str] = []

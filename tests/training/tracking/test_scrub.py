@@ -12,7 +12,7 @@ from models.sealed import seal
 from tests.durable.test_addresses import planted
 from tests.qdesk.test_trading_commands import said
 from tests.support.stores import fresh
-from tests.training.tracking.test_outbox import HEAD
+from tests.training.tracking.test_journal import HEAD
 from trading.journal import Journal, records
 from training.checkpoints.checkpoint import STATE, Checkpoint
 from training.tracking.journal import RunJournal
@@ -32,9 +32,9 @@ def mlruns(tmp_path: Path) -> Path:
     )
     client.log_param(run.info.run_id, "tracking_uri", SERVER)
     box = RunJournal(folder / "journals" / ("a" * 32))
-    box.put("run", {**HEAD, "server": SERVER, "params": {"checkpoints.where": BUCKET}})
-    box.put("points", {"step": 1, "metrics": {"train/loss": 0.5}})
-    box.put("tags", {"tags": {"command": f"qdesk train {BUCKET}"}})
+    box.append("run", {**HEAD, "server": SERVER, "params": {"checkpoints.where": BUCKET}})
+    box.append("points", {"step": 1, "metrics": {"train/loss": 0.5}})
+    box.append("tags", {"tags": {"command": f"qdesk train {BUCKET}"}})
     box.close()
     old = {"time": 1, "type": "session", "settings": {"tracking_uri": SERVER}, "instrument": "A"}
     (folder / "desks" / "old").mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_nothing_is_left_and_everything_verifies(
     assert box.head is not None
     assert (box.head["server"], box.damage) == ("http://desk:5000", [])
     assert box.head["params"]["checkpoints.where"] == "s3://bucket/x"
-    box.put("points", {"step": 2, "metrics": {"train/loss": 0.25}})
+    box.append("points", {"step": 2, "metrics": {"train/loss": 0.25}})
     box.close()
     assert not [
         line for line in Lines(mlruns / "journals" / ("a" * 32) / "journal.jsonl") if line.fault

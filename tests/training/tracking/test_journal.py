@@ -16,13 +16,13 @@ HEAD = {"name": "run", "params": {"steps": "1"}, "server": None, "adopts": False
 
 
 def begun(folder: Path) -> RunJournal:
-    box = RunJournal(folder / "journals" / "r1")
-    box.put("run", HEAD)
-    return box
+    journal = RunJournal(folder / "journals" / "r1")
+    journal.append("run", HEAD)
+    return journal
 
 
-def point(box: RunJournal, step: int) -> None:
-    box.put(POINTS, {"step": step, "metrics": {"train/loss": step / 3}})
+def point(journal: RunJournal, step: int) -> None:
+    journal.append(POINTS, {"step": step, "metrics": {"train/loss": step / 3}})
 
 
 def test_a_full_disk_leaves_no_gap_and_no_half_piece(tmp_path: Path) -> None:
@@ -43,133 +43,135 @@ def test_a_full_disk_leaves_no_gap_and_no_half_piece(tmp_path: Path) -> None:
 
 
 def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
-    box = begun(tmp_path)
+    journal = begun(tmp_path)
     for step in range(3):
-        point(box, step)
-    first = box.waiting(2)
+        point(journal, step)
+    first = journal.pending(2)
     assert [entry.kind for entry in first] == ["run", POINTS]
-    box.delivered(first[-1], run_id="m1")
-    box.close()
-    box.close()
-    again = RunJournal(box.folder, make=False)
+    journal.acknowledge(first[-1], run_id="m1")
+    journal.close()
+    journal.close()
+    again = RunJournal(journal.folder, make=False)
     assert again.head is not None
     assert again.head["params"] == {"steps": "1"}
-    assert again.learned == {"run_id": "m1"}
-    assert [entry.content["step"] for entry in again.waiting(9)] == [1, 2]
+    assert again.answers == {"run_id": "m1"}
+    assert [entry.content["step"] for entry in again.pending(9)] == [1, 2]
     assert [value for _, value in again.points.values()] == [0, 1 / 3, 2 / 3]
     assert again.unsent == Unsent(points=2)
     point(again, 3)
-    assert [entry.number for entry in again.waiting(9)] == [3, 4, 5]
+    assert [entry.number for entry in again.pending(9)] == [3, 4, 5]
     again.close()
 
 
 def test_files_of_an_entry_are_whole_and_go_once_delivered(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    entry = box.put(VERSION, {"key": "k"}, lambda into: (into / "a").write_bytes(b"x"))
-    assert (box.files_of(entry) / "a").read_bytes() == b"x"
-    assert box.versions == {"k"}
-    assert box.unsent == Unsent(versions=1, others=1)
-    box.delivered(entry)
-    assert not box.files_of(entry).exists()
-    assert not box.unsent
-    box.close()
+    journal = begun(tmp_path)
+    entry = journal.append(VERSION, {"key": "k"}, lambda into: (into / "a").write_bytes(b"x"))
+    assert (journal.files_of(entry) / "a").read_bytes() == b"x"
+    assert journal.versions == {"k"}
+    assert journal.unsent == Unsent(versions=1, others=1)
+    journal.acknowledge(entry)
+    assert not journal.files_of(entry).exists()
+    assert not journal.unsent
+    journal.close()
 
 
 def test_a_full_disk_keeps_the_order_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    box = begun(tmp_path)
-    size = (box.folder / JOURNAL).stat().st_size
+    journal = begun(tmp_path)
+    size = (journal.folder / JOURNAL).stat().st_size
     with disk_ends_at(size + 30):
-        box.put("artifact", {"folder": ""}, lambda into: (into / "a").write_bytes(b"x" * 4096))
-        point(box, 1)
-        assert box.fault is not None
-        assert [entry.kind for entry in box.waiting(9)] == ["run"]  # the file is not there yet
-        assert box.unsent == Unsent(points=1, others=2, lost=2)
-        assert box.unsent.lost == 2  # looking changes nothing
+        journal.append(
+            "artifact", {"folder": ""}, lambda into: (into / "a").write_bytes(b"x" * 4096)
+        )
+        point(journal, 1)
+        assert journal.fault is not None
+        assert [entry.kind for entry in journal.pending(9)] == ["run"]  # the file is not there yet
+        assert journal.unsent == Unsent(points=1, others=2, lost=2)
+        assert journal.unsent.lost == 2  # looking changes nothing
     monkeypatch.setattr("training.tracking.journal.RETRY_SECONDS", 0.0)
-    assert box.flush()
-    assert [entry.kind for entry in box.waiting(9)] == ["run", "artifact", POINTS]
-    assert box.unsent == Unsent(points=1, others=2)
-    box.close()
-    lines = [json.loads(line) for line in (box.folder / JOURNAL).read_text().splitlines()]
+    assert journal.flush()
+    assert [entry.kind for entry in journal.pending(9)] == ["run", "artifact", POINTS]
+    assert journal.unsent == Unsent(points=1, others=2)
+    journal.close()
+    lines = [json.loads(line) for line in (journal.folder / JOURNAL).read_text().splitlines()]
     assert [line["n"] for line in lines] == [1, 2, 3]
 
 
 def test_points_are_sent_from_memory_where_the_disk_is_full(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    with disk_ends_at((box.folder / JOURNAL).stat().st_size + 5):
-        point(box, 1)
-        (head, logged) = box.waiting(9)
-        box.delivered(logged)
-        assert not box.unsent
-    box.close()
+    journal = begun(tmp_path)
+    with disk_ends_at((journal.folder / JOURNAL).stat().st_size + 5):
+        point(journal, 1)
+        (head, logged) = journal.pending(9)
+        journal.acknowledge(logged)
+        assert not journal.unsent
+    journal.close()
     assert head.kind == "run"
 
 
 def test_a_torn_line_is_cut_and_a_damaged_one_passed_over(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    point(box, 1)
-    point(box, 2)
-    box.close()
-    path = box.folder / JOURNAL
+    journal = begun(tmp_path)
+    point(journal, 1)
+    point(journal, 2)
+    journal.close()
+    path = journal.folder / JOURNAL
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\x00" + lines[1][1:] + lines[2] + lines[1][:-9])
-    again = RunJournal(box.folder)
-    assert [entry.content["step"] for entry in again.waiting(9)[1:]] == [2]
+    again = RunJournal(journal.folder)
+    assert [entry.content["step"] for entry in again.pending(9)[1:]] == [2]
     point(again, 3)
     again.close()
-    last = RunJournal(box.folder)
-    assert [entry.number for entry in last.waiting(9)] == [1, 3, 4]
+    last = RunJournal(journal.folder)
+    assert [entry.number for entry in last.pending(9)] == [1, 3, 4]
     last.close()
 
 
 def test_a_journal_whose_beginning_is_damaged_is_kept(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    point(box, 1)
-    box.close()
-    path = box.folder / JOURNAL
+    journal = begun(tmp_path)
+    point(journal, 1)
+    journal.close()
+    path = journal.folder / JOURNAL
     path.write_bytes(b"\x00" + path.read_bytes()[1:])
-    again = RunJournal(box.folder)
+    again = RunJournal(journal.folder)
     assert again.head is None
     again.close()
-    last = RunJournal(box.folder)
-    last.put("run", HEAD)
-    assert [entry.number for entry in last.waiting(9)] == [2, 3]
+    last = RunJournal(journal.folder)
+    last.append("run", HEAD)
+    assert [entry.number for entry in last.pending(9)] == [2, 3]
     last.close()
 
 
 def test_files_whose_entry_never_came_to_be_stand_in_nobodys_way(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    box.close()
-    stale = box.folder / "files" / "2"
+    journal = begun(tmp_path)
+    journal.close()
+    stale = journal.folder / "files" / "2"
     stale.mkdir()
     (stale / "old").write_text("of before a power cut")
-    again = RunJournal(box.folder)
+    again = RunJournal(journal.folder)
     assert not stale.exists()
     stale.mkdir()
     (stale / "old").write_text("of a while ago")
-    entry = again.put(VERSION, {"key": "k"}, lambda into: (into / "new").write_text("x"))
+    entry = again.append(VERSION, {"key": "k"}, lambda into: (into / "new").write_text("x"))
     assert [path.name for path in again.files_of(entry).iterdir()] == ["new"]
     again.close()
 
 
 def test_text_that_cannot_be_written_is_written_as_far_as_it_can(tmp_path: Path) -> None:
-    box = RunJournal(tmp_path / "journals" / "r1")
-    box.put("run", {**HEAD, "params": {"bars": "a\udcff.csv"}, "tags": ["\udcfe"]})
-    box.close()
-    again = RunJournal(box.folder)
+    journal = RunJournal(tmp_path / "journals" / "r1")
+    journal.append("run", {**HEAD, "params": {"bars": "a\udcff.csv"}, "tags": ["\udcfe"]})
+    journal.close()
+    again = RunJournal(journal.folder)
     assert again.head is not None
     assert again.head["params"] == {"bars": "a?.csv"}
     again.close()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    box = begun(tmp_path)
+    journal = begun(tmp_path)
     with pytest.raises(InUse, match="another process writes this journal"):
-        RunJournal(box.folder)
-    box.close()
-    RunJournal(box.folder).close()
+        RunJournal(journal.folder)
+    journal.close()
+    RunJournal(journal.folder).close()
 
 
 def test_one_that_never_began_leaves_nothing(tmp_path: Path) -> None:
@@ -181,35 +183,35 @@ def test_one_that_never_began_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_run_whose_process_is_gone_is_ended_when_it_last_spoke(tmp_path: Path) -> None:
     spoke = int(time.time() * 1000) - 3_600_000
-    box = RunJournal(tmp_path / "journals" / "r1")
-    box.put("run", HEAD, at=spoke - 1)
-    box.put(POINTS, {"step": 1, "metrics": {"train/loss": 1.0}}, at=spoke)
-    assert undelivered(box.folder)
-    box.end_of_the_dead()
-    box.end_of_the_dead()
-    assert box.ended == "KILLED"
-    end = box.waiting(9)[-1]
+    journal = RunJournal(tmp_path / "journals" / "r1")
+    journal.append("run", HEAD, at=spoke - 1)
+    journal.append(POINTS, {"step": 1, "metrics": {"train/loss": 1.0}}, at=spoke)
+    assert undelivered(journal.folder)
+    journal.end_of_the_dead()
+    journal.end_of_the_dead()
+    assert journal.ended == "KILLED"
+    end = journal.pending(9)[-1]
     assert (end.kind, end.time, end.content["dead"]) == ("end", spoke, True)
-    assert undelivered(box.folder)
-    box.delivered(end, run_id="mlflow-1")
-    assert not undelivered(box.folder)
-    box.put("resumed", {})
-    assert box.ended is None
-    assert undelivered(box.folder)
-    box.close()
+    assert undelivered(journal.folder)
+    journal.acknowledge(end, run_id="mlflow-1")
+    assert not undelivered(journal.folder)
+    journal.append("resumed", {})
+    assert journal.ended is None
+    assert undelivered(journal.folder)
+    journal.close()
     assert run_known_as(tmp_path, "mlflow") == run_known_as(tmp_path, "r1") == ["r1"]
     assert run_known_as(tmp_path, "other") == []
-    assert (head_of(box.folder) or {})["name"] == "run"
+    assert (head_of(journal.folder) or {})["name"] == "run"
 
 
 def test_a_lost_note_of_what_arrived_sends_it_again(tmp_path: Path) -> None:
-    box = begun(tmp_path)
-    point(box, 1)
-    box.delivered(box.waiting(9)[-1])
-    box.close()
-    (box.folder / DELIVERED).write_text("{")
-    again = RunJournal(box.folder)
-    assert len(again.waiting(9)) == 2
+    journal = begun(tmp_path)
+    point(journal, 1)
+    journal.acknowledge(journal.pending(9)[-1])
+    journal.close()
+    (journal.folder / DELIVERED).write_text("{")
+    again = RunJournal(journal.folder)
+    assert len(again.pending(9)) == 2
     again.close()
 
 

@@ -201,10 +201,10 @@ def test_what_a_machine_left_does_not_touch_a_run_that_goes_on_elsewhere(
 def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path) -> None:
     trained = Trained(tmp_path)
     trained(*TABULAR, "--steps", "500", "--name", "gone")
-    journal = journal_of(trained.mlruns, "gone-synthetic_ou_s3-s1")
-    box = RunJournal(journal)
-    box.put(POINTS, {"step": 600, "metrics": {"train/loss": 1.0}})
-    box.close()
+    folder = journal_of(trained.mlruns, "gone-synthetic_ou_s3-s1")
+    journal = RunJournal(folder)
+    journal.append(POINTS, {"step": 600, "metrics": {"train/loss": 1.0}})
+    journal.close()
     with client_of(trained.mlruns) as client:
         (run,) = client.search_runs(["1"])
         client.delete_run(run.info.run_id)

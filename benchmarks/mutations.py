@@ -45,7 +45,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "market/accounting.py": ("bounds", "accounting", "sizing", "backtest", "measures"),
     "market/features.py": ("features", "feature_bars"),
     "models/n_step.py": ("targets", "replay"),
-    "models/sealed.py": ("sealed", "checkpoint"),
+    "durable/verified.py": ("verified", "checkpoint"),
     "models/targets.py": ("targets", "learner"),
     "training/checkpoints/checkpoint.py": (
         "checkpoint",

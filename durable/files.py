@@ -1,7 +1,14 @@
-"""What a power cut must not take away."""
+"""Files and folders that are there whole or not at all, and what a power cut must not take away."""
 
 import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = ".writing-"  # what a name begins with until what it stands for is whole
+REPLACED = f"{TEMPORARY}old-"  # before a folder's name while another takes it
 
 
 def sync(path: Path) -> None:
@@ -11,3 +18,69 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole_file(path: Path, awaited: bool = True) -> Iterator[Path]:
+    """A name to write a file under; it takes its place, with a file's that is there, once it is whole.
+
+    Args:
+        path: of the file.
+        awaited: whether to wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; a file that was there is as it was, and nothing else is left.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{threading.get_ident()}")
+    try:
+        yield temporary
+        if awaited:
+            sync(temporary)
+        temporary.replace(path)
+        if awaited:
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path, awaited: bool = True) -> Iterator[Path]:
+    """An empty folder to write into; it takes its place, with a folder's that is there, once it is whole.
+
+    Args:
+        folder: of files alone; the folders around it are made where they are missing.
+        awaited: whether to wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if awaited:
+            for path in (*temporary.iterdir(), temporary):
+                sync(path)
+        old = folder.with_name(f"{REPLACED}{folder.name}")
+        if folder.exists():
+            folder.rename(old)  # a folder that is not empty cannot be renamed onto
+        temporary.rename(folder)
+        if awaited:
+            sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def tidy(around: Path) -> None:
+    """Mends what a killed process left: unwritten folders go, one that was being replaced comes back.
+
+    Only whoever keeps others from writing there may do this.
+    """
+    for left in around.glob(f"{TEMPORARY}*"):
+        name = left.name.removeprefix(REPLACED)
+        if left.name.startswith(REPLACED) and not (around / name).exists():
+            left.rename(around / name)
+        else:
+            shutil.rmtree(left)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from durable.settings import Settings
+from durable.verified import CorruptError, read_verified, write_verified
 from evaluation.choosing import FEWEST
 from market.bars import BarsError
-from models.sealed import CorruptError, seal, unseal
 
 CHOICE = "choice.safetensors"
 # A compiled program keeps pieces of memory for as long as its process lives, of which Linux allows 65,530
@@ -181,7 +181,7 @@ def _kept(folder: Path) -> Outcome | None:
     if not folder.is_dir():
         return None
     try:
-        sealed = unseal(folder, CHOICE)
+        sealed = read_verified(folder, CHOICE)
     except (CorruptError, OSError):
         return None  # it is made anew
     return Outcome(sealed.arrays["choice"], sealed.manifest["step"], sealed.manifest["net_return"])
@@ -190,7 +190,7 @@ def _kept(folder: Path) -> Outcome | None:
 def _keep(folder: Path, outcome: Outcome) -> Outcome:
     known = {"step": outcome.step, "net_return": outcome.net_return}
     try:
-        seal(folder, CHOICE, {"choice": outcome.choice}, known)
+        write_verified(folder, CHOICE, {"choice": outcome.choice}, known)
     except OSError as error:
         if _kept(folder) is None:  # nor has another evaluation written the same
             raise JobFailed(f"{folder}: cannot be written ({error.strerror or error})") from error

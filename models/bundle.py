@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import save
 
+from durable.verified import CorruptError, read_verified, require_finite, write_into
 from models.architectures import HEADS, TABULAR, Weights, forward
 from models.cvar import conditional_value_at_risk
 from models.manifest import Golden, Manifest, Network, Origin
-from models.sealed import CorruptError, require_finite, seal_into, unseal
 from models.tabular import Discretiser, TabularQ
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Bundle:
             OSError: it cannot be read.
         """
         where = str(folder)
-        sealed = unseal(folder, WEIGHTS)
+        sealed = read_verified(folder, WEIGHTS)
         sealing = ("files", "arrays", "sha256")
         known = {name: value for name, value in sealed.manifest.items() if name not in sealing}
         try:
@@ -114,7 +114,7 @@ class Bundle:
 
     def save_into(self, folder: Path) -> str:
         """Writes the bundle into a folder that is there and empty; returns its sha256."""
-        return str(seal_into(folder, WEIGHTS, self.weights, self.as_json())["sha256"])
+        return str(write_into(folder, WEIGHTS, self.weights, self.as_json())["sha256"])
 
     @property
     def weights_sha256(self) -> str:

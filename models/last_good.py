@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from durable.addresses import BadAddress, take
+from durable.files import whole_file, whole_folder
+from durable.verified import CorruptError
 from models.bundle import Bundle
-from models.sealed import TEMPORARY, CorruptError, replace
 
 if TYPE_CHECKING:
     from models.promotion_records import Promotion, Recorded
@@ -213,14 +214,8 @@ class _Cache:
 
     def keep(self, copy: Path, version: str, sha256: str, promoted: str) -> None:
         """Takes in a verified copy."""
-        temporary = self.folder / f"{TEMPORARY}v{version}-{os.getpid()}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(copy, temporary)
-            replace(temporary, self.folder_of(version, sha256))
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(self.folder_of(version, sha256)) as temporary:
+            shutil.copytree(copy, temporary, dirs_exist_ok=True)
         self.put_first(version, sha256, promoted)
 
     def put_first(self, version: str, sha256: str, promoted: str | None) -> None:
@@ -230,9 +225,8 @@ class _Cache:
         kept += [(each[0], each[2], each[3]) for each in others[: KEPT - 1]]
         names = ("version", "sha256", "promoted")
         listed = [dict(zip(names, each, strict=True)) for each in kept]
-        index = self.folder / f"{TEMPORARY}{INDEX}-{os.getpid()}"
-        index.write_text(json.dumps(listed) + "\n")
-        index.replace(self.folder / INDEX)
+        with whole_file(self.folder / INDEX, awaited=False) as index:
+            index.write_text(json.dumps(listed) + "\n")
         for _, old, *_ in others[KEPT - 1 :]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -22,6 +22,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from durable.locks import Busy
+from durable.verified import CorruptError
 from models.bundle import Bundle
 from models.promotion_records import (
     CHAMPION,
@@ -41,7 +42,6 @@ from models.promotion_records import (
     withdraw,
 )
 from models.registry import BUNDLE, model_id_of
-from models.sealed import CorruptError
 from models.turns import BROKEN_OFF, alone, first
 
 

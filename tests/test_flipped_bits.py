@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from durable.verified import CorruptError, write_verified
 from market.events.journal import convert_journal
 from market.events.schema import EventsError
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from models.sealed import CorruptError, seal
 from tests.models.test_bundle import bundle_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.networks import linear_q_network
-from tests.training.tracking.test_journal import begun, point
+from tests.training.tracking.test_run_journal import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
 from training.checkpoints.checkpoint import STATE, Checkpoint
@@ -113,7 +113,7 @@ def test_in_a_checkpoint_each_is_refused_or_changes_nothing(tmp_path: Path) -> N
     rng = np.random.default_rng(5)
     arrays = {"weights": rng.normal(size=(30, 5)), "ring": rng.integers(0, 99, 200)}
     known = {"format": "qdesk-checkpoint/1", "step": 1, "score": 0.5, "run_ids": ["r1"]}
-    seal(folder, STATE, arrays, known)
+    write_verified(folder, STATE, arrays, known)
     require_refused(folder, lambda: as_text(Checkpoint.load(folder)))
 
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from durable.settings import BadSettings
+from durable.verified import MANIFEST, CorruptError
 from market.accounting import MarketSettings
 from market.bars import BarsError
 from market.features import FeaturePipeline
 from models.bundle import Bundle
 from models.last_good import impatient, load_last_good
 from models.places import address_of
-from models.sealed import MANIFEST, CorruptError
 from trading.account import Account
 from trading.desk import Context, Decider, Desk, Rules
 from trading.journal import FORMAT, Journal, JournalError, damaged, records

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from durable.command_line import Given
 from durable.errors import InUse
+from durable.verified import MANIFEST, CorruptError, read_manifest
 from models.configuration import completed, flatten
-from models.sealed import MANIFEST, CorruptError, read_manifest
 from training.checkpoints.checkpoint import (
     AGENTS,
     STATE,

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from durable.files import whole_file
 from durable.lines import Lines, sealed
 from market.bars import NUMBERS, QUOTES
 from market.events.schema import EventsError
@@ -62,23 +63,20 @@ def convert_journal(path: Path, out: Path) -> pl.DataFrame:
     if out.suffix not in {".parquet", ".csv"}:
         raise EventsError(f"--out is {out}; the name must end in .parquet or .csv")
     table, _ = transitions_of(path)
-    temporary = out.with_name(f".{out.name}.writing")
     try:
         if out.exists() and out.samefile(path):
             raise EventsError(f"--out: {out} would overwrite the journal")
-        if out.suffix == ".parquet":
-            table.write_parquet(temporary)
-        else:
-            lists = [
-                pl.col(name).map_elements(_as_json, return_dtype=pl.String)
-                for name in ("state", "next_state")
-            ]
-            table.with_columns(lists).write_csv(temporary)
-        temporary.replace(out)
+        with whole_file(out) as temporary:
+            if out.suffix == ".parquet":
+                table.write_parquet(temporary)
+            else:
+                lists = [
+                    pl.col(name).map_elements(_as_json, return_dtype=pl.String)
+                    for name in ("state", "next_state")
+                ]
+                table.with_columns(lists).write_csv(temporary)
     except OSError as error:
         raise EventsError(f"--out is {out}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return table
 
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from durable.files import tidy
 from durable.replacing import PREFIX, Renaming, mend, rename_all, require_whole, workplace
+from durable.verified import read_verified, write_verified
 from market.events.convert import convert
 from market.events.schema import EventsError
-from models.sealed import seal, tidy, unseal
 from tests.support.faults import CALLS, MOST, failing, files_of, kill, killed
 from tests.support.stores import fresh
 from trading.journal import Journal, JournalError, JournalLost, records
@@ -34,17 +35,17 @@ class Case(NamedTuple):
 
 
 def _sealed(number: int) -> Step:
-    return lambda folder: seal(
+    return lambda folder: write_verified(
         folder / "s", "a.safetensors", {"a": np.full(9, number)}, {"n": number}
     )
 
 
 def _check_sealed(folder: Path) -> None:
     tidy(folder)
-    manifest, arrays = unseal(folder / "s", "a.safetensors")
+    manifest, arrays = read_verified(folder / "s", "a.safetensors")
     assert (arrays["a"] == manifest["n"]).all()
     _sealed(3)(folder)
-    assert unseal(folder / "s", "a.safetensors").manifest["n"] == 3
+    assert read_verified(folder / "s", "a.safetensors").manifest["n"] == 3
 
 
 def _latched(folder: Path) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from durable.verified import MANIFEST, CorruptError, write_into
 from market.features import FeaturePipeline
 from models.bundle import WEIGHTS, Bundle
 from models.manifest import Golden, Origin
 from models.networks import copy_of, q_values_of
-from models.sealed import MANIFEST, CorruptError, seal_into
 from models.single import one_state
 from models.tabular import Discretiser, TabularQ
 from tests.support.networks import linear_q_network, two_layer_q_network
@@ -139,7 +139,7 @@ def resealed(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callab
         for name in ("files", "arrays", "sha256"):
             del manifest[name]
         change(manifest, arrays)
-        seal_into(folder, WEIGHTS, arrays, manifest)
+        write_into(folder, WEIGHTS, arrays, manifest)
 
     return spoil
 
@@ -157,13 +157,13 @@ def pickled(folder: Path) -> None:
 
 def restated(folder: Path, **files: Any) -> None:
     """States the hash of whatever is there."""
-    from models import sealed
+    from durable.verified import _digest, sha256_of
 
     manifest = json.loads((folder / MANIFEST).read_text())
     path = folder / WEIGHTS
-    stated = {"sha256": sealed.sha256_of(path), "bytes": path.stat().st_size}
+    stated = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     manifest["files"] = files or {WEIGHTS: stated}
-    manifest["sha256"] = sealed._digest(manifest)
+    manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from durable.verified import MANIFEST, CorruptError, rewrite_manifest
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from models.sealed import MANIFEST, CorruptError, reseal
 from tests.qdesk.test_trading_commands import said
 from tests.support.desks import bundle_for
 from tests.trading.test_paper import WALK, bundle
@@ -25,7 +25,7 @@ def changed(bundle: Path, *path: str, value: Any) -> None:
     for name in path[:-1]:
         place = place[name]
     place[path[-1]] = value
-    reseal(bundle / MANIFEST, manifest)
+    rewrite_manifest(bundle / MANIFEST, manifest)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from mlflow import MlflowClient
 
 import qdesk
+from durable.verified import CorruptError
 from models.promotion import Condition, GateSaidNo, Judgement, load_bundle, rollback
 from models.promotion import promote as promote_judged
 from models.promotion_records import NoReason, NoVersion, history, resolve
-from models.sealed import CorruptError
 from tests.support.registered import NAME, bundle_folder, promote, register_three, spoil, uri_of
 
 

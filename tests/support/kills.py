@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from models.sealed import TEMPORARY
+from durable.files import TEMPORARY
 from models.store import SERVER
 from training.checkpoints.checkpoint import newest
 from training.tracking.journals import JOURNALS, undelivered

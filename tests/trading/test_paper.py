@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from durable.verified import MANIFEST
 from market.synthetic import RandomWalk
-from models.sealed import MANIFEST
 from tests.support.desks import bundle_for
 from tests.support.registered import NAME, promote
 from trading.account import Account

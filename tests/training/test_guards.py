@@ -104,12 +104,12 @@ def test_q_values_beyond_what_rewards_explain_are_a_warning(trained: Trained) ->
 def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
     trained: Trained,
 ) -> None:
-    from models.sealed import seal
+    from durable.verified import write_verified
 
     def full(folder: Path, *arguments: Any) -> Any:
         if folder.name == "step-000000000600":
             raise OSError(28, "No space left on device")
-        return seal(folder, *arguments)
+        return write_verified(folder, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.checkpoints.checkpoint.seal", full)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from durable.verified import MANIFEST, read_verified, write_verified
 from evaluation.backtest import backtest
 from market.accounting import MarketSettings
 from market.bars import Bars
@@ -17,7 +18,6 @@ from market.table import MarketTable
 from market.terms import Sizing
 from models.configuration import configuration_hash
 from models.exploration import EpsilonSettings
-from models.sealed import MANIFEST, seal, unseal
 from tests.market.test_sizing import SIZED, SIZINGS
 from tests.support.networks import two_layer_q_network
 from tests.support.trained import Trained, refused, runs_of
@@ -136,10 +136,10 @@ def test_a_checkpoint_of_another_sizing_is_refused_also_where_it_says_nothing_of
     (run,) = runs_of(trained)
     assert run.data.params["market.sizing"] == "unit"
     for path in list((trained.mlruns / "checkpoints").rglob(MANIFEST)):  # as they were before
-        sealed = unseal(path.parent, STATE)
+        sealed = read_verified(path.parent, STATE)
         manifest = dict(sealed.manifest)
         del manifest["settings"]["market"]["sizing"]
-        seal(path.parent, STATE, sealed.arrays, manifest)
+        write_verified(path.parent, STATE, sealed.arrays, manifest)
     again = ("--resume", "latest", "--market.sizing", "equity")
     said = refused(capsys, trained.mlruns, *again)
     assert "market.sizing is unit there and equity here" in said

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from durable.errors import InUse
-from models.sealed import (
+from durable.files import TEMPORARY, tidy
+from durable.verified import (
     MANIFEST,
-    TEMPORARY,
     Arrays,
     CorruptError,
     read_manifest,
-    seal,
-    tidy,
-    unseal,
+    read_verified,
+    write_verified,
 )
 from training.checkpoints.errors import BucketError, CheckpointError, NoCheckpoint
 from training.checkpoints.object_store import Bucket, Uploads
@@ -54,7 +53,7 @@ class Checkpoint(NamedTuple):
         Raises:
             CorruptError: it is not what was saved.
         """
-        manifest, arrays = unseal(folder, STATE)
+        manifest, arrays = read_verified(folder, STATE)
         if manifest.get("format") != FORMAT:
             raise CorruptError(
                 f"{folder}: its format is {manifest.get('format')!r}; this version reads {FORMAT!r}"
@@ -195,7 +194,7 @@ class Checkpoints:
         score = self._scores.get(step) if score is None else score  # it may be saved a second time
         known = {"format": FORMAT, "step": step, "score": score, "saved_at": _now()}
         folder = self.folder / _name(step)
-        seal(folder, STATE, arrays, {**known, **manifest})
+        write_verified(folder, STATE, arrays, {**known, **manifest})
         self._scores[step] = score
         self._gone -= {folder.name}
         if self._uploads is not None:

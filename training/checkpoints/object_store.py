@@ -4,10 +4,6 @@ A checkpoint is there once its manifest is, which is uploaded last; whoever list
 """
 
 import json
-import os
-import shutil
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -18,7 +14,9 @@ import fsspec
 
 from durable.addresses import take
 from durable.errors import MissingExtra
-from models.sealed import MANIFEST, TEMPORARY, replace
+from durable.files import whole_folder
+from durable.retrying import RetryingWorker
+from durable.verified import MANIFEST
 from training.checkpoints.errors import BucketError
 
 FIRST_PAUSE = 0.5
@@ -91,16 +89,9 @@ class Bucket:
 
     def download(self, run: str, folder: Path, files: Sequence[str]) -> None:
         """Copies these files of a folder from there; it is here whole or not at all."""
-        temporary = folder.parent / f"{TEMPORARY}{folder.name}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            with self._answering():
-                for name in files:  # a server that was killed may have left others beside them
-                    self._files.get_file(self._path(run, folder.name, name), str(temporary / name))
-            replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(folder) as temporary, self._answering():
+            for name in files:  # a server that was killed may have left others beside them
+                self._files.get_file(self._path(run, folder.name, name), str(temporary / name))
 
     def remove(self, run: str, step: str) -> None:
         """Takes a checkpoint away, its manifest first."""
@@ -155,11 +146,9 @@ class Uploads:
         self._tell = tell
         self._waiting: deque[Path] = deque()
         self._if_missing: set[Path] = set()
-        self._changed = threading.Condition()
-        self._closing = self._given_up = False
         self._failing = False
-        self._thread = threading.Thread(target=self._work, name="uploads", daemon=True)
-        self._thread.start()
+        self._worker = RetryingWorker("uploads", self._attempt, FIRST_PAUSE, idle=True).start()
+        self._changed = self._worker.changed
 
     @property
     def waiting(self) -> set[str]:
@@ -182,7 +171,8 @@ class Uploads:
             left_out = self._waiting[1] if len(self._waiting) > self._most + 1 else None
             if left_out is not None:
                 del self._waiting[1]
-            self._changed.notify_all()
+            if not self._failing:  # else the pause is kept
+                self._worker.wake()
         if left_out is not None:
             self._tell(
                 f"{self._bucket.url}: {self._most} checkpoints wait to be uploaded; {left_out.name} is "
@@ -191,37 +181,27 @@ class Uploads:
 
     def close(self, seconds: float) -> set[str]:
         """Waits until everything has arrived, at most so long, and returns what has not."""
-        deadline = time.monotonic() + seconds
         with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            while self._waiting and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
-            self._given_up = True
-            self._changed.notify_all()
-            return {folder.name for folder in self._waiting}
+            self._changed.wait_for(lambda: not self._waiting, seconds)
+            left = {folder.name for folder in self._waiting}
+        self._worker.close(0.0)
+        return left
 
-    def _work(self) -> None:
-        pause = FIRST_PAUSE
+    def _attempt(self) -> bool:
+        """Uploads what waits, up to the first that cannot be."""
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
-                    self._changed.wait()
-                if not self._waiting or self._given_up:
-                    return
+                if not self._waiting or self._worker.closing:
+                    return True
                 folder = self._waiting[0]
             try:
                 self._upload(folder)
             except Exception as error:
                 self._say_once(folder, error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._given_up, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
+                return False
             if self._failing:
                 self._failing = False
                 self._tell(f"{self._bucket.url}: uploads go on with {folder.name}")
-            pause = FIRST_PAUSE
             with self._changed:
                 self._waiting.popleft()
                 self._changed.notify_all()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from models.sealed import NotFinite
+from durable.verified import NotFinite
 from training.checkpoints.checkpoint import AGENTS, Checkpoint, Checkpoints, Tell, part
 from training.learn import Progress
 from training.learning.agent import Agents, Diverged

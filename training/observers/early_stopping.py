@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.sealed import Arrays
+from durable.verified import Arrays
 from training.learn import Progress, Validation
 from training.observers.observer import Observer, Saved
 from training.observers.versions import VersionRecorder

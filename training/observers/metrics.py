@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.sealed import Arrays
+from durable.verified import Arrays
 from training.learn import Progress
 from training.learning.agent import Agents
 from training.observers.observer import Observer, Saved, by_run, of_run

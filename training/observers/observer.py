@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from models.sealed import Arrays
+from durable.verified import Arrays
 from training.learn import Progress
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.sealed import Arrays
+from durable.verified import Arrays
 from training.checkpoints.checkpoint import Checkpoints, Tell, newest
 from training.checkpoints.errors import NoCheckpoint
 from training.learning.agent import Agents, Diverged

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from durable.verified import Arrays
 from evaluation.backtest import backtest
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.figures import equity_figure, position_figure, q_value_figure
@@ -13,7 +14,6 @@ from evaluation.measures import Backtest
 from market.table import MarketTable
 from models.bundle import Bundle
 from models.manifest import Manifest, Origin
-from models.sealed import Arrays
 from training import describe as labels
 from training.data import TrainingData
 from training.learn import better

@@ -12,9 +12,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
+from durable.verified import CorruptError
 from models.bundle import Bundle
 from models.registry import NOT_THERE, model_id_of, propose, register
-from models.sealed import CorruptError
 from training.tracking.journal import POINTS, VERSION, Entry, RunJournal
 from training.tracking.store import RUN, Store, is_transient, short
 

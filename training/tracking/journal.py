@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from durable.errors import InUse
+from durable.files import whole_file, whole_folder
 from durable.growing_file import GrowingFile
 from durable.lines import Lines, fits, seal
-from models.sealed import TEMPORARY
 
 JOURNAL = "journal.jsonl"
 DELIVERED = "delivered.json"
@@ -193,9 +193,8 @@ class RunJournal:
             state = {"up_to": self._delivered, "learned": self.answers}
             noted = False
             with suppress(OSError):  # then the same is sent again, which changes nothing
-                temporary = self.folder / f"{TEMPORARY}{DELIVERED}"
-                temporary.write_bytes(seal(orjson.dumps(state), 0)[0])
-                temporary.replace(self.folder / DELIVERED)
+                with whole_file(self.folder / DELIVERED, awaited=False) as temporary:
+                    temporary.write_bytes(seal(orjson.dumps(state), 0)[0])
                 noted = True
             while self._waiting and self._waiting[0].number <= entry.number:
                 gone = self._waiting.popleft()
@@ -257,14 +256,9 @@ class RunJournal:
         """Writes an entry's files; they are there whole or not at all. A full disk is not asked often."""
         if time.monotonic() - self._tried < RETRY_SECONDS:
             return False
-        folder = self.files_of(entry)
-        temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            write(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.replace(folder)
+            with whole_folder(self.files_of(entry), awaited=False) as temporary:
+                write(temporary)
         except OSError as error:
             self._file.fault = error
             self._tried = time.monotonic()

@@ -17,10 +17,11 @@ import orjson
 
 from durable.addresses import HELD, hidden
 from durable.errors import InUse
+from durable.files import whole_file
 from durable.lines import Lines, seal, sealed
 from durable.locks import Busy, locked
+from durable.verified import MANIFEST, rewrite_manifest
 from evaluation.ledger import ASKED, CHECKSUM, OPENED, PRINT, checksum_of
-from models.sealed import MANIFEST, reseal
 from training.tracking.journal import DELIVERED
 from training.tracking.relocation import no_training, text_columns
 
@@ -73,12 +74,11 @@ def _changed(path: Path) -> bool:
     if content is None:
         return False
     if path.name == MANIFEST:
-        reseal(path, orjson.loads(content))
+        rewrite_manifest(path, orjson.loads(content))
         return True
-    temporary = path.with_name(f".{path.name}-scrubbed")
-    temporary.write_bytes(content)
-    shutil.copymode(path, temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+        shutil.copymode(path, temporary)
     return True
 
 

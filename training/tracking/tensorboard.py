@@ -36,6 +36,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from durable.files import whole_file
 from durable.growing_file import GrowingFile
 from training.tracking.history import Point
 from training.tracking.machine import SYSTEM
@@ -238,11 +239,10 @@ def lay_out(folder: Path, runs: Sequence[Mapping[str, str]]) -> None:
     before = list(folder.glob(f"*.{LAYOUT}"))
     events = [Event(wall_time=now, file_version="brain.Event:2")]
     events += [Event(wall_time=now, step=0, summary=each) for each in (summary, config)]
-    temporary = folder / f".{LAYOUT}-{os.getpid()}"
+    new = folder / f"events.out{MARK}{now * 1000:.0f}.{LAYOUT}"
     with suppress(OSError):  # it can be read without
-        temporary.write_bytes(b"".join(map(_record, events)))
-        new = folder / f"events.out{MARK}{now * 1000:.0f}.{LAYOUT}"
-        temporary.replace(new)
+        with whole_file(new, awaited=False) as temporary:
+            temporary.write_bytes(b"".join(map(_record, events)))
         for old in before:
             if old != new:
                 old.unlink(missing_ok=True)

@@ -1,20 +1,19 @@
 """The background thread that sends what runs put into their journals, until it has arrived."""
 
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from durable.errors import InUse
+from durable.retrying import LONGEST_PAUSE, RetryingWorker
 from training.tracking.delivery import deliver
 from training.tracking.journal import RunJournal, Unsent
 from training.tracking.journals import journals, undelivered
 from training.tracking.store import Store, reason_of
 
 EVERY_SECONDS = 2.0  # how far the MLflow UI may lag behind; sending every point alone is slow
-LONGEST_PAUSE = 30.0  # between two attempts
 END_SECONDS = 60.0  # that a training's end waits while something still arrives
 AWAY_SECONDS = 1.0  # that it waits for a store that gives no answer
 HANGING_SECONDS = 10.0  # that it waits for a store while nothing arrives
@@ -47,20 +46,16 @@ class Uploader:
         self._journals: list[tuple[Store, RunJournal]] = []
         self._orphans: list[OrphanedRun] = []
         self._leftover_fault = "no time was left"
-        self._changed = threading.Condition()
-        self._hurry = self._draining = self._closing = False
-        self._begun = self._ended = 0  # attempts
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._draining = False
+        self._worker = RetryingWorker("tracking", self._attempt, EVERY_SECONDS)
+        self._changed = self._worker.changed
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._worker.start()
         return self
 
     def __exit__(self, *fault: object) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join(AWAY_SECONDS)
+        self._worker.close(AWAY_SECONDS)
         for _, journal in self._journals:
             journal.close()
 
@@ -68,8 +63,7 @@ class Uploader:
         """Sends what is in a journal, from now on. It must stay open until the context is left."""
         with self._changed:
             self._journals.append((store, journal))
-            self._hurry = True  # a run is to be seen from its beginning
-            self._changed.notify_all()
+            self._worker.wake()  # a run is to be seen from its beginning
 
     def add_orphans(self, mlruns: Path) -> None:
         """Sends also what processes that are gone have left in a folder's journals, soon."""
@@ -80,8 +74,7 @@ class Uploader:
             new = [OrphanedRun(folder, mlruns) for folder in left if folder not in known]
             self._orphans += new
             if new:
-                self._hurry = True
-                self._changed.notify_all()
+                self._worker.wake()
 
     @property
     def unsent(self) -> Unsent:
@@ -114,9 +107,10 @@ class Uploader:
         left = self.unsent
         away_since = None
         with self._changed:
-            self._hurry = self._draining = True
-            next_round = self._begun + 1
-            self._changed.notify_all()
+            self._draining = True
+            next_round = self._worker.begun + 1
+            self._worker.hurry(AGAIN_SECONDS if self.unended else None)
+            self._worker.wake()
             while left or self._awaits_leftovers(began):
                 now = time.monotonic()
                 present = self.unsent
@@ -128,11 +122,12 @@ class Uploader:
                     away_since = away_since or now
                 away = away_since is not None and now - away_since > AWAY_SECONDS
                 hangs = now - moved > HANGING_SECONDS
-                tried = self._ended >= next_round and bool(left)
+                tried = self._worker.ended >= next_round and bool(left)
                 if tried or away or hangs or stopped() or now - began > patience:
                     break
                 self._changed.wait(0.1)
             self._draining = False
+            self._worker.hurry(None)
         return not self.unsent
 
     @property
@@ -149,22 +144,13 @@ class Uploader:
         """Whether there are dead runs that are still to be ended, and some seconds for it."""
         return bool(self.unended) and time.monotonic() - since < LEFT_SECONDS
 
-    def _work(self) -> None:
-        pause = EVERY_SECONDS
-        while True:
-            with self._changed:
-                soon = AGAIN_SECONDS if self._draining and self.unended else pause
-                self._changed.wait_for(lambda: self._hurry or self._closing, soon)
-                if self._closing:
-                    return
-                self._hurry = False
-                self._begun += 1
-            failed = self._round()
-            with self._changed:
-                self._ended = self._begun
-                self.trouble = failed
-                pause = EVERY_SECONDS if failed is None else min(2 * pause, LONGEST_PAUSE)
-                self._changed.notify_all()
+    def _attempt(self) -> bool:
+        failed = self._round()
+        with self._changed:
+            self.trouble = failed
+            if self._draining:
+                self._worker.hurry(AGAIN_SECONDS if self.unended else None)
+        return failed is None
 
     def _round(self) -> str | None:
         """One attempt at everything; a store that is away is asked once in it."""
@@ -173,14 +159,14 @@ class Uploader:
             lanes = list(self._journals)
             leftovers = list(self._orphans)
         for store, journal in lanes:
-            if store.uri not in failed and not self._closing:
+            if store.uri not in failed and not self._worker.closing:
                 try:
-                    deliver(store, journal, lambda: self._closing)
+                    deliver(store, journal, lambda: self._worker.closing)
                 except Exception as error:
                     failed[store.uri] = reason_of(error, store.uri)
         trouble = next(iter(failed.values()), None)
         for each in leftovers:
-            if failed or self._closing:
+            if failed or self._worker.closing:
                 break
             if each.due <= time.monotonic():
                 self._try(each)
@@ -221,7 +207,7 @@ class Uploader:
 
     def _own_wait(self) -> bool:
         """Whether a leftover has to stand back."""
-        return self._closing or (self._draining and bool(self.unsent))
+        return self._worker.closing or (self._draining and bool(self.unsent))
 
 
 def send_what_was_left(
@@ -251,7 +237,5 @@ def send_what_was_left(
 def needs_keras(journal: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
     params = (journal.head or {}).get("params", {})
-    kind = params.get(
-        "agent.kind", params.get("network.kind")
-    )  # of journals of before there were kinds
+    kind = params.get("agent.kind") or params.get("network.kind")  # before there were kinds
     return bool(journal.unsent.versions) and kind != "tabular"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from durable.errors import InUse
-from models.sealed import TEMPORARY, seal
+from durable.files import TEMPORARY
+from durable.verified import write_verified
 from training.checkpoints.checkpoint import (
     STATE,
     STOP_SECONDS,
@@ -120,7 +121,7 @@ def test_a_fork_sets_nothing_aside(tmp_path: Path) -> None:
 
 def test_another_format_is_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "step-000000000001"
-    seal(folder, STATE, {"a": np.ones(1)}, {"format": "qdesk-checkpoint/9", "step": 1})
+    write_verified(folder, STATE, {"a": np.ones(1)}, {"format": "qdesk-checkpoint/9", "step": 1})
     with pytest.raises(ValueError, match="its format is 'qdesk-checkpoint/9'; this version reads"):
         Checkpoint.load(folder)
 

@@ -13,7 +13,7 @@ import pytest
 import s3fs
 
 from durable.errors import MissingExtra
-from models.sealed import MANIFEST
+from durable.verified import MANIFEST
 from tests.support.kills import fingerprint, killed, training
 from tests.support.servers import KEYS, S3Server
 from training.checkpoints.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest

@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 
 import qdesk
 from durable.errors import InUse
+from durable.verified import CorruptError
 from models.promotion import load_bundle
 from models.promotion_records import resolve
-from models.sealed import CorruptError
 from tests.support.registered import NAME, uri_of
 from tests.support.stores import fresh
 from training.tracking import relocation

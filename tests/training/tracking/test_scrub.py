@@ -8,11 +8,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from durable.lines import Lines
-from models.sealed import seal
+from durable.verified import write_verified
 from tests.durable.test_addresses import planted
 from tests.qdesk.test_trading_commands import said
 from tests.support.stores import fresh
-from tests.training.tracking.test_journal import HEAD
+from tests.training.tracking.test_run_journal import HEAD
 from trading.journal import Journal, records
 from training.checkpoints.checkpoint import STATE, Checkpoint
 from training.tracking.journal import RunJournal
@@ -44,7 +44,7 @@ def mlruns(tmp_path: Path) -> Path:
     journal.append({"time": 2, "type": "stop", "position": 0.0})
     journal.flush()
     journal.close()
-    seal(
+    write_verified(
         folder / "checkpoints" / ("a" * 32) / "step-000000000001",
         STATE,
         {"weights": np.ones(3)},

@@ -7,7 +7,6 @@ shape, and a sha256 of its own.
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 from collections.abc import Mapping
@@ -19,13 +18,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save_file
 
-from durable.files import sync
+from durable.files import whole_file, whole_folder
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
 READ_AT_ONCE = 64 * 2**20  # bytes
-TEMPORARY = ".writing-"  # what a folder's name begins with until it is whole
-REPLACED = f"{TEMPORARY}old-"  # before a folder's name while another takes it
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -47,7 +44,7 @@ class VerifiedFolder(NamedTuple):
     arrays: dict[str, NDArray[Any]]
 
 
-def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
+def write_verified(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
     """Writes a folder that is there whole or not at all, whatever happens in between.
 
     It is written under a temporary name beside its own, synced to the disk, renamed, and the folder
@@ -65,21 +62,14 @@ def seal(folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]) -
         OSError: it cannot be written; nothing of it is left.
     """
     require_finite(arrays)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f"{TEMPORARY}{folder.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        seal_into(temporary, file, arrays, manifest)
-        replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder) as temporary:
+        write_into(temporary, file, arrays, manifest)
 
 
-def seal_into(
+def write_into(
     folder: Path, file: str, arrays: Arrays, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes the two files into a folder that is there, and returns the manifest; else as `seal`."""
+    """As `write_verified`, into a folder that is there; returns the manifest."""
     path = folder / file
     try:
         save_file({name: _contiguous(array) for name, array in arrays.items()}, path)
@@ -94,39 +84,11 @@ def seal_into(
     return whole
 
 
-def reseal(path: Path, manifest: dict[str, Any]) -> None:
+def rewrite_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Writes a changed manifest in place of one, whole, with the sha256 that it has now."""
     manifest["sha256"] = _digest(manifest)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
-def replace(temporary: Path, folder: Path) -> None:
-    """Gives a whole folder its name, in place of a folder that has it, once it is on the disk."""
-    for path in (*temporary.iterdir(), temporary):
-        sync(path)
-    old = folder.with_name(f"{REPLACED}{folder.name}")
-    if folder.exists():
-        folder.rename(old)  # a folder that is not empty cannot be renamed onto
-    temporary.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def tidy(around: Path) -> None:
-    """Mends what a killed process left: unwritten folders go, one that was being replaced comes back.
-
-    Only whoever keeps others from writing there may do this.
-    """
-    for left in around.glob(f"{TEMPORARY}*"):
-        name = left.name.removeprefix(REPLACED)
-        if left.name.startswith(REPLACED) and not (around / name).exists():
-            left.rename(around / name)
-        else:
-            shutil.rmtree(left)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def read_manifest(folder: Path, file: str) -> dict[str, Any]:
@@ -168,7 +130,7 @@ def read_manifest(folder: Path, file: str) -> dict[str, Any]:
     return manifest
 
 
-def unseal(folder: Path, file: str) -> VerifiedFolder:
+def read_verified(folder: Path, file: str) -> VerifiedFolder:
     """What a folder holds; nothing is parsed before its sha256 was compared, and nothing is unpickled.
 
     Raises:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.sealed import (
+from durable.files import tidy
+from durable.verified import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     READ_AT_ONCE,
     CorruptError,
     NotFinite,
     read_manifest,
-    seal,
+    read_verified,
     sha256_of,
-    tidy,
-    unseal,
+    write_verified,
 )
 
 FILE = "state.safetensors"
@@ -41,12 +41,12 @@ ARRAYS: dict[str, Any] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    seal(tmp_path / "sealed", FILE, ARRAYS, {"step": 7, "settings": {"name": "é"}})
+    write_verified(tmp_path / "sealed", FILE, ARRAYS, {"step": 7, "settings": {"name": "é"}})
     return tmp_path / "sealed"
 
 
 def test_what_was_sealed_comes_back(folder: Path) -> None:
-    manifest, arrays = unseal(folder, FILE)
+    manifest, arrays = read_verified(folder, FILE)
     assert manifest["step"] == 7
     assert manifest["settings"] == {"name": "é"}
     assert read_manifest(folder, FILE) == manifest
@@ -58,8 +58,8 @@ def test_what_was_sealed_comes_back(folder: Path) -> None:
 
 
 def test_a_folder_is_replaced_whole(folder: Path) -> None:
-    seal(folder, FILE, {"other": np.ones(2)}, {"step": 8})
-    assert unseal(folder, FILE).manifest["step"] == 8
+    write_verified(folder, FILE, {"other": np.ones(2)}, {"step": 8})
+    assert read_verified(folder, FILE).manifest["step"] == 8
     assert [path.name for path in folder.parent.iterdir()] == ["sealed"]
 
 
@@ -84,7 +84,7 @@ def test_all_is_on_the_disk_before_it_has_its_name_and_the_name_is_too(
     written = f".writing-sealed-{os.getpid()}"
     for replaced in (False, True):
         done.clear()
-        seal(around / "sealed", FILE, ARRAYS, {"step": 7})
+        write_verified(around / "sealed", FILE, ARRAYS, {"step": 7})
         files = {("sync", FILE), ("sync", MANIFEST)}
         assert set(done[:2]) == files
         assert done[2:] == [
@@ -98,7 +98,7 @@ def test_all_is_on_the_disk_before_it_has_its_name_and_the_name_is_too(
 def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
     for bad in (np.nan, np.inf):
         with pytest.raises(NotFinite, match="weights holds numbers"):
-            seal(tmp_path / "sealed", FILE, {"weights": np.array([1, bad])}, {})
+            write_verified(tmp_path / "sealed", FILE, {"weights": np.array([1, bad])}, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,14 +109,14 @@ def test_a_file_cut_short_is_refused(folder: Path, name: str) -> None:
     for part in range(16):
         (folder / name).write_bytes(whole[: len(whole) * part // 16])
         with pytest.raises(CorruptError, match=name):
-            unseal(folder, FILE)
+            read_verified(folder, FILE)
     (folder / name).write_bytes(whole)
-    unseal(folder, FILE)
+    read_verified(folder, FILE)
 
 
 def test_flipped_bits_are_refused(folder: Path) -> None:
     """200 of them, anywhere in either file, each alone."""
-    expected = unseal(folder, FILE)
+    expected = read_verified(folder, FILE)
     refused = 0
     rng = np.random.default_rng(3)
     for flip in range(200):
@@ -127,7 +127,7 @@ def test_flipped_bits_are_refused(folder: Path) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         try:
-            found = unseal(folder, FILE)
+            found = read_verified(folder, FILE)
         except CorruptError as error:
             assert str(folder) in str(error)
             refused += 1
@@ -136,7 +136,7 @@ def test_flipped_bits_are_refused(folder: Path) -> None:
             assert found.manifest == expected.manifest
         path.write_bytes(whole)
     assert refused > 190
-    unseal(folder, FILE)
+    read_verified(folder, FILE)
 
 
 def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
@@ -145,16 +145,16 @@ def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
 import resource, sys
 import numpy as np
 from pathlib import Path
-from models.sealed import seal
+from durable.verified import write_verified
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    seal(Path(sys.argv[1]), "state.safetensors", {"ring": np.zeros(10**6)}, {"step": 8})
+    write_verified(Path(sys.argv[1]), "state.safetensors", {"ring": np.zeros(10**6)}, {"step": 8})
 except OSError as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
     assert "File too large" in run.stdout, run.stderr
-    assert unseal(folder, FILE).manifest["step"] == 7
+    assert read_verified(folder, FILE).manifest["step"] == 7
     assert [path.name for path in folder.parent.iterdir()] == ["sealed"]
 
 
@@ -162,11 +162,11 @@ WRITE_FOREVER = """
 import sys
 import numpy as np
 from pathlib import Path
-from models.sealed import seal
+from durable.verified import write_verified
 step = 0
 while True:
     folder = Path(sys.argv[1]) / f"step-{step % 3}"
-    seal(folder, "state.safetensors", {"a": np.full(10**5, step)}, {"step": step})
+    write_verified(folder, "state.safetensors", {"a": np.full(10**5, step)}, {"step": step})
     print(step, flush=True)
     step += 1
 """
@@ -186,7 +186,7 @@ def test_killed_while_writing_nothing_half_is_seen(tmp_path: Path) -> None:
         process.communicate()
         for path in tmp_path.iterdir():
             if path.name.startswith("step-"):
-                manifest, arrays = unseal(path, FILE)
+                manifest, arrays = read_verified(path, FILE)
                 assert (arrays["a"] == manifest["step"]).all()
             else:
                 torn += 1
@@ -199,11 +199,11 @@ def test_writing_takes_no_second_copy(tmp_path: Path) -> None:
 import resource, sys
 import numpy as np
 from pathlib import Path
-from models.sealed import seal
+from durable.verified import write_verified
 arrays = {name: np.ones(25_000_000, np.float32) for name in "ab"}
-seal(Path(sys.argv[1]) / "small", "s", {"a": np.ones(3)}, {})
+write_verified(Path(sys.argv[1]) / "small", "s", {"a": np.ones(3)}, {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-seal(Path(sys.argv[1]) / "large", "s", arrays, {})
+write_verified(Path(sys.argv[1]) / "large", "s", arrays, {})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     run = subprocess.run(
@@ -213,20 +213,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_a_manifest_that_names_another_form_is_refused(folder: Path) -> None:
-    from models.sealed import _digest
+    from durable.verified import _digest
 
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["arrays"]["weights"] = ["float32", [5, 3]]
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CorruptError, match=r"weights is \['float32', \[3, 5\]\]; it must be"):
-        unseal(folder, FILE)
+        read_verified(folder, FILE)
 
 
 @pytest.mark.parametrize("more", [-1, 1])
 def test_a_size_that_is_not_the_files_is_refused(folder: Path, more: int) -> None:
     """Under a sha256 that is right: both must be."""
-    from models.sealed import _digest
+    from durable.verified import _digest
 
     manifest = json.loads((folder / MANIFEST).read_text())
     size = manifest["files"][FILE]["bytes"]
@@ -234,14 +234,14 @@ def test_a_size_that_is_not_the_files_is_refused(folder: Path, more: int) -> Non
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CorruptError, match=rf"{FILE}: {size:,} bytes; there must be {size + more}"):
-        unseal(folder, FILE)
+        read_verified(folder, FILE)
 
 
 def test_what_is_small_is_read_once_and_what_is_large_piece_by_piece(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bytes that were hashed are those that are parsed, where they fit into memory twice."""
-    expected = unseal(folder, FILE)
+    expected = read_verified(folder, FILE)
     size = (folder / FILE).stat().st_size
     pieces: list[Path] = []
 
@@ -249,12 +249,12 @@ def test_what_is_small_is_read_once_and_what_is_large_piece_by_piece(
         pieces.append(path)
         return sha256_of(path)
 
-    monkeypatch.setattr("models.sealed.sha256_of", seen)
+    monkeypatch.setattr("durable.verified.sha256_of", seen)
     assert READ_AT_ONCE == 67_108_864
     for limit, times in ((READ_AT_ONCE, 0), (size, 0), (size - 1, 1)):
-        monkeypatch.setattr("models.sealed.READ_AT_ONCE", limit)
+        monkeypatch.setattr("durable.verified.READ_AT_ONCE", limit)
         pieces.clear()
-        manifest, arrays = unseal(folder, FILE)
+        manifest, arrays = read_verified(folder, FILE)
         assert manifest == expected.manifest
         for name, array in arrays.items():
             np.testing.assert_array_equal(array, expected.arrays[name])
@@ -265,13 +265,13 @@ def test_a_long_manifest_is_read_up_to_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "sealed"
-    seal(path, FILE, {"a": np.ones(2)}, {"text": "x" * 10**6})
+    write_verified(path, FILE, {"a": np.ones(2)}, {"text": "x" * 10**6})
     assert len(read_manifest(path, FILE)["text"]) == 10**6
     assert MAX_MANIFEST_BYTES == 67_108_864
     size = (path / MANIFEST).stat().st_size
-    monkeypatch.setattr("models.sealed.MAX_MANIFEST_BYTES", size)
+    monkeypatch.setattr("durable.verified.MAX_MANIFEST_BYTES", size)
     read_manifest(path, FILE)
-    monkeypatch.setattr("models.sealed.MAX_MANIFEST_BYTES", size - 1)
+    monkeypatch.setattr("durable.verified.MAX_MANIFEST_BYTES", size - 1)
     with pytest.raises(CorruptError, match=rf"{size:,} bytes are too many for a manifest"):
         read_manifest(path, FILE)
 
@@ -311,7 +311,7 @@ def test_only_a_folder_with_its_two_files_is_read(folder: Path) -> None:
 def test_a_manifest_must_state_its_file_and_arrays(
     folder: Path, change: dict[str, Any], reason: str
 ) -> None:
-    from models.sealed import _digest
+    from durable.verified import _digest
 
     manifest = json.loads((folder / MANIFEST).read_text()) | change
     manifest["sha256"] = _digest(manifest)
@@ -332,30 +332,30 @@ def test_what_a_killed_process_left_is_mended(folder: Path) -> None:
     folder.rename(around / ".writing-old-sealed")
     tidy(around)
     assert [path.name for path in around.iterdir()] == ["sealed"]
-    before = unseal(folder, FILE).manifest
+    before = read_verified(folder, FILE).manifest
     (around / ".writing-old-sealed").mkdir()
     tidy(around)
     assert [path.name for path in around.iterdir()] == ["sealed"]
-    assert unseal(folder, FILE).manifest == before
+    assert read_verified(folder, FILE).manifest == before
 
 
 def test_a_device_or_a_pipe_is_no_file(folder: Path) -> None:
     (folder / FILE).unlink()
     os.mkfifo(folder / FILE)
     with pytest.raises(CorruptError, match="there is no such file"):
-        unseal(folder, FILE)
+        read_verified(folder, FILE)
 
 
 def test_a_manifest_may_say_more_and_in_any_order(tmp_path: Path) -> None:
     """So that a later version may state more of its file, and another tool may sort the manifest."""
-    from models.sealed import _digest
+    from durable.verified import _digest
 
     folder = tmp_path / "some" / "where" / "sealed"
-    seal(folder, FILE, ARRAYS, {"step": 7})
+    write_verified(folder, FILE, ARRAYS, {"step": 7})
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(dict(reversed(list(manifest.items())))))
     assert read_manifest(folder, FILE) == manifest
     manifest["files"][FILE]["sha512"] = "7"
     manifest["sha256"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, sort_keys=True))
-    unseal(folder, FILE)
+    read_verified(folder, FILE)

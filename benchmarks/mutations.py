@@ -55,7 +55,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/gate.py": ("bounds", "gate", "gate_bounds"),
     "evaluation/ledger.py": ("ledger", "openings"),
     "evaluation/statistics.py": ("statistics", "dependence"),
-    "trading/account.py": ("account", "order_limits", "limits", "drills", "trading_properties"),
+    "trading/records.py": ("account", "order_limits", "limits", "drills", "trading_properties"),
     "trading/execution.py": (
         *("bounds", "execution", "odd_bundles", "limits", "drills", "trading_properties"),
     ),

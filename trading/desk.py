@@ -22,6 +22,8 @@ from trading.latch import Latch, Latched
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import Decision, SafePolicy
+from trading.records import Bar as BarRecord
+from trading.records import Decided, Feed, Funding, Gap, Risk, Stop
 from trading.risk import SEVERITY, Limits, breach
 from trading.sizing import DeskSettings, Sizing, Wanted
 
@@ -29,7 +31,6 @@ from trading.sizing import DeskSettings, Sizing, Wanted
 # it is before the bar; `superseded` where later bars have closed already, live
 Bar = Mapping[str, Any]
 TRADED = ("open", "high", "low", "close", "volume")
-QUOTED = ("bid", "ask", "bid_size", "ask_size", "depth_imbalance")
 SECOND = 10**9
 SAID_GAPS = 5  # silences that are said; the summary counts them all
 LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
@@ -153,7 +154,7 @@ class Desk:
         if fault is None and features is not None and account.cash is None:
             cash = self.settings.funding(self.sizing.market, account.price)
             self.venue.fund(cash)
-            self.ledger.record("funding", now, cash=cash)
+            self.ledger.record(Funding(time=now, cash=cash))
         self._check(now)
         known = fault is not None or features is not None
         if not known or not self._is_current(bar, now):
@@ -193,7 +194,7 @@ class Desk:
     def note(self, reason: str) -> None:
         """Puts on record what is wrong with the feed."""
         now = self._clock() if self._clock else self.account.time
-        self.ledger.record("feed", now, id=f"feed-{time_ns()}", reason=reason)
+        self.ledger.record(Feed(time=now, id=f"feed-{time_ns()}", reason=reason))
         self.ledger.flush()
 
     def on_venue_event(self) -> None:
@@ -219,9 +220,9 @@ class Desk:
             self.execution.flatten(now)
             if self.account.position:
                 self._say(f"a position of {self.account.position:+g} is still open")
-        self.ledger.record(
-            "stop", now, id=f"stop-{time_ns()}", reason=reason, position=self.account.position
-        )
+        name = f"stop-{time_ns()}"
+        held = self.account.position
+        self.ledger.record(Stop(time=now, id=name, reason=reason, position=held))
         self.ledger.flush()
 
     def downgrade(self, state: RiskState, reason: str, now: int) -> None:
@@ -229,7 +230,8 @@ class Desk:
         account = self.account
         if SEVERITY[state] <= SEVERITY[account.state]:
             return
-        self.ledger.record("risk", now, id=f"risk-{account.changes}", state=state, reason=reason)
+        name = f"risk-{account.changes}"
+        self.ledger.record(Risk(time=now, id=name, state=state, reason=reason))
         self._hold(state, reason)
 
     def _hold(self, state: RiskState, reason: str) -> None:
@@ -260,7 +262,7 @@ class Desk:
         name = f"risk-{self.account.changes}"
         state = latched.state
         reason = latched.reason
-        self.ledger.record("risk", now, id=name, state=state, reason=reason, latched=stamp)
+        self.ledger.record(Risk(time=now, id=name, state=state, reason=reason, latched=stamp))
         if graver:  # the switch may be gone when it is next looked for; what it did is not
             self._hold(state, reason)
         return True
@@ -300,10 +302,8 @@ class Desk:
             self._refuse_bar(bar, str(error), now)
             return None, str(error)
         change = log(bar["close"] / before) if account.bars else 0.0
-        quoted = {} if "bid" not in bar else {n: bar[n] for n in QUOTED if bar.get(n) is not None}
-        self.ledger.record(
-            "bar",
-            now,
+        record = BarRecord(
+            time=now,
             closed=bar["time"],
             log_return=change,
             open=bar["open"],
@@ -311,8 +311,14 @@ class Desk:
             low=bar["low"],
             close=bar["close"],
             volume=bar["volume"],
-            **quoted,
         )
+        if "bid" in bar:
+            record.bid = bar["bid"]
+            record.ask = bar.get("ask")
+            record.bid_size = bar.get("bid_size")
+            record.ask_size = bar.get("ask_size")
+            record.depth_imbalance = bar.get("depth_imbalance")
+        self.ledger.record(record)
         return features, None
 
     def _require_level(self, off: OffMarket, bar: Bar, now: int) -> None:
@@ -331,13 +337,15 @@ class Desk:
 
     def _refuse_bar(self, bar: Bar, reason: str, now: int) -> None:
         """Puts a bar on record that is not believed, with its price where it has one."""
-        told: dict[str, Any] = {"seen": {name: bar.get(name) for name in TRADED}}
-        told["closed"] = bar.get("time")
+        account = self.account
+        seen = {name: bar.get(name) for name in TRADED}
+        name = f"refused-{account.unbelieved}-{account.decisions}"
+        record = BarRecord(time=now, closed=bar.get("time"), id=name, refused=reason, seen=seen)
         off = self.collar.off_market(bar)
         if off is not None:
-            told |= {"off_market": bar["close"], "level": off.level}
-        name = f"refused-{self.account.unbelieved}-{self.account.decisions}"
-        self.ledger.record("bar", now, id=name, refused=reason, **told)
+            record.off_market = bar["close"]
+            record.level = off.level
+        self.ledger.record(record)
 
     def _is_current(self, bar: Bar, now: int) -> bool:
         """Whether a bar is a ground for a decision: fresh, and live the newest one that is here."""
@@ -350,7 +358,7 @@ class Desk:
             what = silence_sentence(bar, silent, self.interval)
             event = bar.get("last_event", bar["time"])
             name = f"gap-{self.account.gaps}"
-            self.ledger.record("gap", now, id=name, since=event, reason=what)
+            self.ledger.record(Gap(time=now, id=name, since=event, reason=what))
             if self.account.gaps <= SAID_GAPS:
                 self._say(f"{what}: nothing is decided until the market is back")
         return silent is None
@@ -366,26 +374,23 @@ class Desk:
 
     def _record(self, decision: Decision, target: float, now: int) -> None:
         account = self.account
-        odd: dict[str, Any] = {}
-        if decision.fault is not None:
-            odd["fault"] = decision.fault
-            odd["id"] = f"decision-{account.decisions}"
-        if decision.explored:
-            odd["explored"] = True
-        if self.sizing.resizes:
-            odd["exposure"] = self.sizing.held
-        if decision.outside:
-            odd["outside"] = decision.outside
-            for name in set(decision.outside) - set(account.outside):
-                self._say(f"{name} is far outside its range in training, from {utc(now)} on")
-        self.ledger.record(
-            "decision",
-            now,
+        record = Decided(
+            time=now,
             action=decision.action,
             target=target,
             position=account.position,
             equity=account.equity,
-            state=decision.state,
-            q_values=decision.q_values,
-            **odd,
+            state=decision.state,  # type: ignore[arg-type] # floats, none of them missing
+            q_values=decision.q_values,  # type: ignore[arg-type]
+            explored=decision.explored,
         )
+        if decision.fault is not None:
+            record.fault = decision.fault
+            record.id = f"decision-{account.decisions}"
+        if self.sizing.resizes:
+            record.exposure = self.sizing.held
+        if decision.outside:
+            record.outside = list(decision.outside)
+            for name in set(decision.outside) - set(account.outside):
+                self._say(f"{name} is far outside its range in training, from {utc(now)} on")
+        self.ledger.record(record)

@@ -14,6 +14,7 @@ from durable.settings import Settings
 from trading.account import DUST, RiskState
 from trading.ledger import Ledger
 from trading.orders import Charged, Ended, Filled, Liquidated, Order, Side, Unreachable, Venue
+from trading.records import Charge, Fill, OrderRecord
 from trading.risk import Denial, Limits, denial
 
 MOST_PARTS = 10_000  # of an order at a stop
@@ -81,9 +82,10 @@ class ExecutionService:
                 if event.charge not in self.account.fills and self._is_sound(
                     f"charge {event.charge}", now, amount=event.amount
                 ):
-                    self.ledger.record(
-                        "charge", now, id=event.charge, amount=event.amount, reason=event.reason
+                    charge = Charge(
+                        time=now, id=event.charge, amount=event.amount, reason=event.reason
                     )
+                    self.ledger.record(charge)
             else:
                 self._liquidated(event, now)
 
@@ -187,14 +189,13 @@ class ExecutionService:
         working = self.account.working
         if working is None or working.canceled_at is not None:
             return
-        self.ledger.record("order", now, status="cancel", **_named(working.order.id, "cancel"))
+        self.ledger.record(OrderRecord.of(working.order.id, "cancel", now))
         self.ledger.flush()
         try:
             self.venue.cancel(working.order.id)
         except Unreachable:  # asked for again at the next bar
             self.reachable = False
-            status = "not canceled"
-            self.ledger.record("order", now, status=status, **_named(working.order.id, status))
+            self.ledger.record(OrderRecord.of(working.order.id, "not canceled", now))
         self.poll_venue(now)
 
     def _tend(self, target: float, now: int) -> None:
@@ -219,21 +220,14 @@ class ExecutionService:
         return Order(name, side, abs(delta), reduces, account.last_price, now)
 
     def _refuse(self, order: Order, refused: Denial, now: int) -> None:
-        self.ledger.record(
-            "order",
-            now,
-            status="refused",
-            **_named(order.id, "refused"),
-            side=order.side,
-            size=order.quantity,
-            limit=refused.limit,
-            reason=refused.reason,
-        )
+        record = OrderRecord.of(order.id, "refused", now, side=order.side, size=order.quantity)
+        record.limit = refused.limit
+        record.reason = refused.reason
+        self.ledger.record(record)
 
     def _send(self, order: Order, now: int) -> None:
-        self.ledger.record(
-            "order",
-            now,
+        record = OrderRecord(
+            time=now,
             status="sent",
             id=order.id,
             order=order.id,
@@ -241,28 +235,25 @@ class ExecutionService:
             size=order.quantity,
             price=order.price,
             reduce_only=order.reduce_only,
-            **({} if order.position is None else {"position": order.position, "full": order.full}),
         )
+        if order.position is not None:
+            record.position = order.position
+            record.full = order.full
+        self.ledger.record(record)
         self.ledger.flush()
         try:
             self.venue.submit(order)
         except Unreachable:
             self.reachable = False
-            self.ledger.record("order", now, status="unsure", **_named(order.id, "unsure"))
+            self.ledger.record(OrderRecord.of(order.id, "unsure", now))
             return
         self.poll_venue(now)
 
     def _ask(self, order_id: str, now: int) -> None:
         report = self.venue.report(order_id)
         if report is None:
-            self.ledger.record(
-                "order",
-                now,
-                status="lost",
-                **_named(order_id, "lost"),
-                filled=0.0,
-                reason="the venue never had it",
-            )
+            reason = "the venue never had it"
+            self.ledger.record(OrderRecord.of(order_id, "lost", now, filled=0.0, reason=reason))
             return
         for fill in report.fills:
             self._fill(fill, now)
@@ -277,9 +268,8 @@ class ExecutionService:
         if not self._is_sound(f"fill {fill.fill}", now, **numbers):
             return
         before = account.working
-        self.ledger.record(
-            "fill",
-            now,
+        record = Fill(
+            time=now,
             id=fill.fill,
             order=fill.order,
             side=fill.side,
@@ -287,6 +277,7 @@ class ExecutionService:
             price=fill.price,
             cost=fill.cost,
         )
+        self.ledger.record(record)
         if before is None or before.order.id != fill.order:  # the truth, but nobody's here
             reason = f"fill {fill.fill} is of order {fill.order}, which does not work here"
             self._downgrade("HALTED", reason, now)
@@ -307,14 +298,9 @@ class ExecutionService:
                 self._fill(fill, now)
             if ended.filled > working.filled + DUST:
                 return
-        self.ledger.record(
-            "order",
-            now,
-            status=ended.status,
-            **_named(ended.order, ended.status),
-            filled=working.filled,
-            reason=ended.reason,
-        )
+        record = OrderRecord.of(ended.order, ended.status, now, filled=working.filled)
+        record.reason = ended.reason
+        self.ledger.record(record)
 
     def _liquidated(self, event: Liquidated, now: int) -> None:
         numbers = {"quantity": event.quantity, "price": event.price, "cost": event.cost}
@@ -322,9 +308,8 @@ class ExecutionService:
             f"liquidation {event.fill}", now, **numbers
         ):
             return
-        self.ledger.record(
-            "fill",
-            now,
+        record = Fill(
+            time=now,
             id=event.fill,
             order=None,
             side="buy" if event.quantity > 0 else "sell",
@@ -332,6 +317,7 @@ class ExecutionService:
             price=event.price,
             cost=event.cost,
         )
+        self.ledger.record(record)
 
     def _is_sound(self, what: str, now: int, **numbers: float) -> bool:
         """Whether a venue's numbers are such; halts where not: what cannot be booked is not known."""
@@ -346,8 +332,3 @@ class ExecutionService:
         ours = self.account.position
         if not abs(theirs - ours) <= self.limits.position_tolerance:
             self._downgrade("HALTED", f"the venue holds {theirs:g}, the desk {ours:g}", now)
-
-
-def _named(order: str, status: str) -> dict[str, str]:
-    """Ids of a record: its own, which no other event has, and its order's."""
-    return {"id": f"{order}:{status}", "order": order}

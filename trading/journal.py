@@ -10,21 +10,33 @@ line that was torn is cut off when the journal is opened again, and reported.
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
+import msgspec
 
 from durable.lines import Lines, ending, fits, seal_all, sealed
+from trading.records import Funding, encoder, record_of
 
 FORMAT = "qdesk-journal/2"
 UNCHECKED = "qdesk-journal/1"  # of versions before, whose lines have no checksum
 TAIL = 1 << 16  # bytes at the end of a journal, in which its last decision stands
 TOGETHER = 64  # records that are written at once where a log is played back
-PATIENT = frozenset({"bar", "decision"})  # types of records that may wait for those
+
+
+class Telling(msgspec.Struct):
+    """What a line says of a position, whatever else it lacks: who stops a desk takes what there is."""
+
+    type: str
+    position: float | None = None
+    side: str = ""
+    size: float = 0.0
+
+
+TELLING = msgspec.json.Decoder(Telling)
 
 
 class JournalError(ValueError):
@@ -74,16 +86,22 @@ class Journal:
         except BaseException:
             os.close(self._file)
             raise
+        self._encode = encoder()
         self._lines: list[bytes] = []
         self._left = 0
         self._urgent = False
         self._lost: OSError | None = None
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a record; it is written with the next flush."""
-        if record["type"] not in PATIENT:
+    def append(self, record: object, patient: bool = False) -> None:
+        """Adds a record; it is written with the next flush.
+
+        Args:
+            record: becomes a JSON object.
+            patient: whether it may wait for a later flush.
+        """
+        if not patient:
             self._urgent = True
-        self._lines.append(orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY))
+        self._lines.append(self._encode(record))
 
     def flush(self, awaited: bool = True) -> None:
         """Writes what was added.
@@ -195,7 +213,8 @@ def funding(path: Path) -> float | None:
         JournalError: a line before it is no record.
         OSError: the file cannot be read.
     """
-    return next((each["cash"] for each in records(path) if each["type"] == "funding"), None)
+    found = (record_of(line) for line in records(path) if line["type"] == "funding")
+    return next((each.cash for each in found if isinstance(each, Funding)), None)
 
 
 def last_position(path: Path) -> float | None:
@@ -212,16 +231,17 @@ def last_position(path: Path) -> float | None:
     filled = 0.0
     for before, line in reversed(list(pairwise([b"", *lines]))):
         try:
-            record = orjson.loads(line)
-            kind = record["type"]
-            if kind in ("fill", "decision", "stop") and not _trusted(line, before):
-                return None
-            if kind == "fill":
-                filled += record["size"] if record["side"] == "buy" else -record["size"]
-            elif kind in ("decision", "stop"):
-                return float(record["position"]) + filled
-        except (ValueError, KeyError, TypeError):
+            told = TELLING.decode(line)
+        except msgspec.MsgspecError:
             continue
+        if told.type not in ("fill", "decision", "stop"):
+            continue
+        if not _trusted(line, before):
+            return None
+        if told.type == "fill":
+            filled += told.size if told.side == "buy" else -told.size
+        elif told.position is not None:
+            return told.position + filled
     return None
 
 

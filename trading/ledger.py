@@ -1,9 +1,8 @@
 """Journal and account as one: a record is told to both, so that neither knows what the other does not."""
 
-from typing import Any
-
 from trading.account import Account
 from trading.journal import Journal
+from trading.records import Record
 
 
 class Ledger:
@@ -14,17 +13,14 @@ class Ledger:
         self.account = account
         self.instrument = instrument
         self._append = journal.append
-        self._apply = account.apply
 
-    def record(self, kind: str, time: int, **fields: Any) -> None:
+    def record(self, record: Record) -> None:
         """Tells journal and account; times (ns) never go back, whatever a clock does."""
-        fields["time"] = time
-        fields["type"] = kind
-        fields["instrument"] = self.instrument
-        if time < self.account.time:
-            fields["time"] = self.account.time
-        self._append(fields)
-        self._apply(fields)
+        account = self.account
+        record.instrument = self.instrument
+        record.time = max(record.time, account.time)
+        self._append(record, record.patient)
+        record.apply(account)
 
     def flush(self, awaited: bool = True) -> None:
         """Has the journal written; raises `JournalLost`."""

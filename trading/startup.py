@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 from pydantic import ValidationError
 
 from durable.settings import BadSettings
@@ -22,6 +23,7 @@ from trading.latch import STATE, Latch
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import SafePolicy
+from trading.records import Bar, Session, record_of
 from trading.settings import BacktestSettings, TradingSettings
 
 JOURNAL = "journal.jsonl"
@@ -31,6 +33,7 @@ DAMAGED = (
     ValueError,
     ArithmeticError,
     AttributeError,
+    msgspec.ValidationError,
 )  # raised by what is no record
 
 
@@ -195,16 +198,17 @@ def open_desk(
         pipeline = pipeline_of(model)
         stream = pipeline.stream()
         known = records(path)
-        before: dict[str, Any] | None = None
-        for number, record in enumerate(known, start=1):
+        before: Session | None = None
+        for number, line in enumerate(known, start=1):
             try:
-                account.apply(record)
-                if record["type"] == "session":
-                    _require_same(path, record["instrument"], instrument)
+                record = record_of(line)
+                record.apply(account)
+                if isinstance(record, Session):
+                    _require_same(path, record.instrument, instrument)
                     before = record
-                if record["type"] == "bar" and "refused" not in record:
+                if isinstance(record, Bar) and record.refused is None:
                     try:
-                        stream.update({**record, "time": record["closed"] // 1000})
+                        stream.update({**line, "time": line["closed"] // 1000})
                     except BarsError:  # another model needs what those bars do not have
                         stream = pipeline.stream()
             except BadSettings:
@@ -213,8 +217,8 @@ def open_desk(
                 raise damaged(path, number, f"not as a desk writes it ({error!r})") from error
         if known.unchecked:
             say(f"{known.unchecked:,} lines of the journal are of a version without checksums")
-        if before is not None and before.get("bundle") not in (None, bundle.sha256):
-            was = _version_of(str(before["version"]), str(before["bundle"]))
+        if before is not None and before.bundle not in (None, bundle.sha256):
+            was = _version_of(before.version, str(before.bundle))
             now_is = _version_of(model.version, bundle.sha256 or "")
             say(f"{was} traded here before; from now on {now_is} does")
         origin = bundle.manifest.origin
@@ -240,9 +244,8 @@ def open_desk(
             Context(clock, interval, say),
         )
         now = clock() if clock is not None else account.time
-        ledger.record(
-            "session",
-            now,
+        session = Session(
+            time=now,
             id=f"session-{time_ns()}",
             format=FORMAT,
             model=model.name,
@@ -260,6 +263,7 @@ def open_desk(
             costs=market_of(settings, bundle).model_dump(mode="json"),
             torn=journal.torn,
         )
+        ledger.record(session)
         desk.start(now)
     except BaseException:
         journal.close()

@@ -384,7 +384,8 @@ def test_unit_is_the_default_and_its_terms_are_as_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizing", "cushion"), [("unit", 70.0), ("notional", 70.0), ("equity", -100 * math.log(0.3))]
+    ("sizing", "above_floor"),
+    [("unit", 70.0), ("notional", 70.0), ("equity", -100 * math.log(0.3))],
 )
 def test_an_account_is_ruined_where_it_has_fallen_to_the_share_that_the_floor_names(
     sizing: Sizing, above_floor: float

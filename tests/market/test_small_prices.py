@@ -14,6 +14,7 @@ from tests.support.bars import bars_of
 from tests.support.desks import bundle_for
 from trading.account import Account
 from trading.journal import records
+from trading.records import replay
 from trading.venues.quotes import scale_of
 
 
@@ -46,7 +47,7 @@ def test_the_engine_charges_and_fills_as_the_contract_says_at_any_price(
         )  # fmt: skip
         found[engine] = list(records(tmp_path / engine / "journal.jsonl"))
         account = Account()
-        account.replay(found[engine])
+        replay(account, found[engine])
         last[engine] = account.equity
         equity = out.split("equity")[1].split()[0].replace(",", "")
         assert float(equity) == pytest.approx(account.equity, rel=1e-5)

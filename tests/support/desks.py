@@ -21,6 +21,7 @@ from trading.latch import Latch
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import PolicySettings, SafePolicy
+from trading.records import replay
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 from trading.venues.simulated import SimulatedVenue
@@ -107,7 +108,7 @@ def desk_at(
     told = list(records(path)) if path.exists() else []
     journal = journal or Journal(path)
     account = Account(limits.volatility_bars, limits.fault_memory)
-    account.replay(told)
+    replay(account, told)
     market = market or MarketSettings()
     venue = venue or SimulatedVenue(market, account)
     safe = SafePolicy(bundle, policy, None, account.decisions, q_values)

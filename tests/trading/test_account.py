@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.lines import take
 from trading.account import DAY, Account
+from trading.records import replay
 
 MINUTE = 60 * 10**9
 NOON = 19_000 * DAY + DAY // 2
@@ -33,8 +35,8 @@ def ended(name: str, status: str) -> dict[str, Any]:
 
 def funded(cash: float = 1000.0, price: float = 100.0, **more: Any) -> Account:
     account = Account(**more)
-    account.apply(bar(price, NOON))
-    account.apply({"type": "funding", "time": NOON, "cash": cash})
+    take(account, bar(price, NOON))
+    take(account, {"type": "funding", "time": NOON, "cash": cash})
     return account
 
 
@@ -91,46 +93,46 @@ def test_an_account_by_hand(side: str, sign: int) -> None:
         1000,
         1000,
     )
-    account.apply(sent("a", side, 2.0, NOON))
-    account.apply(fill("a", side, 2.0, 101.0, cost=0.5))
+    take(account, sent("a", side, 2.0, NOON))
+    take(account, fill("a", side, 2.0, 101.0, cost=0.5))
     assert account.position == 2 * sign
     assert account.cash == pytest.approx(1000 - 202 * sign - 0.5)
     assert account.equity == pytest.approx(1000 - 2 * sign - 0.5)  # at the last price, 100
-    account.apply({"type": "charge", "time": NOON, "id": "c", "amount": 3.0})
+    take(account, {"type": "charge", "time": NOON, "id": "c", "amount": 3.0})
     assert account.equity == pytest.approx(997 - 2 * sign - 0.5)
     assert account.fills == {"a-1", "c"}
-    account.apply(bar(110.0, NOON + MINUTE, before=100.0))
+    take(account, bar(110.0, NOON + MINUTE, before=100.0))
     assert account.equity == pytest.approx(997 + 18 * sign - 0.5)
     assert account.peak == pytest.approx(max(1000, account.equity))
     assert (account.price, account.price_time, account.bars) == (110.0, NOON + MINUTE, 2)
-    account.apply({"type": "bar", "time": NOON + 2 * MINUTE, "refused": "no good", "seen": {}})
+    take(account, {"type": "bar", "time": NOON + 2 * MINUTE, "refused": "no good", "seen": {}})
     assert (account.price, account.bars, account.time) == (110.0, 2, NOON + 2 * MINUTE)
 
 
 def test_what_is_left_of_a_position_by_rounding_is_nothing() -> None:
     account = funded()
-    account.apply(fill("a", "buy", 0.3, 100.0))
-    account.apply(fill("b", "sell", 0.1, 100.0))
-    account.apply(fill("c", "sell", 0.2, 100.0))
+    take(account, fill("a", "buy", 0.3, 100.0))
+    take(account, fill("b", "sell", 0.1, 100.0))
+    take(account, fill("c", "sell", 0.2, 100.0))
     assert account.position == 0
-    account.apply(fill("d", "buy", 1e-8, 100.0))
+    take(account, fill("d", "buy", 1e-8, 100.0))
     assert account.position == 1e-8
 
 
 def test_a_day_begins_with_the_equity_at_midnight_and_only_there() -> None:
     """The bar that closes at midnight ends the day before, and what it is worth then begins the next."""
     account = funded()
-    account.apply(fill("a", "buy", 1.0, 100.0))
+    take(account, fill("a", "buy", 1.0, 100.0))
     midnight = 19_001 * DAY
-    account.apply(bar(120.0, NOON + MINUTE, before=100.0))
-    account.apply(bar(130.0, midnight - 1, before=120.0))
+    take(account, bar(120.0, NOON + MINUTE, before=100.0))
+    take(account, bar(130.0, midnight - 1, before=120.0))
     assert (account.day, account.day_equity) == (19_000, 1000)
-    account.apply(bar(140.0, midnight, before=130.0))
+    take(account, bar(140.0, midnight, before=130.0))
     assert (account.day, account.day_equity) == (19_000, 1000)
     for number, price in enumerate((90.0, 200.0), start=1):
-        account.apply(bar(price, midnight + number * MINUTE, before=100.0))
+        take(account, bar(price, midnight + number * MINUTE, before=100.0))
         assert (account.day, account.day_equity) == (19_001, 1040)
-    account.apply(bar(100.0, midnight + 2 * DAY, before=200.0))
+    take(account, bar(100.0, midnight + 2 * DAY, before=200.0))
     assert (account.day, account.day_equity) == (19_002, 1100)
 
 
@@ -139,7 +141,7 @@ def test_volatility_is_the_root_mean_square_of_the_last_returns_once_there_are_e
     closes = [100.0, 110.0, 99.0, 99.0]
     expected = [None, math.log(1.1) ** 2 + math.log(0.9) ** 2, math.log(0.9) ** 2]
     for number, (before, close) in enumerate(pairwise(closes)):
-        account.apply(bar(close, NOON + number * MINUTE, before))
+        take(account, bar(close, NOON + number * MINUTE, before))
         squares = expected[number]
         found = account.volatility
         assert found == (None if squares is None else pytest.approx((squares / 2) ** 0.5))
@@ -148,27 +150,27 @@ def test_volatility_is_the_root_mean_square_of_the_last_returns_once_there_are_e
 
 def test_orders_come_and_go() -> None:
     account = funded()
-    account.apply(sent("a", "sell", 2.0, NOON))
+    take(account, sent("a", "sell", 2.0, NOON))
     working = account.working
     assert working is not None
     assert (working.order.signed, working.order.price, working.order.time) == (-2.0, 100.0, NOON)
     assert (working.filled, working.unsure, working.canceled_at) == (0.0, False, None)
-    account.apply({"type": "order", "status": "refused", "time": NOON, "order": "b"})
+    take(account, {"type": "order", "status": "refused", "time": NOON, "order": "b"})
     assert account.working is working
     assert account.ended == {}
-    account.apply(ended("a", "unsure"))
+    take(account, ended("a", "unsure"))
     assert working.unsure
-    account.apply(ended("a", "cancel") | {"time": NOON + 5})
+    take(account, ended("a", "cancel") | {"time": NOON + 5})
     assert working.canceled_at == NOON + 5
-    account.apply(ended("a", "not canceled"))
+    take(account, ended("a", "not canceled"))
     assert working.canceled_at is None
     for other in ("A", "b"):  # before and after it by name
-        account.apply(fill(other, "sell", 0.5, 100.0))
+        take(account, fill(other, "sell", 0.5, 100.0))
     assert working.filled == 0
-    account.apply(fill("a", "sell", 0.5, 100.0))
-    account.apply(fill("a", "sell", 0.25, 100.0) | {"id": "a-2"})
+    take(account, fill("a", "sell", 0.5, 100.0))
+    take(account, fill("a", "sell", 0.25, 100.0) | {"id": "a-2"})
     assert working.filled == 0.75
-    account.apply(ended("a", "canceled"))
+    take(account, ended("a", "canceled"))
     assert account.working is None
     assert (account.ended, account.orders, account.rejects) == ({"a": "canceled"}, 1, 0)
 
@@ -176,51 +178,51 @@ def test_orders_come_and_go() -> None:
 def test_rejects_are_counted_in_a_row() -> None:
     account = funded()
     for number, status in enumerate(("rejected", "rejected", "expired", "rejected")):
-        account.apply(sent(f"o{number}", "buy", 1.0, NOON))
-        account.apply(ended(f"o{number}", status))
+        take(account, sent(f"o{number}", "buy", 1.0, NOON))
+        take(account, ended(f"o{number}", status))
     assert account.rejects == 3
-    account.apply(fill("x", "buy", 1.0, 100.0))
+    take(account, fill("x", "buy", 1.0, 100.0))
     assert account.rejects == 0
 
 
 def test_times_of_orders_are_kept_for_a_minute() -> None:
     account = funded()
     for time in (0, 1, MINUTE - 1, MINUTE, MINUTE + 1):
-        account.apply(sent(f"o{time}", "buy", 1.0, NOON + time))
+        take(account, sent(f"o{time}", "buy", 1.0, NOON + time))
     assert list(account.order_times) == [NOON + MINUTE - 1, NOON + MINUTE, NOON + MINUTE + 1]
     assert account.orders == 5
 
 
 def test_a_fill_of_no_order_is_a_liquidation() -> None:
     account = funded()
-    account.apply(fill("a", "buy", 1.0, 100.0))
+    take(account, fill("a", "buy", 1.0, 100.0))
     assert not account.liquidated
-    account.apply(fill("a", "sell", 1.0, 100.0) | {"order": None, "id": "liquidation"})
+    take(account, fill("a", "sell", 1.0, 100.0) | {"order": None, "id": "liquidation"})
     assert account.liquidated
 
 
 def test_faults_are_those_of_the_last_decisions() -> None:
     account = Account(memory=3)
     for odd in ({"fault": "x"}, {}, {"fault": "y"}, {}):
-        account.apply({"type": "decision", "time": NOON, **odd})
+        take(account, {"type": "decision", "time": NOON, **odd})
     assert list(account.faults) == [False, True, False]
     assert account.decisions == 4
 
 
 def test_a_person_who_sets_a_desk_free_forgives_what_led_there() -> None:
     account = funded()
-    account.apply(fill("a", "buy", 1.0, 100.0))
-    account.apply(bar(150.0, NOON + MINUTE, before=100.0))
-    account.apply(bar(90.0, NOON + 2 * MINUTE, before=150.0))
-    account.apply({"type": "decision", "time": NOON, "fault": "x"})
-    account.apply(sent("b", "buy", 1.0, NOON))
-    account.apply(ended("b", "rejected"))
+    take(account, fill("a", "buy", 1.0, 100.0))
+    take(account, bar(150.0, NOON + MINUTE, before=100.0))
+    take(account, bar(90.0, NOON + 2 * MINUTE, before=150.0))
+    take(account, {"type": "decision", "time": NOON, "fault": "x"})
+    take(account, sent("b", "buy", 1.0, NOON))
+    take(account, ended("b", "rejected"))
     assert (account.peak, account.anchored) == (1050.0, True)
     far = {"off_market": 500.0, "level": 1, "closed": NOON + 2 * MINUTE + 1}
-    account.apply({"type": "bar", "time": NOON, "refused": "outside the collar", **far})
+    take(account, {"type": "bar", "time": NOON, "refused": "outside the collar", **far})
     assert (account.off_market, account.level) == (1, 1)
     risk = {"type": "risk", "time": NOON, "state": "REDUCING", "reason": "a loss"}
-    account.apply(risk)
+    take(account, risk)
     assert (account.state, account.reason, account.changes, account.latched) == (
         "REDUCING",
         "a loss",
@@ -228,7 +230,7 @@ def test_a_person_who_sets_a_desk_free_forgives_what_led_there() -> None:
         0,
     )
     assert (account.rejects, len(account.faults), account.anchored) == (1, 1, True)
-    account.apply(risk | {"state": "ACTIVE", "reason": "checked", "latched": 77})
+    take(account, risk | {"state": "ACTIVE", "reason": "checked", "latched": 77})
     assert (account.state, account.reason, account.changes, account.latched) == (
         "ACTIVE",
         "checked",
@@ -238,75 +240,75 @@ def test_a_person_who_sets_a_desk_free_forgives_what_led_there() -> None:
     assert (account.rejects, len(account.faults), account.anchored) == (0, 0, False)
     assert (account.off_market, account.level) == (0, 0)
     assert (account.peak, account.day_equity) == (990.0, 990.0)
-    account.apply(bar(91.0, NOON + 3 * MINUTE, before=90.0))
+    take(account, bar(91.0, NOON + 3 * MINUTE, before=90.0))
     assert account.anchored
 
 
 def test_what_sells_more_than_there_is_leaves_no_exposure() -> None:
     """An order in units: what it leaves is not known in full sizes before the next decision."""
     account = funded()
-    account.apply(sent("a", "buy", 1.0, NOON) | {"position": 1.0})
-    account.apply(fill("a", "buy", 1.0, 100.0))
-    account.apply(ended("a", "filled"))
+    take(account, sent("a", "buy", 1.0, NOON) | {"position": 1.0})
+    take(account, fill("a", "buy", 1.0, 100.0))
+    take(account, ended("a", "filled"))
     assert account.exposure == 1
-    account.apply(sent("b", "sell", 3.0, NOON))
-    account.apply(fill("b", "sell", 3.0, 100.0))
+    take(account, sent("b", "sell", 3.0, NOON))
+    take(account, fill("b", "sell", 3.0, 100.0))
     assert (account.position, account.exposure) == (-2, 0)
 
 
 def test_an_order_that_ended_before_sending_it_failed_was_not_rejected() -> None:
     """A venue that tells the end while an order is sent, and then does not answer."""
     account = funded()
-    account.apply(sent("a", "buy", 1.0, NOON))
-    account.apply(ended("a", "filled"))
-    account.apply(ended("a", "unsure"))
+    take(account, sent("a", "buy", 1.0, NOON))
+    take(account, ended("a", "filled"))
+    take(account, ended("a", "unsure"))
     assert account.rejects == 0
 
 
 def test_dust_is_no_position_and_no_exposure() -> None:
     account = funded()
-    account.apply(sent("a", "buy", 1.0, NOON) | {"position": 1.0})
-    account.apply(fill("a", "buy", 1.0, 100.0))
-    account.apply(ended("a", "filled"))
-    account.apply(sent("b", "sell", 1.0, NOON))
-    account.apply(fill("b", "sell", 1 - 5e-10, 100.0))
+    take(account, sent("a", "buy", 1.0, NOON) | {"position": 1.0})
+    take(account, fill("a", "buy", 1.0, 100.0))
+    take(account, ended("a", "filled"))
+    take(account, sent("b", "sell", 1.0, NOON))
+    take(account, fill("b", "sell", 1 - 5e-10, 100.0))
     assert (account.position, account.exposure) == (0, 0)
 
 
 def test_orders_of_the_last_minute_are_remembered() -> None:
     account = funded()
     for number, at in enumerate((0.0, 59.9, 60.0, 119.8)):
-        account.apply(sent(f"o{number}", "buy", 1.0, NOON + round(at * 1e9)))
+        take(account, sent(f"o{number}", "buy", 1.0, NOON + round(at * 1e9)))
     assert [(time - NOON) / 1e9 for time in account.order_times] == [59.9, 60.0, 119.8]
-    account.apply(sent("late", "buy", 1.0, NOON + 119_999_999_999))
+    take(account, sent("late", "buy", 1.0, NOON + 119_999_999_999))
     assert len(account.order_times) == 3
 
 
 def test_an_account_that_is_funded_at_midnight_begins_with_the_day_that_ends() -> None:
     account = Account()
-    account.apply(bar(100.0, 19_000 * DAY))
-    account.apply({"type": "funding", "time": 19_000 * DAY, "cash": 1000.0})
+    take(account, bar(100.0, 19_000 * DAY))
+    take(account, {"type": "funding", "time": 19_000 * DAY, "cash": 1000.0})
     assert account.day == 18_999
 
 
 def test_a_silence_lasts_until_the_next_decision() -> None:
     account = funded()
     for count in (1, 2):
-        account.apply({"type": "gap", "time": NOON, "since": NOON, "reason": "no event"})
+        take(account, {"type": "gap", "time": NOON, "since": NOON, "reason": "no event"})
         assert (account.gaps, account.silent) == (count, True)
-        account.apply({"type": "decision", "time": NOON})
+        take(account, {"type": "decision", "time": NOON})
         assert (account.gaps, account.silent) == (count, False)
 
 
 def test_before_it_is_funded_an_account_is_worth_nothing_known() -> None:
     account = Account()
-    account.apply(bar(100.0, NOON))
-    account.apply(fill("a", "buy", 1.0, 100.0))
-    account.apply({"type": "charge", "time": NOON, "id": "c", "amount": 3.0})
+    take(account, bar(100.0, NOON))
+    take(account, fill("a", "buy", 1.0, 100.0))
+    take(account, {"type": "charge", "time": NOON, "id": "c", "amount": 3.0})
     assert account.cash is None
     assert math.isnan(account.equity)
     assert (account.position, account.peak, account.day) == (1.0, 0.0, 0)
-    account.apply({"type": "something else", "time": NOON + 7})
+    take(account, {"type": "something else", "time": NOON + 7})
     assert account.time == NOON + 7
 
 
@@ -317,27 +319,27 @@ def test_a_journal_is_taken_in_record_by_record() -> None:
         fill("a", "buy", 1.0, 90.0),
     ]
     account = Account()
-    account.replay(told)
+    replay(account, told)
     assert (account.cash, account.position, account.equity) == (410.0, 1.0, 510.0)
 
 
 def test_the_largest_fall_of_the_whole_life_outlives_a_resume() -> None:
     """From the highest equity since the funding; a price that is not believed raises no high."""
     account = funded(cash=100.0)
-    account.apply(fill("a", "buy", 1.0, 100.0))
+    take(account, fill("a", "buy", 1.0, 100.0))
     for number, price in enumerate((120.0, 90.0, 108.0), start=1):
-        account.apply(bar(price, NOON + number * MINUTE, before=100.0))
+        take(account, bar(price, NOON + number * MINUTE, before=100.0))
     assert account.highest == 120
     assert account.drawdown == pytest.approx(0.25)
-    account.apply({"type": "risk", "time": NOON, "state": "ACTIVE", "reason": "checked"})
+    take(account, {"type": "risk", "time": NOON, "state": "ACTIVE", "reason": "checked"})
     assert (account.highest, account.peak) == (120, 108)
     assert account.drawdown == pytest.approx(0.25)
     wild = {"type": "bar", "time": NOON, "refused": "far off", "off_market": 900.0, "level": 1}
     for number in (4, 5):
-        account.apply(wild | {"closed": NOON + number * MINUTE})
+        take(account, wild | {"closed": NOON + number * MINUTE})
     assert (account.equity, account.highest) == (900, 120)
     for number, price in enumerate((108.0, 130.0, 65.0), start=6):
-        account.apply(bar(price, NOON + number * MINUTE, before=100.0))
+        take(account, bar(price, NOON + number * MINUTE, before=100.0))
     assert account.highest == 130
     assert account.drawdown == pytest.approx(0.5)
 
@@ -348,26 +350,26 @@ def sized(name: str, side: str, size: float, position: float) -> dict[str, Any]:
 
 def test_exposure_follows_orders_that_carry_a_position_and_those_that_only_reduce() -> None:
     account = funded()
-    account.apply(sized("a", "buy", 2.0, 1.0))
-    account.apply(fill("a", "buy", 2.0, 50.0))
+    take(account, sized("a", "buy", 2.0, 1.0))
+    take(account, fill("a", "buy", 2.0, 50.0))
     assert account.exposure == 0  # until the order has ended
-    account.apply(ended("a", "filled"))
+    take(account, ended("a", "filled"))
     assert account.exposure == 1
-    account.apply(sized("b", "sell", 4.0, -1.0))
-    account.apply(fill("b", "sell", 1.0, 50.0))
-    account.apply(ended("b", "canceled"))  # a quarter of the way
+    take(account, sized("b", "sell", 4.0, -1.0))
+    take(account, fill("b", "sell", 1.0, 50.0))
+    take(account, ended("b", "canceled"))  # a quarter of the way
     assert (account.position, account.exposure) == (1, 0.5)
-    account.apply(sent("c", "sell", 0.4, NOON))  # in units: a part of closing it
-    account.apply(fill("c", "sell", 0.4, 50.0))
+    take(account, sent("c", "sell", 0.4, NOON))  # in units: a part of closing it
+    take(account, fill("c", "sell", 0.4, 50.0))
     assert account.exposure == pytest.approx(0.3)
-    account.apply(ended("c", "filled"))
+    take(account, ended("c", "filled"))
     assert account.exposure == pytest.approx(0.3)
-    account.apply(sent("d", "sell", 0.6, NOON))
-    account.apply(fill("d", "sell", 0.6, 50.0))
+    take(account, sent("d", "sell", 0.6, NOON))
+    take(account, fill("d", "sell", 0.6, 50.0))
     assert (account.position, account.exposure) == (0, 0)
-    account.apply(ended("d", "filled"))
-    account.apply(sized("e", "sell", 2.0, -1.0))
-    account.apply(fill("e", "sell", 2.0, 50.0))
-    account.apply(ended("e", "filled"))
-    account.apply(fill("gone", "buy", 2.0, 50.0) | {"order": None})
+    take(account, ended("d", "filled"))
+    take(account, sized("e", "sell", 2.0, -1.0))
+    take(account, fill("e", "sell", 2.0, 50.0))
+    take(account, ended("e", "filled"))
+    take(account, fill("gone", "buy", 2.0, 50.0) | {"order": None})
     assert (account.exposure, account.liquidated) == (0, True)

@@ -14,6 +14,7 @@ from tests.support.desks import bundle_for
 from tests.trading.test_limits import DAY, QUIET, SECOND, Wish, bars, desk_of, feed
 from trading.journal import last_position, records
 from trading.latch import KILL, Latch
+from trading.records import Session
 
 WALK = "synthetic:walk?sigma=0.01&seed=5&bars={}"
 
@@ -134,7 +135,7 @@ def test_a_transition_has_the_action_that_was_executed_and_the_wish_beside_it(
     """A desk in REDUCING wants to be long and is flat: the reward belongs to being flat."""
     limits = QUIET.model_copy(update={"max_drawdown": 0.05})
     desk = desk_of(tmp_path, limits, Wish(1), scheme)
-    desk.ledger.record("session", 0, quantity=1.0, gamma=0.9, scheme=scheme)
+    desk.ledger.record(Session(time=0, quantity=1.0, gamma=0.9, scheme=scheme))
     feed(desk, bars([100.0, 101.0, 102.0, 90.0, 91.0, 92.0, 93.0, 94.0]))
     desk.ledger.journal.close()
     assert desk.account.state == "REDUCING"

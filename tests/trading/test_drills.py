@@ -22,6 +22,7 @@ from trading.journal import Journal, JournalLost, records
 from trading.latch import KILL, STATE, Latch
 from trading.orders import Ended, Filled, Order, Report
 from trading.policy import PolicySettings
+from trading.records import replay
 from trading.risk import Limits
 from trading.venues.simulated import SimulatedVenue
 
@@ -351,7 +352,7 @@ def test_a_disk_that_is_full_ends_everything_before_the_next_order(
     assert again.torn is not None
     again.close()
     account = Account(LIMITS.volatility_bars, LIMITS.fault_memory)
-    account.replay(records(tmp_path / "journal.jsonl"))
+    replay(account, records(tmp_path / "journal.jsonl"))
     assert (account.position, account.working) == (0.0, None)
 
 

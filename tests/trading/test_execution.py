@@ -350,7 +350,7 @@ def test_a_position_is_closed_out_once(tmp_path: Path, monkeypatch: pytest.Monke
         closed.append(drill.venue.held)
         drill.venue.execute(1.0)
 
-    monkeypatch.setattr(drill.venue, "close_out", closing, raising=False)
+    monkeypatch.setattr(drill.venue, "end_of_data", closing, raising=False)
     drill.desk.execution.flatten(START + 10 * MINUTE)
     assert drill.desk.account.position == 0
     assert closed == [1.0]

@@ -53,26 +53,26 @@ def test_bars_and_decisions_are_written_together_and_all_else_at_once(
     path = tmp_path / "journal.jsonl"
     journal = Journal(path, together=3)
     for _ in range(2):
-        journal.append(FIRST)
+        journal.append(FIRST, patient=True)
         journal.flush(awaited=False)
     assert path.read_bytes() == b""
-    journal.append(SECOND)
+    journal.append(SECOND, patient=True)
     journal.flush(awaited=False)
     assert len(list(records(path))) == 3
-    journal.append(FIRST)
+    journal.append(FIRST, patient=True)
     journal.flush()
     assert len(list(records(path))) == 4
-    journal.append(SECOND)
+    journal.append(SECOND, patient=True)
     journal.append({**FIRST, "type": "fill"})
     journal.flush(awaited=False)
     assert len(list(records(path))) == 6
-    journal.append(SECOND)
+    journal.append(SECOND, patient=True)
     journal.flush(awaited=False)
     assert len(list(records(path))) == 6
     journal.close()
     assert [each["time"] for each in records(path)] == [1, 1, 2, 1, 2, 1, 2]
     prompt = Journal(path)
-    prompt.append(FIRST)
+    prompt.append(FIRST, patient=True)
     prompt.flush(awaited=False)
     assert len(list(records(path))) == 8
     prompt.close()
@@ -324,15 +324,15 @@ def test_as_many_are_written_together_as_are_lost_without_harm() -> None:
 def test_what_no_flush_has_seen_is_not_written_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path, together=9)
-    journal.append(FIRST)
-    journal.append(SECOND)
+    journal.append(FIRST, patient=True)
+    journal.append(SECOND, patient=True)
     journal.close()
     assert path.read_bytes() == b""
     journal = Journal(path, together=9)
-    journal.append(FIRST)
+    journal.append(FIRST, patient=True)
     journal.flush()
-    journal.append(SECOND)
-    journal.append(SECOND)
+    journal.append(SECOND, patient=True)
+    journal.append(SECOND, patient=True)
     journal.close()
     assert list(records(path)) == [FIRST]
     assert (JournalError.exit_code, JournalLost.exit_code) == (2, 1)

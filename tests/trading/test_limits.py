@@ -18,6 +18,7 @@ from trading.execution import ExecutionSettings
 from trading.journal import records
 from trading.orders import Ended, Filled, Order, Report, Unreachable
 from trading.policy import PolicySettings
+from trading.records import replay
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 from trading.venues.simulated import SimulatedVenue
@@ -460,5 +461,5 @@ def test_refusals_are_counted_by_limit(tmp_path: Path) -> None:
     feed(desk, bars([100.0, 101.0], start=4))
     assert desk.account.refusals == {"max_notional": 3, "max_orders_per_minute": 2}
     account = Account()
-    account.replay(records(tmp_path / "journal.jsonl"))
+    replay(account, records(tmp_path / "journal.jsonl"))
     assert account.refusals == desk.account.refusals

@@ -6,6 +6,7 @@ import pytest
 
 from market.accounting import MarketSettings
 from tests.support.desks import OFF
+from tests.support.lines import take
 from trading.account import Account
 from trading.orders import Ended, Filled, Order
 from trading.risk import breach, denial
@@ -17,9 +18,9 @@ START = 1_600_000_000 * SECOND
 
 def account_of(position: float = 0.0, price: float = 100.0) -> Account:
     account = Account()
-    account.apply({"type": "funding", "time": START, "cash": 1000.0})
+    take(account, {"type": "funding", "time": START, "cash": 1000.0})
     bar = {"type": "bar", "time": START, "closed": START, "close": price, "log_return": 0.0}
-    account.apply(bar)
+    take(account, bar)
     if position:
         side = "buy" if position > 0 else "sell"
         order(account, "first", side, abs(position), START)
@@ -29,13 +30,13 @@ def account_of(position: float = 0.0, price: float = 100.0) -> Account:
 
 def order(account: Account, name: str, side: str, size: float, time: int) -> None:
     sent = {"side": side, "size": size, "price": 100.0, "reduce_only": False, "id": name}
-    account.apply({"type": "order", "time": time, "status": "sent", "order": name, **sent})
+    take(account, {"type": "order", "time": time, "status": "sent", "order": name, **sent})
 
 
 def fill(account: Account, name: str, side: str, size: float, price: float, time: int) -> None:
     known = {"id": f"{name}-1", "order": name, "side": side, "size": size}
-    account.apply({"type": "fill", "time": time, "price": price, "cost": 0.0, **known})
-    account.apply({"type": "order", "time": time, "status": "filled", "order": name})
+    take(account, {"type": "fill", "time": time, "price": price, "cost": 0.0, **known})
+    take(account, {"type": "order", "time": time, "status": "filled", "order": name})
 
 
 def wanted(side: Any, quantity: float, time: int, reduce_only: bool = False) -> Order:
@@ -82,7 +83,7 @@ def test_an_order_that_would_turn_the_position_does_not_reduce(held: float, side
     other = "buy" if side == "sell" else "sell"
     assert denial(wanted(other, 0.1, now, reduce_only=True), account, OFF, now) is not None
     risk = {"type": "risk", "time": now, "state": "REDUCING", "reason": "a drill"}
-    account.apply(risk)
+    take(account, risk)
     assert denial(wanted(side, 0.5, now), account, OFF, now) is None
     for quantity in (0.5001, 0.8, 1.2):
         said = denial(wanted(side, quantity, now), account, OFF, now)
@@ -185,7 +186,7 @@ def test_what_is_no_order_is_refused() -> None:
     assert denial(good, account, OFF, START) == ("order id", f"order {good.id} was sent before")
     order(account, "works", "buy", 0.1, START)
     assert denial(good, account, OFF, START) == ("working order", "order works has not ended")
-    account.apply({"type": "risk", "time": START, "state": "HALTED", "reason": "a drill"})
+    take(account, {"type": "risk", "time": START, "state": "HALTED", "reason": "a drill"})
     assert denial(good, account, OFF, START) == ("HALTED", "HALTED: a drill")
 
 

@@ -18,6 +18,7 @@ from tests.support.registered import NAME, promote
 from trading.account import Account
 from trading.journal import Journal, records
 from trading.latch import KILL
+from trading.records import replay
 
 WALK = "synthetic:walk?sigma=0.01&seed=5&bars=4000"
 LOOSE = (
@@ -47,7 +48,7 @@ def finished(command: list[str], **more: Any) -> tuple[int, str, str]:
 
 def replayed(bundle: Path) -> Account:
     account = Account()
-    account.replay(records(bundle.parent / "desk" / "journal.jsonl"))
+    replay(account, records(bundle.parent / "desk" / "journal.jsonl"))
     return account
 
 

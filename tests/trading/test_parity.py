@@ -27,6 +27,7 @@ from tests.support.bars import bars_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from trading.journal import records
 from trading.policy import PolicySettings
+from trading.records import Session
 from trading.sizing import DeskSettings
 
 BARS = 250
@@ -211,8 +212,12 @@ def test_a_desk_holds_what_the_backtest_holds_under_every_sizing(
     judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
     assert not judged.ruined
     desk = desk_at(tmp_path, bundle, settings, policy=PolicySettings(max_feature=1e9))
-    known = {"scheme": scheme, "costs": settings.model_dump(mode="json"), "quantity": 1.0}
-    desk.ledger.record("session", 0, gamma=0.9, **known)
+    known: dict[str, Any] = {
+        "scheme": scheme,
+        "costs": settings.model_dump(mode="json"),
+        "quantity": 1.0,
+    }
+    desk.ledger.record(Session(time=0, gamma=0.9, **known))
     run(desk, rows_of(bars))
     told = list(records(tmp_path / "journal.jsonl"))
     decisions = [each for each in told if each["type"] == "decision"]

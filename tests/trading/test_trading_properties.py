@@ -18,6 +18,7 @@ from trading.account import DUST, Account
 from trading.journal import records
 from trading.latch import Latch
 from trading.orders import Ended, Event, Filled, Order, Report, Unreachable
+from trading.records import replay
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 
@@ -269,7 +270,7 @@ class Trading(RuleBasedStateMachine):
             return
         account = Account(LIMITS.volatility_bars, LIMITS.fault_memory)
         told = list(records(self.path / "journal.jsonl"))
-        account.replay(told)
+        replay(account, told)
         assert repr(account) == repr(self.desk.account)  # NaN is not equal to itself
         ends = [
             each["order"]

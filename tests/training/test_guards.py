@@ -112,7 +112,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
         return write_verified(folder, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.checkpoints.checkpoint.seal", full)
+        patch.setattr("training.checkpoints.checkpoint.write_verified", full)
         trained(
             *SMALL, "--steps", "1000", "--checkpoints.every", "200", "--checkpoints.keep-last", "9"
         )

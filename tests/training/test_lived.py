@@ -1,6 +1,7 @@
 """Training that begins with what desks lived: their transitions, out of their journals."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from market.synthetic import RandomWalk
 from tests.support.agents import agents_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.trained import Trained, refused
+from trading.records import Session
 from training.data import TrainingData
 from training.learning.agent import Agents
 from training.lived import lived_transitions
@@ -33,8 +35,8 @@ def lived_under(
 ) -> Path:
     costs = MarketSettings(half_spread=0.02)
     desk = desk_at(folder, bundle_for(bars, seed=8), costs)
-    session = {"quantity": 1.0, "gamma": 0.9, "scheme": scheme, "costs": {"sizing": sizing}}
-    desk.ledger.record("session", 0, **session)
+    session: Any = {"quantity": 1.0, "gamma": 0.9, "scheme": scheme, "costs": {"sizing": sizing}}
+    desk.ledger.record(Session(time=0, **session))
     run(desk, rows_of(bars))
     desk.ledger.journal.close()
     return folder / "journal.jsonl"

@@ -365,9 +365,9 @@ class Desk:
 
     def _position(self, decision: Decision) -> float:
         """The position to hold, in full sizes."""
-        held = self.sizing.held
         if self.scheme == "target":
             return float(decision.action)
+        held = self.sizing.held
         if decision.action == 0:
             return held
         return float(next_position(round(held), decision.action, self.scheme))

@@ -18,7 +18,8 @@ class Ledger:
         """Tells journal and account; times (ns) never go back, whatever a clock does."""
         account = self.account
         record.instrument = self.instrument
-        record.time = max(record.time, account.time)
+        if record.time < account.time:  # noqa: PLR1730  # at every bar, where max() is dear
+            record.time = account.time
         self._append(record, record.patient)
         record.apply(account)
 

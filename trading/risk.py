@@ -152,7 +152,7 @@ def breach(account: Account, limits: Limits) -> Breach | None:  # noqa: PLR0911 
         return Breach("HALTED", f"{account.rejects} orders rejected in a row")
     if account.liquidated:
         return Breach("HALTED", "the venue closed the position and the account")
-    if limits.max_faults is not None and sum(account.faults) >= limits.max_faults:
+    if limits.max_faults is not None and account.faults.count(True) >= limits.max_faults:
         return Breach(
             "REDUCING", f"{sum(account.faults)} of the last {len(account.faults)} decisions failed"
         )

@@ -50,7 +50,7 @@ class GrowingFile:
         return True
 
     def cut(self, size: int) -> None:
-        """Takes away what stands behind so many bytes.
+        """Cuts the file to a size, bytes.
 
         Raises:
             OSError: it cannot be changed.

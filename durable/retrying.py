@@ -47,7 +47,7 @@ class RetryingWorker:
         self.changed.notify_all()
 
     def hurry(self, pause: float | None) -> None:
-        """Has attempts made after so many seconds at most, or as always."""
+        """Shortens the pause between attempts to this, or not at all."""
         self._soonest = pause
 
     def close(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str, longest: int = 300) -> str:
-    """The same on a single line, and no longer than so many characters."""
+    """The same on a single line, cut at a number of characters."""
     shown = plain(text[: longest + 1]).replace("\n", "\\n")
     return shown if len(shown) <= longest else f"{shown[:longest]}…"
 

@@ -83,7 +83,7 @@ def follow(choice: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def delayed(positions: NDArray[np.int8], bars: int = 1) -> NDArray[np.int8]:
-    """The same positions, each taken so many bars later; flat until then."""
+    """The same positions, each taken some bars later; flat until then."""
     return np.concatenate([np.zeros(bars, np.int8), positions])[: len(positions)]
 
 

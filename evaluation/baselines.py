@@ -38,7 +38,7 @@ def short_and_hold(table: MarketTable) -> Backtest:
 
 
 def momentum(table: MarketTable, bars: int = LOOKBACK) -> Backtest:
-    """Long after a rise over so many bars, short after a fall; flat until there is a past."""
+    """Long after a rise over some bars, short after a fall; flat until there is a past."""
     close = table.close
     positions = np.zeros(len(table) - 1, np.int8)
     if len(table) > bars + 1:
@@ -47,7 +47,7 @@ def momentum(table: MarketTable, bars: int = LOOKBACK) -> Backtest:
 
 
 def mean_reversion(table: MarketTable, bars: int = LOOKBACK) -> Backtest:
-    """Short above the mean of the last so many closes, long below; flat until there is a past."""
+    """Short above the mean of the last closes, long below; flat until there is a past."""
     sums = np.concatenate([[0.0], np.cumsum(table.close)])
     mean = (sums[bars:] - sums[:-bars]) / bars  # ends at bar bars - 1, bars, ...
     positions = np.zeros(len(table) - 1, np.int8)

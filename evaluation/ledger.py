@@ -46,7 +46,7 @@ def openings(client: MlflowClient, bars: Bars) -> list[HoldoutAccess]:
     """All openings of bars that these have a stretch in common with, oldest first.
 
     Raises:
-        BadEvaluation: an entry is not what was written, so that nobody knows what was opened.
+        BadEvaluation: an entry is not what was written, so that it is unknown what was opened.
     """
     found = []
     for run in runs_of(client, f"tags.{OPENED} != ''"):
@@ -95,7 +95,7 @@ def grant(client: MlflowClient, run: Run) -> None:
 
 
 def withdraw(client: MlflowClient, run: Run) -> None:
-    """Takes back what a run asked for: nobody has looked."""
+    """Takes back what a run asked for: no one has looked."""
     client.delete_tag(run.info.run_id, ASKED)
 
 
@@ -115,7 +115,7 @@ def _entry(run: Run, kind: str) -> tuple[HoldoutAccess, Closes]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadEvaluation(
             f"run {run.info.run_id}: its entry in the ledger of held-back bars was changed after it was "
-            f"written ({error}), so that nobody knows what was opened; restore the store from a backup"
+            f"written ({error}), so that it is unknown what was opened; restore the store from a backup"
         ) from error
 
 

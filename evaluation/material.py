@@ -184,7 +184,7 @@ def walked_track(
 
 
 def _tables(bars: Bars, material: EvaluationInputs, count: int) -> dict[Fill, MarketTable]:
-    """The last so many bars under either fill."""
+    """The last bars under either fill."""
     return {
         fill: MarketTable.of(
             bars, material.features, material.market.model_copy(update={"fill": fill})

@@ -69,7 +69,7 @@ def _await_turn(bars: Bars, mine: str, asked: Callable[[], dict[str, HoldoutAcce
     others = (each for key, each in asked().items() if key != mine)
     by = next((f" by {each.who} for {each.version}" for each in others), "")
     raise BadEvaluation(
-        f"{bars.name}: is being opened{by} at this moment, and nobody else may look before that is done"
+        f"{bars.name}: is being opened{by} at this moment; look again once that is done"
     )
 
 

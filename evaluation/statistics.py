@@ -126,7 +126,7 @@ def probabilistic_sharpe(moments: Moments, benchmark: float = 0.0) -> float:
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:
-    """The Sharpe ratio that the best of so many trials without any skill is expected to show.
+    """The Sharpe ratio expected of the best of several trials without any skill.
 
     Bailey and López de Prado (2014), "The Deflated Sharpe Ratio", equation 1; of one trial zero.
     """

@@ -48,7 +48,7 @@ from market.terms import AnyTerms, EquityTerms, NotionalTerms, Sizing, Terms, si
 Scheme = Literal["target", "order"]
 Fill = Literal["close", "next_open"]
 FILLS: tuple[Fill, ...] = ("close", "next_open")
-EPISODE_BARS = 1000  # of an episode, where nothing else is asked for and there are so many
+EPISODE_BARS = 1000  # of an episode, by default, where the data have as many
 Array = Any  # a NumPy array or a TensorFlow tensor: the operators below are those that both have
 
 

@@ -99,7 +99,7 @@ class Bars:
 
     @cached_property
     def calendar(self) -> Calendar:
-        """When the market has bars, told from the whole data set that these are of."""
+        """When the market has bars, inferred from the whole data set that these belong to."""
         if self.whole is not None:
             return self.whole
         return Calendar.of(self.table["time"].dt.replace_time_zone(None).to_numpy())

@@ -1,4 +1,4 @@
-"""How many bars a market has a year and when it is open, told from the times of the bars themselves.
+"""How many bars a market has a year and when it is open, inferred from the times of the bars.
 
 A calendar is learned from a whole data set and travels with it (`Bars.calendar`), so that every stretch
 that is cut from the set is annualised alike.
@@ -17,7 +17,7 @@ YEAR = 365.25 * DAY
 MONDAY = 4 * DAY  # 1970 began on a Thursday
 UNITS = (("day", DAY), ("hour", HOUR), ("minute", 60.0), ("second", 1.0))
 SATURDAY = 5  # days after Monday
-FINE = 900.0  # seconds; opening hours are told to the quarter of an hour, or to the bar
+FINE = 900.0  # seconds; opening hours are known to the quarter of an hour, or to the bar
 SELDOM = 0.2  # of the bars of a usual time of the week: a time with fewer counts as closed
 SHIFTED = 0.1  # share of the bars that a second grid, an hour off, must have to be one of its own
 
@@ -41,7 +41,7 @@ class Calendar(NamedTuple):
         phase: seconds since 1970 of the grid that most bars' closes lie on, modulo the interval.
         open: stretches of the week that have bars, seconds since Monday 00:00 UTC, from (inclusive) to
             (exclusive), daylight saving included; an end past the week's lies in the next week.
-        seen: seconds from the first bar that it was told from to the last.
+        seen: seconds from the first bar that it was inferred from to the last.
     """
 
     kind: Literal["24/7", "sessions", "irregular"]
@@ -84,7 +84,7 @@ class Calendar(NamedTuple):
 
     @classmethod
     def always(cls, interval: float) -> Self:
-        """That of a market that never closes, known beforehand; a bar every so many seconds."""
+        """That of a market that never closes, known beforehand; with a bar's length in seconds."""
         return cls("24/7", interval, YEAR / interval)
 
     @classmethod

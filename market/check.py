@@ -81,7 +81,7 @@ def _check_bars(source: str, table: pl.DataFrame) -> Report:
     known = stamps.drop_nulls()
     if len(known):
         report.period = f"{_stamp(known.min())} to {_stamp(known.max())}"
-    # Rows in the order of time, each time once: what is out of order or twice is told apart.
+    # Rows in the order of time, each time once: what is out of order or double is counted by itself.
     readable = np.flatnonzero(stamps.is_not_null())
     ordered = readable[np.unique(known.to_numpy(), return_index=True)[1]]
     at = stamps.forward_fill().backward_fill().fill_null(0).to_numpy()
@@ -205,7 +205,7 @@ def _z(size: Numbers, a_day: int) -> Numbers:
 
 
 def _medians_around(values: Numbers, at: Rows, count: int) -> Numbers:
-    """The median of so many values around each of some places, shape of `at`."""
+    """The rolling median around each of some places, shape of `at`."""
     windows = np.lib.stride_tricks.sliding_window_view(values, count)
     starts = np.clip(at - count // 2, 0, len(windows) - 1)
     parts = np.array_split(starts, max(len(starts) * count // 2**22, 1))

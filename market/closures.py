@@ -1,10 +1,11 @@
-"""Where a data set has no bars: holes inside sessions, told apart from the times that a market is closed.
+"""Where a data set has no bars: holes inside sessions, as opposed to times when the market is closed.
 
-What is expected is told from the data set's own weeks. A time of the week should have a bar where most of
-the four weeks before have one there, and most of the four weeks after: what a market gives up or takes on
-for good, such as an hour at a shift of the clock, is expected on neither side of the change. It should
-have one, too, between the first and the last bar of a day where most days of that week have one. Of fewer
-than three weeks, days stand for weeks; of a single day all between its first and last bar is expected.
+What is expected is inferred from the data set's own weeks. A time of the week should have a bar where
+most of the four weeks before have one there, and most of the four weeks after: what a market gives up
+or takes on for good, such as an hour at a shift of the clock, is expected on neither side of the
+change. It should have one, too, between the first and the last bar of a day where most days of that
+week have one. Of fewer than three weeks, days stand for weeks; of a single day all between its first
+and last bar is expected.
 """
 
 from collections.abc import Iterator
@@ -183,7 +184,7 @@ class _Expected:
         return bool(self._weekday[i + 1] < self._weekday[i])
 
     def bars(self, slots: int) -> int:
-        """How many bars so many slots hold."""
+        """How many bars a number of slots holds."""
         return round(slots * self.slot / self.interval)
 
 

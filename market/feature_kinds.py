@@ -33,7 +33,7 @@ class Kind(NamedTuple):
         window: bars that a value needs, beside that number; the step of a recursive one needs two.
         centred: whether scaling takes the mean away too: levels, of which zero is no natural middle.
         recursive: what `of` is.
-        last: the last value alone, from the last close and the one so many bars before it, for features
+        last: the last value alone, from the last close and the one `bars` before it, for features
             that are no more than that: what trading asks for at every bar.
     """
 

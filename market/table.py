@@ -99,10 +99,10 @@ class MarketTable:
         )
 
     def last(self, bars: int) -> "MarketTable":
-        """The same market from its last so many bars on.
+        """The same market over its last bars alone.
 
         Raises:
-            BarsError: there are not so many.
+            BarsError: there are fewer.
         """
         if bars > len(self):
             raise BarsError(
@@ -121,7 +121,7 @@ class MarketTable:
         )
 
     def at_costs(self, multiple: float) -> "MarketTable":
-        """The same market where trading and borrowing cost so many times as much."""
+        """The same market with the costs of trading and borrowing multiplied by a factor."""
         return replace(self, terms=times_cost(self.terms, multiple))
 
     def sized(self, sizing: Sizing) -> "MarketTable":

@@ -80,7 +80,7 @@ def sized(terms: Terms, fill_price: NDArray[np.float64], sizing: Sizing) -> AnyT
 
 
 def scaled(terms: AnyTerms, scale: float) -> AnyTerms:
-    """The terms with rewards counted so many times as high."""
+    """The terms with rewards multiplied by a factor."""
     if isinstance(terms, EquityTerms):  # all else are shares
         return terms._replace(price=terms.price * scale)
     if isinstance(terms, NotionalTerms):
@@ -89,7 +89,7 @@ def scaled(terms: AnyTerms, scale: float) -> AnyTerms:
 
 
 def times_cost(terms: AnyTerms, multiple: float) -> AnyTerms:
-    """The terms where trading and borrowing cost so many times as much."""
+    """The terms with the costs of trading and borrowing multiplied by a factor."""
     changed = terms._replace(
         entry_cost=terms.entry_cost * multiple,
         exit_cost=terms.exit_cost * multiple,

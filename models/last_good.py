@@ -174,7 +174,7 @@ def _of_registry(name: str, move: "Promotion", uri: str, cache: "_Cache") -> Bun
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "bundle"
         bundle = load_recorded(client, name, move, copy)
-        with suppress(OSError):  # trading goes on without a copy
+        with suppress(OSError):  # trading continues without a copy
             cache.keep(copy, move.version, sha256, move.when)
     return bundle
 

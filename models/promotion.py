@@ -170,7 +170,7 @@ def promote(
     Raises:
         NoVersion: there is none such, or it is the champion already.
         NoReason: nothing stands in `why`, or in `override`.
-        GateSaidNo: conditions failed and nobody overrode them. Nothing was moved.
+        GateSaidNo: conditions failed and they were not overridden. Nothing was moved.
         Busy: somebody else moves the champion. Nothing was moved.
         CorruptError: its bundle cannot be trusted. Nothing was moved.
     """

@@ -11,8 +11,7 @@ from durable.errors import MissingExtra
 from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket
-from training.data import TrainingData
-from training.lived import lived_transitions
+from training.data import TrainingData, lived_transitions
 from training.quiet import import_tensorflow
 from training.resume import Start, require_same_data, resumed
 from training.settings import TrainSettings

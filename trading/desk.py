@@ -1,6 +1,6 @@
 """The desk: one bar in, at most one order out. Policy, risk engine, execution and journal, in that order.
 
-    bar -> what the venue told -> marked -> limits of the account -> decision -> order
+    bar -> the venue's events -> marked -> limits of the account -> decision -> order
 
 Whatever fails, the desk goes where it is safe: a decision that fails is action 0; a limit that is met
 goes down a state; a journal that cannot be written ends everything before another order.
@@ -198,7 +198,7 @@ class Desk:
         self.ledger.flush()
 
     def on_venue_event(self) -> None:
-        """Takes in at once what the venue has just told."""
+        """Takes in at once what the venue has just reported."""
         self.execution.poll_venue(self._now)
         self._check(self._now)
         self.execution.continue_parts(self._now)

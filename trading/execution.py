@@ -51,7 +51,7 @@ class ExecutionService:
             venue: where orders go.
             ledger: where they are written first.
             limits: what may be sent.
-            downgrade: told of what calls for another state: state, reason, time in ns.
+            downgrade: called where another state is due: state, reason, time in ns.
             settings: how orders are sent.
         """
         self.venue = venue
@@ -263,7 +263,7 @@ class ExecutionService:
     def _fill(self, fill: Filled, now: int) -> None:
         account = self.account
         if fill.fill in account.fills:
-            return  # told twice
+            return  # reported twice
         numbers = {"quantity": fill.quantity, "price": fill.price, "cost": fill.cost}
         if not self._is_sound(f"fill {fill.fill}", now, **numbers):
             return
@@ -278,14 +278,14 @@ class ExecutionService:
             cost=fill.cost,
         )
         self.ledger.record(record)
-        if before is None or before.order.id != fill.order:  # the truth, but nobody's here
+        if before is None or before.order.id != fill.order:  # true, but of no order of this desk
             reason = f"fill {fill.fill} is of order {fill.order}, which does not work here"
             self._downgrade("HALTED", reason, now)
 
     def _end(self, ended: Ended, now: int) -> None:
         working = self.account.working
         if working is None or working.order.id != ended.order:
-            return  # told twice
+            return  # reported twice
         if not self._is_sound(f"the end of order {ended.order}", now, filled=ended.filled):
             return
         if ended.filled > working.filled + DUST:  # a fill is still under way

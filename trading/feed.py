@@ -30,7 +30,7 @@ Row = dict[str, Any]
 TICK = 0.25  # s between looks around
 READ = 1 << 20  # bytes
 BATCH = 4 << 20  # bytes, at most, between two looks around
-ALARM_SECONDS = 60.0  # without an event of the instrument that is good, before a person is told
+ALARM_SECONDS = 60.0  # without an event of the instrument that is good, before the user is warned
 SPOKEN = 20  # rejected lines that are named one by one
 
 
@@ -39,7 +39,7 @@ class Rejections:
     """What became of events that were not traded on.
 
     Attributes:
-        say: told in a sentence what a person should know.
+        say: takes a sentence for the user.
         by_fault: how many events were rejected, by what was wrong.
     """
 
@@ -94,10 +94,10 @@ def arriving(
         file: to read.
         every: when a bar ends.
         instrument: the only one.
-        rejections: told of lines that are passed over.
+        rejections: counts lines that are passed over.
         latest: the latest time that an event may have now, ns, where they arrive live. Of rows that
             arrive together all but the last are `superseded` then.
-        alarm: told when for a minute there were events, but none to trade on.
+        alarm: called when for a minute there were events, but none to trade on.
 
     Raises:
         EventsError: a line is too long, or events are of several instruments and none was named.

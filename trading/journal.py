@@ -40,7 +40,7 @@ TELLING = msgspec.json.Decoder(Telling)
 
 
 class JournalError(ValueError):
-    """A journal that cannot be gone on from. The message names the file, the line and the fault."""
+    """A journal that cannot be continued. The message names the file, the line and the fault."""
 
     exit_code = 2
 
@@ -193,7 +193,7 @@ def records(path: Path) -> Records:
 
 
 def damaged(path: Path, number: int, fault: str) -> JournalError:
-    """The error of a line that cannot be gone on from."""
+    """The error of a line that a journal cannot be continued from."""
     return JournalError(f"{path} line {number}: {fault}; put the file aside to begin anew")
 
 

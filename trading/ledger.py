@@ -1,4 +1,4 @@
-"""Journal and account as one: a record is told to both, so that neither knows what the other does not."""
+"""Journal and account as one: every record goes to both, so that they never differ."""
 
 from trading.account import Account
 from trading.journal import Journal

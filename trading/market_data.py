@@ -28,7 +28,7 @@ class MarketData(NamedTuple):
         rows: its bars; None where time passed without one.
         facts: what is known of it now.
         rejections: events that are passed over.
-        alarms: told in a sentence where the feed brings nothing to trade on.
+        alarms: takes a sentence where the feed brings nothing to trade on.
     """
 
     instrument: str
@@ -54,7 +54,7 @@ def market_data(
     Args:
         settings: of the command.
         model: that is to trade.
-        say: told in a sentence what a person should know.
+        say: takes a sentence for the user.
         live: whether events arrive as they happen.
 
     Raises:

@@ -42,7 +42,7 @@ class Order(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A part of an order was executed. The same fill may be told twice; `fill` tells it is the same."""
+    """A part of an order was executed. The same fill may be reported twice; `fill` identifies it."""
 
     order: str
     fill: str

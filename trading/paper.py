@@ -44,12 +44,12 @@ def settle_memory() -> None:
 
 
 def desk_name(model: str) -> str:
-    """The folder that a model's desk has unless told otherwise."""
+    """The default folder of a model's desk."""
     return model.replace("/", "-").replace("@", "-").strip("-.")
 
 
 def folder_of(settings: TradingSettings) -> Path:
-    """Where a desk lives unless told otherwise."""
+    """The default folder of a desk."""
     return settings.desk or settings.mlruns / "desks" / desk_name(settings.model)
 
 
@@ -69,8 +69,8 @@ def paper(
 
     Args:
         settings: of the command.
-        say: told in a sentence what a person should know.
-        status: told in a line, now and then, where things are.
+        say: takes a sentence for the user.
+        status: takes a line on where things are, now and then.
 
     Raises:
         BadSettings, BarsError, EventsError, JournalError: bad input.
@@ -116,7 +116,7 @@ def paper(
         except (BadSettings, BarsError, EventsError) as error:  # the fault is the market's
             _end_at_fault(desk, error, say)
             raise
-        except Exception as error:  # nobody's plan: not to be gone on from without a person
+        except Exception as error:  # unforeseen: only a person may let the desk trade again
             with suppress(OSError):
                 desk.latch.hold("HALTED", f"{type(error).__name__}: {error}")
             raise
@@ -233,7 +233,7 @@ def _introduce(desk: Desk, model: Model, summary: Summary, say: Callable[[str], 
     if desk.ledger.journal.torn is not None:
         say("the journal's last line was torn; it was cut off, and stands in the session's record")
     if account.decisions:
-        say(f"gone on from the journal: {account.bars:,} bars, position {account.position:g}")
+        say(f"continued from the journal: {account.bars:,} bars, position {account.position:g}")
     if account.state != "ACTIVE":
         say(summary.state(account))
 

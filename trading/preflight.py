@@ -138,7 +138,7 @@ class Preflight:
             settings: of the command.
             model: that is to trade.
             facts: of the market.
-            say: told in a sentence what a person should know.
+            say: takes a sentence for the user.
             continued: whether the desk has a journal, and perhaps a position that must be closed: then
                 limits that would refuse every order that opens one are only said.
             funded: what its account began with, quote currency; None where that is still to come.

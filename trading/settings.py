@@ -1,4 +1,4 @@
-"""What `qdesk paper` and `qdesk backtest` can be told: defaults < `--config` (TOML) < command line.
+"""Settings of `qdesk paper` and `qdesk backtest`: defaults < `--config` (TOML) < command line.
 
 Everything has its default in the module that uses it. Of the environment only the three variables
 `DQN_EPSILON_START`, `DQN_EPSILON_MIN` and `DQN_EPSILON_DECAY` are read, and they count where

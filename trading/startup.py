@@ -1,4 +1,4 @@
-"""From settings to a desk that may trade: the model that can be trusted, the journal gone on from."""
+"""From settings to a desk that may trade: a model that can be trusted, a journal to continue."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -144,7 +144,7 @@ def description(about: str, resume: str) -> str:
 
 
 def resuming(run_id: str, settings: TrainSettings) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     where = settings.checkpoints.where
     mlruns = str(settings.mlruns)
     flags = ["--resume", run_id[:8]]

@@ -181,7 +181,7 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
             now = getattr(settings, name)
             if was != now:
                 raise NoCheckpoint(
-                    f"{name} is {was} in the checkpoint and {now} here; a fork goes on with the random "
+                    f"{name} is {was} in the checkpoint and {now} here; a fork continues with the random "
                     "numbers of its parent"
                 )
         return

@@ -54,7 +54,7 @@ class Beginning(NamedTuple):
         uploader: sends there what is tracked.
         invocation: how it was asked for.
         checkpoints: their folder, for people.
-        start: the checkpoint that is gone on from, if any.
+        start: the checkpoint to continue from, if any.
     """
 
     settings: TrainSettings
@@ -66,7 +66,7 @@ class Beginning(NamedTuple):
     start: Start | None
 
     def run_of(self, agents: Agents, index: int, journal: RunJournal) -> SeedRun:
-        """Begins the run of an agent, or goes on with the one that its journal holds."""
+        """Begins the run of an agent, or continues the one in its journal."""
         settings = self.settings
         data = self.data
         seed = agents.seeds[index]

@@ -190,7 +190,7 @@ def open_session(
     invocation: Invocation,
     start: Start | None = None,
 ) -> Iterator[Session]:
-    """Begins the runs of a training, or goes on with those of a checkpoint.
+    """Begins the runs of a training, or continues those of a checkpoint.
 
     Args:
         settings: of the training.

@@ -63,7 +63,7 @@ class TrainSettings(Settings):
     patience: int | None = Field(
         None,
         ge=1,
-        description="end after so many validations in a row that were no seed's best; none: never",
+        description="end after this many validations in a row without a best of any seed; none: never",
     )
     on_divergence: Literal["fail", "rollback"] = Field(
         "fail",

@@ -79,7 +79,7 @@ def test_killed_at_random_moments_it_goes_on(bundle: Path, pace: str, bars: int)
         replayed(bundle)
     code, out, err = finished(paper(bundle, "--bars", walk, *LOOSE))
     assert (code, err) == (0, "")
-    assert "gone on from the journal" in out
+    assert "continued from the journal" in out
     account = replayed(bundle)
     found = list(records(journal))
     closes = [each["closed"] for each in found if each["type"] == "bar"]
@@ -167,7 +167,7 @@ def test_a_file_that_may_grow_no_further_halts_with_exit_code_1(bundle: Path) ->
     finished([sys.executable, "-m", "qdesk", "resume", "--desk", desk, "--reason", "room again"])
     code, out, _ = finished(paper(bundle, "--bars", WALK, *LOOSE))
     assert code == 0
-    assert "gone on from the journal" in out
+    assert "continued from the journal" in out
 
 
 def test_a_desk_on_a_full_disk_is_killed_all_the_same(bundle: Path) -> None:

@@ -14,9 +14,8 @@ from tests.support.agents import agents_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.trained import Trained, refused
 from trading.records import Session
-from training.data import TrainingData
+from training.data import TrainingData, lived_transitions
 from training.learning.agent import Agents
-from training.lived import lived_transitions
 from training.settings import TrainSettings
 from training.sources import load_settings
 

@@ -135,7 +135,7 @@ class NautilusVenue:
     def filled(
         self, name: str, fill: str, side: Side, size: float, price: float, cost: float
     ) -> None:
-        """Told by the strategy, in the engine's own scale."""
+        """Called by the strategy, in the engine's own scale."""
         self.held += size if side == "buy" else -size
         if abs(self.held) < 10**-SIZE_DIGITS / 2:
             self.held = 0.0
@@ -146,7 +146,7 @@ class NautilusVenue:
             self.ended(name, "filled", "")
 
     def ended(self, name: str, status: Ending, reason: str) -> None:
-        """Told by the strategy."""
+        """Called by the strategy."""
         fills = self._reports[name].fills
         ended = Ended(name, status, sum(each.quantity for each in fills), reason)
         self._reports[name] = Report(fills, ended)

@@ -14,8 +14,8 @@ from market.events.schema import EventsError
 from trading.desk import Bar
 
 MOST_DIGITS = 9  # of a price
-HIGHEST = 1e9  # price that the engine takes at so many digits
-ENDLESS = 1e9  # units quoted where nobody told a size
+HIGHEST = 1e9  # the highest price that the engine takes at its precision
+ENDLESS = 1e9  # units quoted where the data have no size
 STARTS = 1  # ns after a close at which the next bar's open is quoted
 
 
@@ -149,7 +149,7 @@ def quotes_of_log(path: Path, instrument: str | None) -> list[Quote]:
                 quotes.append(Quote(time, [(event["bid"], sizes[0])], [(event["ask"], sizes[1])]))
     found = books or quotes
     if not found:
-        raise EventsError(f"{path}: neither books nor quotes; an order would meet nobody")
+        raise EventsError(f"{path}: neither books nor quotes; an order would find no counterparty")
     latest = 0
     ordered = []
     for each in found:

@@ -88,7 +88,7 @@ class Agents(Protocol):
         """Learns from transitions that were made elsewhere, before the first iteration.
 
         Args:
-            lived: in learning units. There are as many updates as the loop makes of so many.
+            lived: in learning units. The loop's ratio of updates to transitions is kept.
 
         Raises:
             Diverged: a weight is no longer finite.

@@ -76,7 +76,7 @@ class NetworkSettings(Settings):
     )
     dueling: bool = Field(False, description="heads for value and advantage")
     quantiles: int | None = Field(
-        None, ge=2, le=1000, description="learn so many quantiles of each value (QR-DQN)"
+        None, ge=2, le=1000, description="learn this many quantiles of each value (QR-DQN)"
     )
     cvar: float = Field(
         1.0,

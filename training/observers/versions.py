@@ -138,7 +138,7 @@ class VersionRecorder:
     def finish(self, name: str) -> BestAndLast:
         """Makes the best version the candidate, if there is one; draws and describes what was learned."""
         if self.last is None:
-            raise RuntimeError("a run ends with a validation that is told to be the last")
+            raise RuntimeError("a run must end with a validation that was judged as the last one")
         if self.best is not None:
             self.tracker.propose(self.best.key)
         best = self.best or self.last

@@ -19,7 +19,7 @@ from training.tracking.journal import POINTS, VERSION, Entry, RunJournal
 from training.tracking.store import RUN, Store, is_transient, short
 
 OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
-ENDED = "ended"  # the tag that says that nobody heard how a run ended
+ENDED = "ended"  # the tag of a run whose end was never recorded
 BATCH = 1000  # metrics that MLflow takes at once
 PARAMS = 100  # settings that it does
 ENTRIES = 200  # that are looked at at once

@@ -81,7 +81,7 @@ class RunJournal:
         old: whether another process began it.
         head: what the run is: the content of its first entry, or None before that.
         ended: how it ended, or None while it has not.
-        damage: a sentence for every line that is not what was written; what it told is left out.
+        damage: a sentence for every line that is not what was written; its content is left out.
         learned: what MLflow answered: `run_id`, `versions` by key, `candidate` …
 
     Raises:

@@ -94,7 +94,7 @@ def no_training(mlruns: Path) -> Iterator[None]:
                     f"{mlruns}: a training writes here ({folder.name}); stop it first"
                 ) from error
             except OSError:
-                continue  # nobody can write it
+                continue  # it cannot be written anyway
         yield
 
 

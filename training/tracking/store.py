@@ -61,7 +61,7 @@ class Store:
         # A server that is away is asked again by us, not for minutes by MLflow.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
-        # What a fresh database goes through, and that pip is missing from .venv, helps nobody.
+        # What a fresh database goes through, and that pip is missing from .venv, is of no use here.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         # What this one logs is raised as well.

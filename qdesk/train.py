@@ -2,7 +2,6 @@
 
 import shlex
 import signal
-from dataclasses import replace
 from importlib.util import find_spec
 
 from rich.console import Console
@@ -11,7 +10,7 @@ from durable.errors import MissingExtra
 from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket
-from training.data import TrainingData, lived_transitions
+from training.data import TrainingData, with_lived
 from training.quiet import import_tensorflow
 from training.resume import Start, require_same_data, resumed
 from training.settings import TrainSettings
@@ -63,10 +62,7 @@ def prepared(
         if start is not None:
             require_same_data(start, *runs[0])
         else:
-            runs = [
-                (settings, replace(data, lived=lived_transitions(settings, data)))
-                for settings, data in runs
-            ]
+            runs = [(settings, with_lived(settings, data)) for settings, data in runs]
     except BaseException:
         if start is not None:
             start.close()

@@ -3,7 +3,7 @@
 Bad data are refused before anything starts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class TrainingData:
             in the unit of the sizing: of price changes where one unit is traded, else of relative ones.
             So rewards and TD errors are of order one whatever the price level.
         lived: transitions from elsewhere that training begins with, if any.
+        left_out: how many more there were, among the bars that versions are judged on.
     """
 
     bars: Bars
@@ -52,6 +53,7 @@ class TrainingData:
     validation: dict[Fill, MarketTable]
     reward_scale: float
     lived: ReplayBuffer | None = None
+    left_out: int = 0
 
     @property
     def chooses(self) -> bool:
@@ -68,7 +70,12 @@ class TrainingData:
         """Sentences on what is wanting in these data."""
         few = "" if self.chooses else too_few_note(self.split.validation.name, self._choosing)
         carried = carried_note(self.bars.name, self.bars.carried)
-        return [note for note in (few, carried) if note]
+        lived = ""
+        if self.lived is not None:
+            lived = f"begins with {len(self.lived):,} transitions that desks lived"
+        if self.left_out:
+            lived += f"; {self.left_out:,} lie among the bars that versions are judged on: left out"
+        return [note for note in (few, carried, lived) if note]
 
     @classmethod
     def of(cls, settings: TrainSettings) -> "TrainingData":
@@ -100,30 +107,26 @@ class TrainingData:
         return cls(bars, split, features, train, validation, 1 / deviation)
 
 
-def lived_transitions(settings: TrainSettings, data: TrainingData) -> ReplayBuffer | None:
-    """The transitions that `replay.prefill` names, as the agents of a training would have made them.
+def with_lived(settings: TrainSettings, data: TrainingData) -> TrainingData:
+    """The data with the transitions that `replay.prefill` names, as its agents would have made them.
 
     States are made anew of the journals' bars with the features of this training, since another fit
     scales them otherwise; positions, actions and rewards are those that were lived. Risk penalties, which
-    no account pays, are not in them.
+    no account pays, are not in them. What was lived among bars that versions are judged on is left out.
 
     Args:
         settings: of the training.
         data: that they name.
 
-    Returns:
-        A buffer in learning units, each journal in the order of time; None where none is named.
-
     Raises:
-        BadSettings: a journal is of another sizing or scheme, tells of bars that versions are judged on,
-            or holds no transition.
+        BadSettings: a journal is of another sizing or scheme, or holds no transition to begin with.
         EventsError, BarsError: it cannot be read, or lacks what the features need.
     """
     paths = settings.agent.replay.prefill
     if not paths:
-        return None
+        return data
     found = [_transitions(path, settings, data) for path in paths]
-    table = pl.concat(found)
+    table = pl.concat([each for each, _ in found])
     buffer = ReplayBuffer(
         len(table), data.train.state_size, settings.seed, n_step=settings.agent.n_step
     )
@@ -131,11 +134,16 @@ def lived_transitions(settings: TrainSettings, data: TrainingData) -> ReplayBuff
     for state, action, reward, following, continues, truncated in table.iter_rows():
         discount = gamma if continues else 0.0
         buffer.push(state, action, reward, following, discount, truncated)
-    return buffer
+    return replace(data, lived=buffer, left_out=sum(count for _, count in found))
 
 
-def _transitions(path: Path, settings: TrainSettings, data: TrainingData) -> pl.DataFrame:
-    """State, action index, reward in learning units, next state, whether it goes on, is truncated."""
+def _transitions(
+    path: Path, settings: TrainSettings, data: TrainingData
+) -> tuple[pl.DataFrame, int]:
+    """State, action index, reward in learning units, next state, whether it goes on, is truncated.
+
+    And how many were left out.
+    """
     what = f"replay.prefill {path}"
     try:
         table, kinds = transitions_of(path)
@@ -157,17 +165,13 @@ def _transitions(path: Path, settings: TrainSettings, data: TrainingData) -> pl.
         & pl.col("reward").is_not_null()
         & pl.col("discount").is_not_null()
     )
-    if lived.is_empty():
-        raise BadSettings(f"{what}: it holds no whole transition")
     judged = data.split.validation.table["time"][0]
     last = data.bars.table["time"][-1]
-    seen = lived.filter((pl.col("until") >= judged) & (pl.col("time") <= last))
-    if len(seen):
-        raise BadSettings(
-            f"{what}: {len(seen):,} of its {len(lived):,} transitions, the first of "
-            f"{seen['time'][0]:%Y-%m-%d %H:%M}, lie among the bars of {data.bars.name} that versions are "
-            f"judged on, from {judged:%Y-%m-%d %H:%M} on; leave it out, or take bars that end before it"
-        )
+    whole = len(lived)
+    lived = lived.filter((pl.col("until") < judged) | (pl.col("time") > last))
+    if lived.is_empty():
+        among = f", but {whole:,} among the bars that versions are judged on" if whole else ""
+        raise BadSettings(f"{what}: it holds no transition to begin with{among}")
     at = lived["row"].to_numpy() - features.skipped
     before = lived["state"].list.get(-2).to_numpy()
     after = lived["next_state"].list.get(-2, null_on_oob=True).fill_null(0.0).to_numpy()
@@ -175,7 +179,7 @@ def _transitions(path: Path, settings: TrainSettings, data: TrainingData) -> pl.
     state = np.column_stack([features.values[at], before, ones])
     following = np.column_stack([features.values[at + 1], after, ones])
     rows_lived = lived["row"].to_numpy()
-    return pl.DataFrame(
+    found = pl.DataFrame(
         {
             "state": state.astype(np.float32),
             "action": lived["action"].to_numpy() + 1,
@@ -185,3 +189,4 @@ def _transitions(path: Path, settings: TrainSettings, data: TrainingData) -> pl.
             "truncated": np.append(np.diff(rows_lived) != 1, True),
         }
     )
+    return found, whole - len(lived)

@@ -240,7 +240,6 @@ def open_session(
         if start is None:
             if data.lived is not None:
                 agents.learn_from(data.lived)
-                tell(f"began with {len(data.lived):,} transitions that desks lived")
             session.checkpointing.save()
         elif resumed:
             session.resume(start.checkpoint)

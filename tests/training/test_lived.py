@@ -1,5 +1,6 @@
 """Training that begins with what desks lived: their transitions, out of their journals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support.agents import agents_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.trained import Trained, refused
 from trading.records import Session
-from training.data import TrainingData, lived_transitions
+from training.data import TrainingData, with_lived
 from training.learning.agent import Agents
 from training.settings import TrainSettings
 from training.sources import load_settings
@@ -49,7 +50,7 @@ def prepared(*arguments: str) -> tuple[TrainSettings, TrainingData]:
 def test_they_are_what_training_would_have_made_of_the_same_positions(journal: Path) -> None:
     """States by this training's features, rewards by its scale: as the market's own arithmetic says."""
     settings, data = prepared("--replay.prefill", str(journal), "--learner.gamma", "0.7")
-    buffer = lived_transitions(settings, data)
+    buffer = with_lived(settings, data).lived
     assert buffer is not None
     batch = buffer.at(np.arange(len(buffer)))
     assert len(buffer) > 300
@@ -83,7 +84,7 @@ def test_agents_know_what_was_lived_before_their_first_iteration(journal: Path, 
         *faster,
         *few,
     )
-    lived = lived_transitions(settings, data)
+    lived = with_lived(settings, data).lived
     assert lived is not None
 
     def error(agents: Agents) -> float:
@@ -95,7 +96,7 @@ def test_agents_know_what_was_lived_before_their_first_iteration(journal: Path, 
 
     fresh, taught, again = (agents_of(settings, data.train, data.reward_scale) for _ in range(3))
     taught.learn_from(lived)
-    again.learn_from(lived_transitions(settings, data) or lived)
+    again.learn_from(with_lived(settings, data).lived or lived)
     assert taught.iteration == 0
     assert error(taught) < {"dqn": 0.95, "tabular": 0.99}[kind] * error(fresh)
     for name, array in taught.state().items():
@@ -118,7 +119,7 @@ def test_a_training_begins_with_them_and_resumes_without(journal: Path, tmp_path
 def test_what_they_must_not_be_is_refused(
     journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of another sizing or scheme, among the bars that versions are judged on, or not there."""
+    """Of another sizing or scheme, nothing but bars that versions are judged on, or not there."""
     few = ("--preset", "tabular", "--steps", "600")
     for folder, scheme, sizing in (("a", "order", "unit"), ("b", "target", "equity")):
         (tmp_path / folder).mkdir()
@@ -127,24 +128,30 @@ def test_what_they_must_not_be_is_refused(
         with pytest.raises(
             BadSettings, match=f"traded under scheme {scheme}, sizing {sizing}; this"
         ):
-            lived_transitions(settings, data)
-    late = ("--bars", "synthetic:walk?sigma=0.01&seed=3&bars=500", "--market.episode-bars", "50")
-    said = refused(capsys, tmp_path / "m", *few, *late, "--replay.prefill", str(journal))
-    assert "lie among the bars of" in said
-    assert "that versions are judged on, from 2" in said
+            with_lived(settings, data)
+    settings, data = prepared("--replay.prefill", str(journal), "--market.episode-bars", "20")
+    tiny = TrainingData.on(DAYS.between(0, 60, "tiny"), settings, SplitSettings(gap=1))
+    later = replace(tiny, bars=DAYS)
+    with pytest.raises(BadSettings, match=r"to begin with, but \d+ among the bars that versions"):
+        with_lived(settings, replace(later, split=tiny.split._replace(validation=DAYS)))
     gone = ("--bars", WALK, "--replay.prefill", str(tmp_path / "none.jsonl"))
     assert "none.jsonl" in refused(capsys, tmp_path / "m", *few, *gone)
     assert not (tmp_path / "m").exists()
 
 
-def test_a_journal_of_later_days_than_all_bars_is_taken(tmp_path: Path) -> None:
-    """What a desk lived since is no part of what a version is judged on."""
+def test_what_was_lived_among_judged_bars_is_left_out(journal: Path, tmp_path: Path) -> None:
+    """Before them and after the last bar it is welcome, and a note says how much was left out."""
+    settings, _ = prepared("--replay.prefill", str(journal), "--market.episode-bars", "20")
+    data = TrainingData.on(DAYS.between(0, 300, "some"), settings, SplitSettings(gap=1))
+    found = with_lived(settings, data)
+    assert found.lived is not None
+    first = data.split.validation.table["time"][0]
+    judged = int((DAYS.table["time"][:300] >= first).sum())
+    assert found.left_out == judged + 1  # the first of them ends on the first judged bar
+    assert len(found.lived) + found.left_out > 390
+    (note,) = [each for each in found.notes if "desks lived" in each]
+    assert f"{found.left_out} lie among the bars that versions are judged on: left out" in note
     later = lived_under(tmp_path, bars=DAYS.between(200, 400, "later"))
     settings, _ = prepared("--replay.prefill", str(later), "--market.episode-bars", "20")
-    with pytest.raises(BadSettings, match="lie among the bars"):
-        lived_transitions(settings, TrainingData.on(DAYS, settings, settings.split))
-    short = SplitSettings(gap=1)
-    early = TrainingData.on(DAYS.between(0, 200, "the first days"), settings, short)
-    found = lived_transitions(settings, early)
-    assert found is not None
-    assert len(found) > 150
+    early = TrainingData.on(DAYS.between(0, 200, "the first days"), settings, SplitSettings(gap=1))
+    assert with_lived(settings, early).left_out == 0

@@ -13,26 +13,15 @@ import numpy as np
 from benchmarks import record
 from evaluation.backtest import backtest
 from evaluation.measures import Backtest
-from market.accounting import MarketSettings
-from market.bars import Bars
-from market.features import FeaturePipeline, FeatureSettings
 from market.source import bars_from
 from market.table import MarketTable
 from market.terms import Sizing
+from tests.support.stocks import STOCK_DAYS, grown_stock, tabulated
 
 SAMPLES = ("btcusd_30m", "ethusd_30m", "eurusd_1h")
 SIZINGS: tuple[Sizing, ...] = ("unit", "notional", "equity")
 SIDES = {"long": 1, "short": -1}
-FEE_RATE = 0.001
 BANDS = (None, 0.01, 0.05, 0.1)
-STOCK_DAYS = 5000
-STOCK_YEARS = 20
-
-
-def tabulated(bars: Bars, fee_rate: float = FEE_RATE) -> MarketTable:
-    """Bars traded in one unit."""
-    features = FeaturePipeline.fit(bars, FeatureSettings())
-    return MarketTable.of(bars, features, MarketSettings(fee_rate=fee_rate, half_spread=0.0))
 
 
 def held(table: MarketTable, side: int, band: float | None = None) -> Backtest:
@@ -77,22 +66,6 @@ def of_bands() -> list[dict[str, Any]]:
         for sizing, side in kinds
         for band in BANDS
     ]
-
-
-def grown_stock() -> MarketTable:
-    """A made stock: from 1.8 to 40 in twenty years of days, of which the last tenth makes 38%."""
-    import polars as pl
-
-    rows = np.arange(STOCK_DAYS)
-    knots = [0, STOCK_DAYS * 9 // 10, STOCK_DAYS - 1]
-    noise = np.cumsum(np.random.default_rng(10).normal(0, 0.01, STOCK_DAYS))
-    bridge = noise - np.interp(rows, knots, noise[knots])
-    price = np.exp(np.interp(rows, knots, np.log([1.8, 40 / 1.38, 40])) + bridge)
-    day = np.timedelta64(86_400 * 365 * STOCK_YEARS // STOCK_DAYS, "s")
-    time = np.datetime64("2005-01-01", "us") + rows * day
-    columns = dict.fromkeys(("open", "high", "low", "close"), price)
-    bars = Bars.of("made stock", pl.DataFrame({"time": time, **columns, "volume": price * 0 + 1}))
-    return tabulated(bars, fee_rate=0.0005)
 
 
 def of_stock() -> list[dict[str, Any]]:

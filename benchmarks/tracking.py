@@ -251,8 +251,8 @@ def page_seconds(mlruns: Path) -> list[float]:
 
     from playwright.sync_api import sync_playwright
 
+    from tests.support.browser import CHROMIUM, SWITCHES
     from tests.support.servers import free_port, wait_for
-    from tests.training.test_ui import CHROMIUM, SWITCHES
 
     if CHROMIUM is None or shutil.which("make") is None:
         return []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from models.configuration import completed, configuration_hash, flatten
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import said
 from tests.support.kills import client_of
 from trading.journal import records
 from training.checkpoints.checkpoint import AGENTS, Checkpoint, newest

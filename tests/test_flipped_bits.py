@@ -11,10 +11,10 @@ from market.events.journal import convert_journal
 from market.events.schema import EventsError
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from tests.models.test_bundle import bundle_of
+from tests.support.bundles import bundle_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.networks import linear_q_network
-from tests.training.tracking.test_run_journal import begun, point
+from tests.support.run_journals import begun, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
 from training.checkpoints.checkpoint import STATE, Checkpoint

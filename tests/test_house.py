@@ -112,6 +112,14 @@ def test_wings_of_training_do_not_know_one_another() -> None:
             assert not wrong, f"{name} imports {wrong}"
 
 
+def test_tests_share_by_support_alone() -> None:
+    """What several of them need stands in `tests/support` or `tests/oracles`."""
+    rooms = "|".join(ROOMS)
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        found = re.findall(rf"^ *from (tests\.(?:{rooms}|test_)\S*) import", path.read_text(), re.M)
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
 def test_no_files_import_one_another_in_a_circle() -> None:
     assert circle(graph()) == []
 

@@ -20,11 +20,10 @@ from models.places import address_of
 from models.single import one_state
 from models.tabular import TabularQ
 from qdesk import COMMANDS, Command
-from tests.models.test_places import said_anyhow
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import LOOSE, said, said_anyhow
 from tests.support.desks import bundle_for
+from tests.support.paper import WALK
 from tests.support.trained import Trained
-from tests.trading.test_paper import LOOSE, WALK
 from trading.journal import records
 from trading.venues import ENGINES, Engine
 from training.learning.kinds import KINDS as AGENTS

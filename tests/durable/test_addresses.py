@@ -15,17 +15,16 @@ import qdesk
 from durable.addresses import BadAddress, hidden, take, take_all, take_from_environment
 from durable.terminal import Terminal
 from models.last_good import load_last_good
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import TABULAR, said
+from tests.support.paper import WALK, bundle
+from tests.support.planted import USER, planted
 from tests.support.registered import NAME
 from tests.support.servers import KEYS, S3Server, free_port
 from tests.support.stores import fresh
-from tests.trading.test_paper import WALK, bundle
-from tests.training.tracking.test_uploader import TABULAR
 from training.checkpoints.settings import CheckpointSettings
 
 __all__ = ["bundle"]  # a fixture
 
-USER, KEY = "planted-user", "planted/key+1"
 VARIABLES = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     *("PGUSER", "PGPASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI"),
@@ -162,16 +161,6 @@ def test_what_is_printed_has_none_either() -> None:
     Terminal(file=file, width=20).print(table)
     assert "S3CRET" not in file.getvalue()
     assert hidden("abfs://container@account/x") == "abfs://container@account/x"
-
-
-def planted(folder: Path) -> list[str]:
-    """Files that hold what was planted, in whatever form."""
-    signs = [USER.encode(), KEY.encode(), b"planted%2Fkey", b"planted"]
-    return [
-        str(path)
-        for path in folder.rglob("*")
-        if path.is_file() and any(sign in path.read_bytes() for sign in signs)
-    ]
 
 
 def ran(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -18,8 +18,8 @@ from evaluation.baselines import (
 from market.accounting import next_position
 from market.bars import Bars
 from market.synthetic import RandomWalk
-from tests.evaluation.test_measures import positions_of, table_of
 from tests.support.bars import bars_of
+from tests.support.measures import positions_of, table_of
 
 
 @settings(max_examples=30)

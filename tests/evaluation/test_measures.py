@@ -10,25 +10,12 @@ from hypothesis import strategies as st
 from evaluation.backtest import backtest
 from evaluation.baselines import buy_and_hold, flat
 from evaluation.measures import Backtest, trade_profits
-from market.accounting import MarketSettings
 from market.bars import Bars
-from market.features import FeaturePipeline
 from market.synthetic import RandomWalk
-from market.table import MarketTable
 from tests.support.bars import bars_of
+from tests.support.measures import positions_of, table_of
 
 RATIOS = ("sharpe", "sortino", "calmar", "hit_rate", "profit_factor", "holding_bars", "break_even")
-
-
-def table_of(bars: Bars, **market: object) -> MarketTable:
-    return MarketTable.of(bars, FeaturePipeline.fit(bars), MarketSettings(**market))
-
-
-def positions_of(count: int, seed: int, stay: float = 0.9) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    drawn, change = rng.integers(-1, 2, count), rng.random(count) > stay
-    change[0] = True
-    return drawn[np.maximum.accumulate(np.where(change, np.arange(count), 0))].astype(np.int8)
 
 
 def test_ratios_and_drawdown_are_those_of_empyrical(walk: Bars) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,27 +27,12 @@ from evaluation.unended import PROCESS, RUNNING, end_the_dead, running
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from models import turns
-from tests.support.stores import fresh
-from training.tracking.store import Store
-
-BEGIN = Callable[[dict[str, str]], Run]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> MlflowClient:
-    return Store(fresh(tmp_path / "mlruns")).client
+from tests.support.openings import beginning
 
 
 @pytest.fixture(scope="module")
 def bars() -> Bars:
     return RandomWalk(sigma=0.05).bars(400, seed=4)
-
-
-def beginning(store: MlflowClient) -> BEGIN:
-    """Makes runs as an evaluation does."""
-    found = store.get_experiment_by_name("evaluations")
-    experiment = store.create_experiment("evaluations") if found is None else found.experiment_id
-    return lambda tags: store.create_run(experiment, tags=tags, run_name="evaluation")
 
 
 def at_once(store: MlflowClient, bars: Bars, count: int) -> list[BadEvaluation | Run]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.sizing import grown_stock
 from evaluation.assessment import Assessment, Findings, PositionTrack, assess
 from evaluation.gate import Provenance, judge
 from evaluation.report import _track as columns_of
@@ -18,8 +17,9 @@ from market.features import FeaturePipeline
 from market.table import MarketTable
 from market.terms import Sizing
 from qdesk.evaluate import _equity_sized, _track
-from tests.market.test_sizing import SIZINGS
 from tests.support.bars import bars_of
+from tests.support.sizings import SIZINGS
+from tests.support.stocks import grown_stock
 
 FACTS = Provenance("data", "data", "abc", "abc", 0.1, same_bundle=True)
 

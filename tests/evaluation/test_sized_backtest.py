@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.sizing import grown_stock
 from evaluation.backtest import backtest, follow, greedy_choice
 from evaluation.baselines import buy_and_hold, perfect_foresight, random_returns, short_and_hold
 from evaluation.measures import trade_profits
@@ -17,10 +16,11 @@ from market.bars import Bars
 from market.gym import MarketEnv
 from market.synthetic import RandomWalk
 from market.terms import Sizing
-from tests.evaluation.test_measures import positions_of, table_of
-from tests.market.test_sizing import SIZED, SIZINGS
 from tests.support.accounts import keep
 from tests.support.bars import bars_of
+from tests.support.measures import positions_of, table_of
+from tests.support.sizings import SIZED, SIZINGS
+from tests.support.stocks import grown_stock
 
 COSTS: dict[str, Any] = {"fee_rate": 0.002, "slippage": 0.1, "borrow_rate": 0.0005}
 

@@ -1,6 +1,5 @@
 """The timing contract: literal numbers, and conservation against a cash account."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -22,6 +21,7 @@ from market.accounting import (
     risk_penalty,
 )
 from market.terms import Terms
+from tests.support.accounting import account
 
 PRICES = arrays(np.float64, st.integers(2, 30), elements=st.floats(0.5, 1e4))
 
@@ -99,31 +99,6 @@ def test_the_half_spread_of_the_bars() -> None:
 def test_schemes(position: int, action: int) -> None:
     assert next_position(position, action, "target") == action
     assert next_position(position, action, "order") == max(-1, min(1, position + action))
-
-
-def account(
-    open: NDArray[np.float64],
-    close: NDArray[np.float64],
-    held: Sequence[int],
-    settings: MarketSettings,
-    liquidate: bool,
-) -> float:
-    """What holding positions makes of nothing: cash and units, marked at the last close."""
-    cash, units = 0.0, 0
-
-    def trade(wanted: int, price: float) -> None:
-        nonlocal cash, units
-        each = settings.fee_rate * price + (settings.half_spread or 0) + settings.slippage
-        cash -= (wanted - units) * price + abs(wanted - units) * each
-        units = wanted
-
-    for t, position in enumerate(held):
-        trade(int(position), close[t] if settings.fill == "close" else open[t + 1])
-        cash -= settings.borrow_rate * close[t] * (units < 0)
-    last = close[len(held)]
-    if liquidate:
-        trade(0, last)
-    return float(cash + units * last)
 
 
 @given(

@@ -11,7 +11,7 @@ from market.accounting import MarketSettings
 from market.actions import BadAction, EpisodeOver
 from market.bars import Bars
 from market.gym import MarketEnv, MarketVectorEnv
-from tests.market.test_market import table_of
+from tests.support.markets import table_of
 
 NO_ACTIONS: tuple[Any, ...] = (
     *(-1, 3, 7, 1.5, 1.0, np.nan, True, None, "1", [1], [0, 1]),

@@ -22,10 +22,11 @@ from market.simulator import Simulator
 from market.synthetic import RandomWalk
 from market.table import MarketTable
 from market.terms import Sizing
-from tests.market.test_accounting import account
-from tests.market.test_sizing import SIZINGS
+from tests.support.accounting import account
 from tests.support.accounts import keep
 from tests.support.bars import bars_of
+from tests.support.markets import table_of
+from tests.support.sizings import SIZINGS
 from training.learning.batches import sampled
 
 SETTINGS = {
@@ -91,11 +92,6 @@ def quotes(walk: Bars) -> Bars:
         )
     )
     return Bars.of("quotes", table)
-
-
-def table_of(bars: Bars, settings: MarketSettings) -> MarketTable:
-    names = FeatureSettings(names=("price_change", "log_price"))
-    return MarketTable.of(bars, FeaturePipeline.fit(bars, names), settings)
 
 
 def test_state_layout_is_features_position_bias(walk: Bars) -> None:

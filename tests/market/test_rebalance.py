@@ -12,8 +12,8 @@ from market.accounting import Fill, MarketSettings, unit_cost
 from market.rebalance import rebalance
 from market.synthetic import RandomWalk
 from market.terms import Sizing
-from tests.evaluation.test_measures import positions_of, table_of
-from tests.market.test_sizing import SIZINGS
+from tests.support.measures import positions_of, table_of
+from tests.support.sizings import SIZINGS
 
 
 @pytest.mark.parametrize("sizing", SIZINGS)

@@ -32,9 +32,8 @@ from market.accounting import (
 from market.equity import LEAST, rebalanced
 from market.terms import EquityTerms, NotionalTerms, Sizing, scaled, times_cost
 from tests.support.accounts import keep
+from tests.support.sizings import SIZED, SIZINGS
 
-SIZINGS: tuple[Sizing, ...] = ("unit", "notional", "equity")
-SIZED: tuple[Sizing, ...] = ("notional", "equity")
 KINDS = {"notional": NotionalTerms, "equity": EquityTerms}
 Prices = NDArray[np.float64]
 

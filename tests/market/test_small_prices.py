@@ -9,8 +9,8 @@ from durable.settings import BadSettings
 from market.bars import Bars
 from market.findings import amount
 from market.synthetic import RandomWalk
-from tests.qdesk.test_trading_commands import LOOSE, said
 from tests.support.bars import bars_of
+from tests.support.commands import LOOSE, said
 from tests.support.desks import bundle_for
 from trading.account import Account
 from trading.journal import records

@@ -15,38 +15,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from durable.verified import MANIFEST, CorruptError, write_into
-from market.features import FeaturePipeline
 from models.bundle import WEIGHTS, Bundle
-from models.manifest import Golden, Origin
+from models.manifest import Golden
 from models.networks import copy_of, q_values_of
 from models.single import one_state
 from models.tabular import Discretiser, TabularQ
+from tests.support.bundles import bundle_of, states_of
 from tests.support.networks import linear_q_network, two_layer_q_network
-
-
-def states_of(size: int, count: int = 64) -> np.ndarray:
-    rng = np.random.default_rng(2)  # whatever ran before
-    features = rng.normal(size=(count, size - 2))
-    position = rng.integers(-1, 2, (count, 1))
-    return np.concatenate([features, position, np.ones((count, 1))], 1).astype(np.float32)
-
-
-def bundle_of(model: Any, cvar: float = 1.0, size: int = 3) -> Bundle:
-    names = tuple(f"log_return_{i + 1}" for i in range(size - 2))
-    features = FeaturePipeline(names, (0.0,) * len(names), (1.0,) * len(names)).schema
-    origin = Origin(
-        name=getattr(model, "name", "tabular"),
-        run_id="r",
-        step=7,
-        seed=1,
-        scheme="target",
-        features=features,
-        settings={"steps": 7},
-        data_hash="d",
-        code_version="c",
-    )
-    model = model if isinstance(model, TabularQ) else copy_of(model)
-    return Bundle.of(model, origin, states_of(size), cvar)
 
 
 def table() -> TabularQ:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from models.registry import propose, register
-from tests.models.test_bundle import bundle_of
+from tests.support.bundles import bundle_of
 from tests.support.networks import linear_q_network
 from tests.support.registered import uri_of
 from tests.support.stores import fresh

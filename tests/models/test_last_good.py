@@ -16,7 +16,7 @@ from models.last_good import INDEX, load_last_good
 from models.promotion import rollback
 from models.promotion_records import resolve
 from models.registry import model_id_of, register
-from tests.models.test_bundle import bundle_of
+from tests.support.bundles import bundle_of
 from tests.support.networks import linear_q_network
 from tests.support.registered import NAME, promote, spoil, uri_of
 

@@ -9,9 +9,9 @@ import pytest
 from durable.verified import MANIFEST, CorruptError, rewrite_manifest
 from market.synthetic import RandomWalk
 from models.bundle import Bundle
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import said
 from tests.support.desks import bundle_for
-from tests.trading.test_paper import WALK, bundle
+from tests.support.paper import WALK, bundle
 from trading.feed import recorded
 from trading.journal import JournalLost
 from trading.orders import Charged, Ended, Filled, Liquidated
@@ -125,7 +125,7 @@ def test_a_desks_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
 def test_what_a_venue_tells_that_is_no_number_halts_and_is_not_booked(
     tmp_path: Path, event: Any, reason: str
 ) -> None:
-    from tests.trading.test_execution import LONG, Drill
+    from tests.support.drills import LONG, Drill
 
     drill = Drill(tmp_path)
     drill.hold(LONG)
@@ -140,7 +140,7 @@ def test_what_a_venue_tells_that_is_no_number_halts_and_is_not_booked(
 
 
 def test_an_end_without_a_number_halts(tmp_path: Path) -> None:
-    from tests.trading.test_execution import LONG, Drill
+    from tests.support.drills import LONG, Drill
 
     drill = Drill(tmp_path)
     drill.bar(LONG)

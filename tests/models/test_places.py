@@ -15,11 +15,10 @@ from models.places import (
     require_database,
     require_writable,
 )
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import TABULAR, said, said_anyhow
+from tests.support.paper import WALK, bundle
 from tests.support.servers import free_port
 from tests.support.stores import fresh
-from tests.trading.test_paper import WALK, bundle
-from tests.training.tracking.test_uploader import TABULAR
 from training.tracking.store import reason_of, short
 
 __all__ = ["bundle"]  # a fixture
@@ -143,17 +142,6 @@ def test_a_damaged_database_is_a_sentence(
             _, err = said_anyhow(capsys, *command, "--mlruns", mlruns)
             assert "Traceback" not in err
         assert path.read_bytes()[:16] == before[:16]
-
-
-def said_anyhow(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
-    """Whatever the exit code is."""
-    import qdesk
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["qdesk", *map(str, arguments)])
-        qdesk.main()
-    out, err = capsys.readouterr()
-    return out, err
 
 
 def test_a_full_disk_is_named() -> None:

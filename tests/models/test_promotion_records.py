@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from models.last_good import INDEX, load_last_good
 from models.promotion import rollback
 from models.promotion_records import RECORD, history, recorded
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import said
 from tests.support.registered import NAME, promote, spoil, uri_of
 
 WALK = "synthetic:walk?sigma=0.01&seed=5&bars=100"

@@ -13,7 +13,7 @@ from evaluation.ledger import asking_tags, openings, requests
 from evaluation.opening import open_bars
 from market.synthetic import RandomWalk
 from models.promotion_records import CHAMPION, PREVIOUS, champion, history, record, unfinished
-from tests.evaluation.test_openings import beginning
+from tests.support.openings import beginning
 from tests.support.registered import NAME, promote, register_some
 from tests.support.servers import TrackingServer
 

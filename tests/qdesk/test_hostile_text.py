@@ -18,7 +18,7 @@ from durable.terminal import Terminal, one_line, plain
 from market.events.convert import convert
 from market.events.schema import LONGEST_NAME, EventsError
 from qdesk.runs import guarded
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import said
 from tests.support.registered import NAME
 from trading.feed import Rejections, arriving
 

@@ -9,24 +9,19 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-import qdesk
 from market.bars import load_bars
 from market.events.journal import is_journal
 from market.source import bars_from
 from market.synthetic import RandomWalk
 from qdesk.data import run
+from tests.support.commands import LOOSE, said
 from tests.support.desks import bundle_for
+from tests.support.parity import bars_named
 from tests.support.synthetic_events import write_event_log
 from tests.support.trained import SMALL, Trained, runs_of
-from tests.trading.test_parity import bars_named
 from trading.journal import records
 
 WALK = "synthetic:walk?sigma=0.01&seed=5&bars=1500"
-LOOSE = [
-    *("--limits.max-drawdown", "none", "--limits.max-daily-loss", "none"),
-    *("--limits.max-volatility", "none", "--limits.min-volatility", "none"),
-    *("--limits.max-orders-per-minute", "none"),
-]
 
 
 @pytest.fixture
@@ -38,14 +33,6 @@ def bundle(tmp_path: Path) -> Path:
     folder.mkdir()
     made.save_into(folder)
     return folder
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["qdesk", *map(str, arguments)])
-        assert qdesk.main() == code
-    out, err = capsys.readouterr()
-    return out, err
 
 
 def test_both_engines_say_the_same(

@@ -9,7 +9,7 @@ from models.promotion import Condition, Judgement
 from models.promotion import promote as promote_judged
 from models.promotion_records import Promotion, resolve
 from models.registry import model_id_of, register
-from tests.models.test_bundle import bundle_of
+from tests.support.bundles import bundle_of
 from tests.support.networks import linear_q_network
 from tests.support.stores import fresh
 from training.tracking.store import Store

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
 from rich.console import Console
 
 import qdesk
@@ -61,6 +63,13 @@ def learn_until(step: int, fault: Exception | None = None) -> Any:
 def runs_of(trained: Trained) -> list[Any]:
     with client_of(trained.mlruns) as client:
         return list(client.search_runs(["1"], order_by=["attributes.start_time"]))
+
+
+def runs_by_name(client: MlflowClient) -> dict[str, Run]:
+    experiment = client.get_experiment_by_name("qdesk")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    return {run.info.run_name: run for run in runs}
 
 
 def refused(capsys: pytest.CaptureFixture[str], mlruns: Path, *arguments: str) -> str:

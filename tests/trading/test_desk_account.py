@@ -9,9 +9,9 @@ import pytest
 
 from market.events.journal import convert_journal
 from market.synthetic import RandomWalk
-from tests.qdesk.test_trading_commands import LOOSE, said
+from tests.support.commands import LOOSE, said
 from tests.support.desks import bundle_for
-from tests.trading.test_limits import DAY, QUIET, SECOND, Wish, bars, desk_of, feed
+from tests.support.wishes import DAY, QUIET, SECOND, Wish, bars, desk_of, feed
 from trading.journal import last_position, records
 from trading.latch import KILL, Latch
 from trading.records import Session

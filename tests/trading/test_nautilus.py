@@ -16,7 +16,7 @@ from market.bars import Bars
 from market.terms import Sizing
 from tests.support.bars import bars_of
 from tests.support.desks import OFF, bundle_for, desk_at, rows_of
-from tests.trading.test_parity import BARS, MARKETS, bars_named, lively
+from tests.support.parity import BARS, MARKETS, bars_named, lively
 from trading.desk import Desk
 from trading.journal import records
 from trading.orders import Order

@@ -12,28 +12,17 @@ import numpy as np
 import pytest
 
 from durable.verified import MANIFEST
-from market.synthetic import RandomWalk
-from tests.support.desks import bundle_for
+from tests.support.paper import WALK
 from tests.support.registered import NAME, promote
 from trading.account import Account
 from trading.journal import Journal, records
 from trading.latch import KILL
 from trading.records import replay
 
-WALK = "synthetic:walk?sigma=0.01&seed=5&bars=4000"
 LOOSE = (
     *("--limits.max-drawdown", "none", "--limits.max-daily-loss", "none"),
     *("--limits.max-orders-per-minute", "none", "--limits.max-faults", "none"),
 )
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    made = bundle_for(RandomWalk(sigma=0.01).bars(500, seed=5), seed=8)
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    made.save_into(folder)
-    return folder
 
 
 def paper(bundle: Path, *arguments: str) -> list[str]:

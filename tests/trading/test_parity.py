@@ -19,41 +19,16 @@ from market.events.journal import convert_journal
 from market.features import FeaturePipeline
 from market.gym import MarketEnv
 from market.simulator import Simulator
-from market.source import bars_from
 from market.table import MarketTable
 from market.terms import Sizing
 from models.bundle import Bundle
 from tests.support.bars import bars_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
+from tests.support.parity import BARS, MARKETS, bars_named, lively
 from trading.journal import records
 from trading.policy import PolicySettings
 from trading.records import Session
 from trading.sizing import DeskSettings
-
-BARS = 250
-NAMES = ("price_change", "log_price")
-MARKETS: dict[str, dict[str, Any]] = {
-    "quotes": {"fee_rate": 0.0005, "slippage": 0.01},
-    "btcusd_30m": {"fee_rate": 0.001, "half_spread": 0.5, "borrow_rate": 1e-5},
-    "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=300": {"fee_rate": 0.003},
-}
-
-
-def quoted_bars() -> Bars:
-    """Bars that open away from the last close, and know bid and ask."""
-    rng = np.random.default_rng(9)
-    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, BARS)))
-    open = np.append(close[:1], close[:-1]) * (1 + rng.normal(0, 0.002, BARS))
-    table = bars_of(open, close).table
-    spread = rng.random(BARS) * 0.05
-    return Bars.of("quotes", table.with_columns(bid=close - spread, ask=close + spread))
-
-
-def bars_named(name: str) -> Bars:
-    if name == "quotes":
-        return quoted_bars()
-    bars = bars_from(name)
-    return Bars(bars.name, bars.table[:BARS])
 
 
 def of_environment(table: MarketTable, bundle: Bundle) -> tuple[list[int], list[float]]:
@@ -93,18 +68,6 @@ def of_desk(
     assert [each["fault"] for each in decisions if "fault" in each] == []
     positions = np.array([each["position"] for each in decisions])
     return positions[1:], np.array([each["equity"] for each in decisions])
-
-
-def lively(bars: Bars, settings: MarketSettings) -> tuple[Bundle, MarketTable]:
-    """The first network of random weights that there is something to agree on with, and its market."""
-    for seed in range(200):
-        bundle = bundle_for(bars, NAMES, settings.scheme, seed=seed)
-        pipeline = FeaturePipeline.from_schema(bundle.manifest.origin.features)
-        table = MarketTable.of(bars, pipeline, settings)
-        positions = follow(greedy_choice(bundle.q_values, table))
-        if len(np.unique(positions)) == 3 and (np.diff(positions) != 0).sum() > 10:
-            return bundle, table
-    raise AssertionError("no network trades enough")
 
 
 @pytest.mark.parametrize("name", MARKETS)

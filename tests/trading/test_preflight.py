@@ -15,8 +15,8 @@ from durable.settings import BadSettings
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from models.manifest import TrainedMarket
-from tests.qdesk.test_trading_commands import LOOSE, said
 from tests.support.bars import bars_of
+from tests.support.commands import LOOSE, said
 from tests.support.desks import bundle_for
 from tests.support.trained import SMALL, Trained
 from trading.journal import records

@@ -20,7 +20,8 @@ import qdesk
 from models.networks import q_values_of
 from models.registry import model_id_of
 from models.tabular import TabularQ
-from tests.training.test_train import client_of, runs_of
+from tests.support.kills import client_of
+from tests.support.trained import runs_by_name
 from training.data import TrainingData
 from training.learn import validate
 from training.learning.agent import Policy
@@ -73,7 +74,8 @@ def trained(arguments: str, store: Path, without: tuple[str, ...] = ()) -> str:
 @pytest.fixture(scope="module")
 def client(store: Path, printed: dict[str, str]) -> Iterator[MlflowClient]:
     assert printed
-    yield from client_of(store)
+    with client_of(store) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module", params=["tabular", "rainbow"])
@@ -83,7 +85,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def runs(client: MlflowClient, kind: str) -> list[Run]:
-    every = runs_of(client)
+    every = runs_by_name(client)
     return [every[f"{kind}-btcusd_30m-s{seed}"] for seed in SEEDS]
 
 

@@ -14,7 +14,7 @@ from evaluation.walk_forward import Job, Window
 from market.bars import Bars, BarsError, load_bars
 from market.gym import market_table
 from models.configuration import configuration_hash, flatten
-from tests.evaluation.test_evaluate import Desk, newest_run
+from tests.support.evaluations import Desk, newest_run
 from tests.support.registered import uri_of
 from tests.support.sessions import bars_at, session_times
 from tests.support.trained import Trained, runs_of

@@ -18,10 +18,10 @@ from market.table import MarketTable
 from market.terms import Sizing
 from models.configuration import configuration_hash
 from models.exploration import EpsilonSettings
-from tests.market.test_sizing import SIZED, SIZINGS
+from tests.support.loops import SMALL, window_of
 from tests.support.networks import two_layer_q_network
+from tests.support.sizings import SIZED, SIZINGS
 from tests.support.trained import Trained, refused, runs_of
-from tests.training.learning.test_loop import SMALL, window_of
 from training import describe as labels
 from training.checkpoints.checkpoint import STATE
 from training.data import TrainingData

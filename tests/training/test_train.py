@@ -14,32 +14,20 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from market.bars import load_bars
 from models.registry import model_id_of
+from tests.support.kills import client_of
+from tests.support.trained import runs_by_name
 from training.sources import load_settings
 from training.tracking.store import RUN
 
 QDESK = Path(sys.executable).with_name("qdesk")
 SERIES = ("train/loss", "train/epsilon", "train/reward")
 STEPS = 4000
-
-
-def client_of(store: Path) -> Iterator[MlflowClient]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    yield MlflowClient()
-    mlflow.set_tracking_uri(before)
-
-
-def runs_of(client: MlflowClient) -> dict[str, Run]:
-    experiment = client.get_experiment_by_name("qdesk")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
-    return {run.info.run_name: run for run in runs}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +64,13 @@ def printed(store: Path) -> str:
 @pytest.fixture(scope="module")
 def client(store: Path, printed: str) -> Iterator[MlflowClient]:
     assert printed
-    yield from client_of(store)
+    with client_of(store) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module", params=["linear", "two_layer"])
 def run(request: pytest.FixtureRequest, client: MlflowClient) -> Run:
-    return runs_of(client)[f"{request.param}-btcusd_30m-s3"]
+    return runs_by_name(client)[f"{request.param}-btcusd_30m-s3"]
 
 
 def test_prints_a_comparison_net_of_costs(printed: str) -> None:
@@ -252,8 +241,8 @@ def test_a_stop_keeps_a_last_checkpoint(tmp_path: Path, which: signal.Signals) -
         f"qdesk train: {which.name}: stopping; once more ends it at once",
         f"qdesk train: stopped by {which.name} after a last checkpoint",
     ]
-    for client in client_of(tmp_path / "mlruns"):
-        (run,) = runs_of(client).values()
+    with client_of(tmp_path / "mlruns") as client:
+        (run,) = runs_by_name(client).values()
         assert run.info.status == "KILLED"
         (version,) = client.search_model_versions("name = 'qdesk-linear'")
         aliases = client.get_registered_model("qdesk-linear").aliases

@@ -5,7 +5,6 @@ Screenshots go to the folder that SCREENSHOTS names, or nowhere.
 
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,16 +14,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.browser import CHROMIUM, SWITCHES
 from tests.support.servers import free_port, wait_for
 
 pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SWITCHES = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 RUNS = ("linear-btcusd_30m-s1", "two_layer-btcusd_30m-s1")
 TAGS = {"algorithm": "dqn", "network": "two_layer", "bars": "btcusd_30m", "seed": "1"}
 LONG = 30_000  # milliseconds that a page is given on a busy machine

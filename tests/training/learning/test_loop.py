@@ -1,9 +1,7 @@
 """The compiled loop: exact repetition, known answers, and what it stores."""
 
-import hashlib
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +17,15 @@ from market.table import MarketTable
 from models.exploration import EpsilonSettings
 from models.stacked import StackedNetwork
 from tests.support.bars import bars_of
+from tests.support.loops import QUICK, SMALL, digest, loop_of, window_of
 from tests.support.networks import linear_q_network, two_layer_q_network
-from training.learning.agent import Diverged, LogWindow
+from training.learning.agent import Diverged
 from training.learning.dqn import Dqn
 from training.learning.learner import Learner
 from training.learning.loop import TrainingLoop
 from training.learning.ring import Ring
-from training.learning.settings import LearnerSettings, NetworkSettings, ReplaySettings
+from training.learning.settings import LearnerSettings, ReplaySettings
 
-QUICK = ReplaySettings(learning_starts=100, capacity=2000)
-SMALL = LearnerSettings(batch=16, target_every=37)
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
     "soft, sgd, huber, clipped, expected": {
@@ -53,41 +50,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def loop_of(
-    bars: Bars,
-    variant: dict[str, dict[str, Any]] | None = None,
-    seeds: Sequence[int] = (1,),
-    **market: Any,
-) -> TrainingLoop:
-    parts = variant or {}
-    features = FeaturePipeline.fit(bars, FeatureSettings())
-    table = MarketTable.of(bars, features, MarketSettings(episode_bars=200, **market))
-    network = parts.get("network", {})
-    return TrainingLoop(
-        table,
-        [two_layer_q_network(table.state_size, (16, 16), seed, **network) for seed in seeds],
-        Dqn(
-            network=NetworkSettings(**network, cvar=0.5 if network.get("quantiles") else 1.0),
-            learner=SMALL.model_copy(update=parts.get("learner", {})),
-            replay=QUICK.model_copy(update=parts.get("replay", {})),
-        ),
-        seeds,
-        reward_scale=1.0,
-    )
-
-
-def window_of(loop: TrainingLoop, iterations: int) -> LogWindow:
-    (window,) = loop.run(iterations)
-    return window
-
-
 def weights_of(network: StackedNetwork) -> list[NDArray[np.float32]]:
     return [variable.numpy()[0] for variable in network.variables.values()]
-
-
-def digest(loop: TrainingLoop) -> str:
-    parts = (variable.numpy().tobytes() for variable in loop.variables.values())
-    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +116,7 @@ def test_a_seed_among_others_is_the_seed_alone(
 def test_a_fresh_process_gives_the_same_weights(walk: Bars) -> None:
     code = (
         "from market.synthetic import RandomWalk\n"
-        "from tests.training.learning.test_loop import digest, loop_of\n"
+        "from tests.support.loops import digest, loop_of\n"
         "loop = loop_of(RandomWalk().bars(3000, seed=7))\n"
         "loop.run(400)\n"
         "print(digest(loop))\n"

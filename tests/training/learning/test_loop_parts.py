@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from market.bars import Bars
-from tests.training.learning.test_loop import loop_of
+from tests.support.loops import loop_of
 from training.learning.learner import Learner
 from training.learning.ring import Ring
 

@@ -9,20 +9,9 @@ import pytest
 from durable.errors import InUse
 from durable.growing_file import GrowingFile
 from tests.support.faults import disk_ends_at
+from tests.support.run_journals import HEAD, begun, point
 from training.tracking.journal import DELIVERED, JOURNAL, POINTS, VERSION, RunJournal, Unsent
 from training.tracking.journals import head_of, journals, run_known_as, undelivered
-
-HEAD = {"name": "run", "params": {"steps": "1"}, "server": None, "adopts": False}
-
-
-def begun(folder: Path) -> RunJournal:
-    journal = RunJournal(folder / "journals" / "r1")
-    journal.append("run", HEAD)
-    return journal
-
-
-def point(journal: RunJournal, step: int) -> None:
-    journal.append(POINTS, {"step": step, "metrics": {"train/loss": step / 3}})
 
 
 def test_a_full_disk_leaves_no_gap_and_no_half_piece(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from durable.lines import Lines
 from durable.verified import write_verified
-from tests.durable.test_addresses import planted
-from tests.qdesk.test_trading_commands import said
+from tests.support.commands import said
+from tests.support.planted import planted
+from tests.support.run_journals import HEAD
 from tests.support.stores import fresh
-from tests.training.tracking.test_run_journal import HEAD
 from trading.journal import Journal, records
 from training.checkpoints.checkpoint import STATE, Checkpoint
 from training.tracking.journal import RunJournal

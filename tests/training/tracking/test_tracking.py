@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Run
 
 from models.bundle import Bundle
 from models.registry import find_version, propose, register
-from tests.models.test_bundle import bundle_of
+from tests.support.bundles import bundle_of
 from tests.support.networks import linear_q_network
 from tests.support.stores import fresh
 from training.tracking.history import Point

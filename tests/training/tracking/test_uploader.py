@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import TABULAR
 from tests.support.kills import QDESK, client_of
 from tests.support.servers import TrackingServer
 from tests.support.trained import Trained, learn_until
 from training.tracking.journal import JOURNAL, POINTS, RunJournal
 from training.tracking.journals import JOURNALS, undelivered
 
-TABULAR = ["--preset", "tabular", "--bars", "synthetic:ou?theta=0.05&sigma=0.01&seed=3&bars=6000"]
 Row = tuple[str, int, float]
 
 

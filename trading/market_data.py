@@ -15,7 +15,7 @@ from market.source import bars_from
 from trading.feed import Rejections, Row, arriving, logged, recorded
 from trading.preflight import MarketFacts
 from trading.settings import TradingSettings
-from trading.startup import Model, pipeline_of
+from trading.startup import Model
 
 STDIN = 0
 
@@ -62,7 +62,7 @@ def market_data(
     """
     rejections = Rejections(say)
     alarms = [say]
-    needed = pipeline_of(model).stream().columns
+    needed = model.pipeline.stream().columns
     if settings.bars is not None:
         bars: Bars = bars_from(settings.bars)
         missing = [name for name in needed if name not in bars.table.columns]

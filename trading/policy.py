@@ -4,7 +4,7 @@ Action 0 is flat in the scheme `target` and no order in the scheme `order`. How 
 before the desk stops trusting its policy is for the risk engine to say (`Limits.max_faults`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +76,7 @@ class SafePolicy:
         exploration: EpsilonSettings | None = None,
         decisions: int = 0,
         q_values: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
-        ranges: Mapping[str, tuple[float, float]] | None = None,
+        pipeline: FeaturePipeline | None = None,
     ) -> None:
         """Prepares a verified bundle.
 
@@ -86,13 +86,14 @@ class SafePolicy:
             exploration: how often it acts at random where `settings.explore` is set.
             decisions: taken before, in an earlier process: exploration goes on from there.
             q_values: in place of the bundle's own, from a state to three values.
-            ranges: lowest and highest value that features had in training, in deviations, by name.
+            pipeline: of the bundle's features, where it was made before.
 
         Raises:
             ValueError: the bundle's features are not those that it was made for.
         """
         settings = settings or PolicySettings()
-        self.pipeline = FeaturePipeline.from_schema(bundle.manifest.origin.features)
+        origin = bundle.manifest.origin
+        self.pipeline = pipeline or FeaturePipeline.from_schema(origin.features)
         self.decisions = decisions
         self._exploration = exploration if settings.explore else None
         self._random = np.random.default_rng((settings.seed, decisions))
@@ -101,7 +102,7 @@ class SafePolicy:
         largest = float(np.abs(np.array(bundle.manifest.golden.q_values)).max())
         self._max_q = settings.max_q_value or PER_GOLDEN * max(largest, 1.0)
         self._max_feature = settings.max_feature
-        known = ranges or {}
+        known = origin.market.ranges if origin.market else {}
         self._ranges = [
             (place, name, known[name][0] - BEYOND, known[name][1] + BEYOND)
             for place, name in enumerate(self.pipeline.names)

@@ -1,9 +1,10 @@
 """From settings to a desk that may trade: a model that can be trusted, a journal to continue."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import time_ns
-from typing import NamedTuple
 
 import msgspec
 from pydantic import ValidationError
@@ -43,7 +44,8 @@ class NotPromoted(Exception):
     exit_code = 4
 
 
-class Model(NamedTuple):
+@dataclass(frozen=True)
+class Model:
     """What decides, and where it came from."""
 
     bundle: Bundle
@@ -52,6 +54,16 @@ class Model(NamedTuple):
     source: str
     steps_down: list[str]
     notes: Sequence[str] = ()
+
+    @cached_property
+    def pipeline(self) -> FeaturePipeline:
+        """The features that the bundle was trained on; raises `BadSettings` where it does not say."""
+        try:
+            return FeaturePipeline.from_schema(self.bundle.manifest.origin.features)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadSettings(
+                f"{self.name} v{self.version}: its features cannot be made here ({error!r})"
+            ) from error
 
 
 def model_of(settings: TradingSettings) -> Model:
@@ -195,7 +207,7 @@ def open_desk(
     try:
         limits = settings.limits
         account = Account(limits.volatility_bars, limits.fault_memory)
-        pipeline = pipeline_of(model)
+        pipeline = model.pipeline
         stream = pipeline.stream()
         known = records(path)
         before: Session | None = None
@@ -222,17 +234,13 @@ def open_desk(
             now_is = _version_of(model.version, bundle.sha256 or "")
             say(f"{was} traded here before; from now on {now_is} does")
         origin = bundle.manifest.origin
-        trained = origin.market
-        ranges = (
-            {name: (low, high) for name, (low, high) in trained.ranges.items()} if trained else {}
-        )
         latch = Latch(folder)
         _require_room(latch, account)
         ledger = Ledger(journal, account, instrument)
         desk = Desk(
             Decider(
                 SafePolicy(
-                    bundle, settings.policy, settings.epsilon, account.decisions, ranges=ranges
+                    bundle, settings.policy, settings.epsilon, account.decisions, pipeline=pipeline
                 ),
                 stream,
                 origin.scheme,
@@ -299,16 +307,6 @@ def _require_room(latch: Latch, account: Account) -> None:
     except OSError as error:
         raise JournalError(
             f"{latch.folder / STATE}: no room to halt in can be reserved ({error.strerror or error})"
-        ) from error
-
-
-def pipeline_of(model: Model) -> FeaturePipeline:
-    """The features that the bundle was trained on."""
-    try:
-        return FeaturePipeline.from_schema(model.bundle.manifest.origin.features)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadSettings(
-            f"{model.name} v{model.version}: its features cannot be made here ({error!r})"
         ) from error
 
 

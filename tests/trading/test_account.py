@@ -1,14 +1,19 @@
 """The account: what each record of a journal does to account, orders and state."""
 
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.lines import take
 from trading.account import DAY, Account
-from trading.records import replay
+from trading.journal import Journal
+from trading.ledger import Ledger
+from trading.records import Bar, Decided, Fill, Funding, Gap, record_of, replay
 
 MINUTE = 60 * 10**9
 NOON = 19_000 * DAY + DAY // 2
@@ -373,3 +378,80 @@ def test_exposure_follows_orders_that_carry_a_position_and_those_that_only_reduc
     take(account, ended("e", "filled"))
     take(account, fill("gone", "buy", 2.0, 50.0) | {"order": None})
     assert (account.exposure, account.liquidated) == (0, True)
+
+
+# --- records, as they are written and read ------------------------------------------------------
+
+
+def test_an_account_that_is_funded_a_moment_after_midnight_begins_with_the_new_day() -> None:
+    account = Account()
+    take(account, bar(100.0, 19_000 * DAY + 1))
+    take(account, {"type": "funding", "time": 19_000 * DAY + 1, "cash": 1000.0})
+    assert account.day == 19_000
+
+
+def test_features_outside_their_range_are_counted_by_name() -> None:
+    account = Account()
+    for names in (["log_price"], [], ["log_price", "volatility_20"]):
+        take(account, {"type": "decision", "time": NOON, "outside": names})
+    assert account.outside == {"log_price": 2, "volatility_20": 1}
+
+
+def test_a_field_that_is_not_written_has_its_default() -> None:
+    """So `level` of a price far off that is near no other, and `full` of an order in full sizes."""
+    account = funded()
+    for _ in range(2):
+        far = {"off_market": 500.0, "closed": NOON + MINUTE}
+        take(account, {"type": "bar", "time": NOON, "refused": "outside the collar", **far})
+    assert (account.off_market, account.level) == (2, 0)
+    assert account.marked == NOON + MINUTE
+    take(account, sent("a", "buy", 1.0, NOON) | {"position": 1.0})
+    assert account.working is not None
+    assert account.working.order.full == 1.0
+
+
+def test_a_line_has_what_differs_from_the_default_and_all_that_must_be_said(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    ledger = Ledger(journal, Account(), "X")
+    ledger.record(Fill(time=5, id="f", order=None, side="buy", size=1.0, price=2.0, cost=0.0))
+    ledger.record(Gap(time=3, id="g", since=1, reason="no event"))  # a clock that went back
+    ledger.flush()
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    journal.close()
+    fill = {"id": "f", "order": None, "side": "buy", "size": 1.0, "price": 2.0, "cost": 0.0}
+    common = {"time": 5, "instrument": "X"}
+    assert [{n: v for n, v in line.items() if n != "crc"} for line in lines] == [
+        {"type": "fill", **common, **fill},
+        {"type": "gap", **common, "id": "g", "since": 1, "reason": "no event"},
+    ]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_bars_and_decisions_alone_may_wait_for_later_records(tmp_path: Path, patient: bool) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", together=9)
+    ledger = Ledger(journal, Account(), "X")
+    ledger.record(Bar(time=1, closed=1, close=100.0))
+    ledger.record(
+        Decided(time=1, action=0, target=0.0, position=0.0, equity=0.0, state=None, q_values=None)
+    )
+    if not patient:
+        ledger.record(Funding(time=1, cash=5.0))
+    ledger.flush(awaited=False)
+    assert len(journal.path.read_bytes().splitlines()) == (0 if patient else 3)
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"type": "bar", "time": 1, "closed": 1},
+        {"type": "order", "time": 1, "id": "o", "order": "o", "status": "sent", "side": "buy"},
+        {"type": "fill", "time": 1, "id": "f", "order": "o", "side": "up", "size": 1.0},
+        {"type": "risk", "time": 1, "state": "CALM", "reason": "none"},
+        {"type": "funding", "time": 1, "cash": "much"},
+        {"type": "decision", "time": 1.5},
+    ],
+)
+def test_what_no_desk_writes_is_no_record(line: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, msgspec.ValidationError)):
+        record_of(line).apply(Account())

@@ -156,7 +156,8 @@ def _sync(left: list[Path], mlruns: Path, uri: str | None, say: Callable[[str], 
         except TrackingError:
             raise
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            server = uri or (head_of(folder) or {}).get("server")
+            head = head_of(folder)
+            server = uri or (head.server if head else None)
             say(f"{name}: not sent ({reason_of(error, server or str(mlruns))})")
             failed = True
     if not left:
@@ -176,4 +177,5 @@ def _opened(folder: Path) -> Iterator[RunJournal]:
 
 
 def _name(folder: Path) -> str:
-    return f"{(head_of(folder) or {}).get('name', folder.name)} {folder.name[:8]}"
+    head = head_of(folder)
+    return f"{head.name if head else folder.name} {folder.name[:8]}"

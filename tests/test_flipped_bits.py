@@ -14,11 +14,12 @@ from models.bundle import Bundle
 from tests.support.bundles import bundle_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.networks import linear_q_network
-from tests.support.run_journals import begun, point
+from tests.support.run_journals import begun, entry, point
 from trading.journal import Journal, JournalError, last_position, records
 from trading.latch import Latch
 from training.checkpoints.checkpoint import STATE, Checkpoint
-from training.tracking.journal import DELIVERED, JOURNAL, POINTS, RunJournal
+from training.tracking.entries import Points
+from training.tracking.journal import DELIVERED, JOURNAL, RunJournal
 from training.tracking.journals import head_of, undelivered
 
 FLIPS = 1000
@@ -72,7 +73,7 @@ def test_in_a_runs_journal_each_is_told_and_no_number_changes(tmp_path: Path) ->
     for step in range(100):
         point(box, step)
     box.acknowledge(box.pending(40)[-1], run_id="m1")
-    box.append("end", {"status": "FINISHED"})
+    box.append(entry("end", {"status": "FINISHED"}))
     box.close()
     path = box.folder / JOURNAL
     expected = {("train/loss", step): step / 3 for step in range(100)}
@@ -85,11 +86,8 @@ def test_in_a_runs_journal_each_is_told_and_no_number_changes(tmp_path: Path) ->
                 assert sentence.startswith(f"{path} line ")
             found = {key: value for key, (_, value) in again.points.items()}
             assert found.items() <= expected.items()
-            waiting = [entry for entry in again.pending(999) if entry.kind == POINTS]
-            assert all(
-                entry.content["metrics"]["train/loss"] == entry.content["step"] / 3
-                for entry in waiting
-            )
+            waiting = [each for each in again.pending(999) if isinstance(each, Points)]
+            assert all(each.metrics["train/loss"] == each.step / 3 for each in waiting)
         finally:
             again.close()
 
@@ -99,7 +97,7 @@ def test_how_far_a_journal_was_sent_is_not_believed_once_changed(tmp_path: Path)
     box = begun(tmp_path)
     for step in range(9):
         point(box, step)
-    box.append("end", {"status": "FINISHED"})
+    box.append(entry("end", {"status": "FINISHED"}))
     box.acknowledge(box.pending(99)[-1], run_id="m1")
     box.close()
     assert not undelivered(box.folder)

@@ -12,10 +12,11 @@ import pytest
 from durable.lines import Lines
 from market.synthetic import RandomWalk
 from tests.support.desks import bundle_for, desk_at, rows_of
+from tests.support.run_journals import entry, steps
 from tests.support.servers import free_port
 from trading.journal import FORMAT, UNCHECKED, Journal, JournalError, records
 from trading.latch import Latch
-from training.tracking.journal import POINTS, RunJournal
+from training.tracking.journal import RunJournal
 from training.tracking.journals import head_of, undelivered
 
 STORED = Path(__file__).parent / "stored"
@@ -61,8 +62,8 @@ def test_a_run_goes_on_from_a_journal_without_checksums(tmp_path: Path) -> None:
     assert undelivered(folder)
     journal = RunJournal(folder, make=False)
     assert (journal.damage, journal.answers) == ([], {"run_id": "m1"})
-    assert [entry.content["step"] for entry in journal.pending(9)] == [1, 2]
-    journal.append(POINTS, {"step": 3, "metrics": {"train/loss": 1.0}})
+    assert steps(journal.pending(9)) == [1, 2]
+    journal.append(entry("points", {"step": 3, "metrics": {"train/loss": 1.0}}))
     journal.close()
     lines = Lines(folder / "journal.jsonl")
     assert [line.fault for line in lines] == [None] * 5

@@ -87,9 +87,9 @@ def _server(settings: TrainSettings, start: Start | None, console: Console) -> s
     if start is None or start.lock is None:
         return settings.tracking_uri
     head = head_of(settings.mlruns / JOURNALS / start.run_ids[0])
-    if head is None or head["server"] == settings.tracking_uri:
+    if head is None or head.server == settings.tracking_uri:
         return settings.tracking_uri
-    server: str | None = head["server"]
+    server = head.server
     console.print(
         f"note: this run is tracked at {server or settings.mlruns}, and goes on there",
         highlight=False,
@@ -145,7 +145,7 @@ def _settings_of(
     folder: Path, runs: Sequence[tuple[TrainSettings, TrainingData]]
 ) -> list[dict[str, str]]:
     """Settings of all runs whose journals are in a folder, and of those that are to begin."""
-    trees = [head["params"] for head in heads(folder)]
+    trees = [head.params for head in heads(folder)]
     trees += [{**settings.flat(), "seed": str(settings.seed)} for settings, _ in runs]
     hidden = ("mlruns", "checkpoints.", "reward_scale", "tracking_uri", "preset", "name")
     return [

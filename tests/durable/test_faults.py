@@ -15,11 +15,13 @@ from durable.verified import read_verified, write_verified
 from market.events.convert import convert
 from market.events.schema import EventsError
 from tests.support.faults import CALLS, MOST, failing, files_of, kill, killed
+from tests.support.run_journals import entry
 from tests.support.stores import fresh
 from trading.journal import Journal, JournalError, JournalLost, records
 from trading.latch import Latch
+from training.tracking.entries import Artifact
 from training.tracking.errors import StoreMoved
-from training.tracking.journal import POINTS, RunJournal
+from training.tracking.journal import RunJournal
 from training.tracking.relocation import move
 
 Step = Callable[[Path], None]
@@ -92,15 +94,17 @@ def _check_journal(folder: Path) -> None:
 
 def _outbox(folder: Path) -> None:
     journal = RunJournal(folder / "r1")
-    journal.append("run", {"name": "r", "params": {}})
+    journal.append(entry("run", {"name": "r", "params": {}}))
     journal.close()
 
 
 def _put(folder: Path) -> None:
     journal = RunJournal(folder / "r1")
     for step in range(3):
-        journal.append(POINTS, {"step": step, "metrics": {"loss": step / 3}})
-        journal.append("artifact", {"folder": ""}, lambda into: (into / "a.txt").write_text("a"))
+        journal.append(entry("points", {"step": step, "metrics": {"loss": step / 3}}))
+        journal.append(
+            entry("artifact", {"folder": ""}), lambda into: (into / "a.txt").write_text("a")
+        )
     journal.acknowledge(journal.pending(2)[-1], run_id="m1")
     journal.close()
 
@@ -110,10 +114,10 @@ def _check_outbox(folder: Path) -> None:
     assert journal.damage == []
     assert journal.head is not None
     assert all(value == step / 3 for (_, step), (_, value) in journal.points.items())
-    for entry in journal.pending(99):
-        if entry.kind == "artifact":
-            assert (journal.files_of(entry) / "a.txt").read_text() == "a"
-    journal.append(POINTS, {"step": 9, "metrics": {"loss": 3.0}})
+    for each in journal.pending(99):
+        if isinstance(each, Artifact):
+            assert (journal.files_of(each) / "a.txt").read_text() == "a"
+    journal.append(entry("points", {"step": 9, "metrics": {"loss": 3.0}}))
     journal.close()
     again = RunJournal(folder / "r1")
     assert again.points["loss", 9][1] == 3.0

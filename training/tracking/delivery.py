@@ -15,7 +15,19 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIF
 from durable.verified import CorruptError
 from models.bundle import Bundle
 from models.registry import NOT_THERE, model_id_of, propose, register
-from training.tracking.journal import POINTS, VERSION, Entry, RunJournal
+from training.tracking.entries import (
+    Artifact,
+    Begun,
+    Data,
+    End,
+    Entry,
+    Points,
+    Proposed,
+    Registered,
+    Resumed,
+    Tags,
+)
+from training.tracking.journal import RunJournal
 from training.tracking.store import RUN, Store, is_transient, short
 
 OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
@@ -52,27 +64,27 @@ class _Delivery:
     def all(self, paused: Callable[[], bool]) -> None:
         """Sends everything that can be sent, or until a pause is wanted."""
         while (entries := self.journal.pending(ENTRIES)) and not paused():
-            batch: list[Entry] = []
+            batch: list[Points] = []
             for entry in entries:
-                if entry.kind == POINTS:
+                if isinstance(entry, Points):
                     batch.append(entry)
-                    if sum(len(each.content["metrics"]) for each in batch) < BATCH // 2:
+                    if sum(each.count for each in batch) < BATCH // 2:
                         continue
                 self._send_points(batch)
                 batch = []
-                if entry.kind != POINTS:
+                if not isinstance(entry, Points):
                     self._send(entry)
             self._send_points(batch)
 
-    def _send_points(self, entries: Sequence[Entry]) -> None:
+    def _send_points(self, entries: Sequence[Points]) -> None:
         if not entries:
             return
         there = self._of_before()
         metrics = [
-            Metric(name, value, entry.time, entry.content["step"], **self._measured_on(entry))
+            Metric(name, value, entry.time, entry.step, **self._measured_on(entry))
             for entry in entries
-            for name, value in entry.content["metrics"].items()
-            if entry.content.get("beside") or (name, entry.content["step"]) not in there
+            for name, value in entry.metrics.items()
+            if entry.beside or (name, entry.step) not in there
         ]
         try:
             for start in range(0, len(metrics), BATCH):
@@ -91,13 +103,13 @@ class _Delivery:
     def _send(self, entry: Entry) -> None:
         """Sends anything but points."""
         try:
-            learned = SENDS[entry.kind](self, entry) or {}
+            answers = SENDS[type(entry)](self, entry) or {}
         except (MlflowException, CorruptError) as error:
             if isinstance(error, MlflowException) and not self._never(error):
                 raise
             self._refused(entry, error)
             return
-        self.journal.acknowledge(entry, **learned)
+        self.journal.acknowledge(entry, **answers)
 
     def _run_id(self) -> str:
         """MLflow's id of the journal's run, which is created where it is missing."""
@@ -107,17 +119,17 @@ class _Delivery:
             return str(known)
         if head is None:
             raise OSError(f"{self.journal.folder}: the journal does not say what run it is of")
-        run = self.store.find_run(self.journal.run, head["experiment"], head["adopts"])
+        run = self.store.find_run(self.journal.run, head.experiment, head.adopts)
         if run is None:
             run = self.client.create_run(
-                self.store.experiment(head["experiment"]),
-                start_time=head["started"],
-                run_name=head["name"],
-                tags={**head["tags"], RUN: self.journal.run, OWNER: head["owner"]},
+                self.store.experiment(head.experiment),
+                start_time=head.started,
+                run_name=head.name,
+                tags={**head.tags, RUN: self.journal.run, OWNER: head.owner},
             )
         run_id = str(run.info.run_id)
         if not run.data.params:  # it was made just now, or its maker died right after
-            params = [Param(key, value) for key, value in head["params"].items()]
+            params = [Param(key, value) for key, value in head.params.items()]
             for start in range(0, len(params), PARAMS):
                 self.client.log_batch(run_id, params=params[start : start + PARAMS])
         self.journal.answers["run_id"] = run_id
@@ -129,7 +141,7 @@ class _Delivery:
         That process may have been on another machine, or a power cut may have taken from the journal what
         was sent already.
         """
-        adopts = self.journal.head is not None and self.journal.head["adopts"]
+        adopts = self.journal.head is not None and self.journal.head.adopts
         if not adopts and not self.journal.reopened:
             return set()
         there = self.store.there
@@ -141,14 +153,14 @@ class _Delivery:
             there[self.run_id] = {(point.key, point.step) for point in points}
         return there[self.run_id]
 
-    def _measured_on(self, entry: Entry) -> dict[str, Any]:
+    def _measured_on(self, entry: Points) -> dict[str, Any]:
         """The checkpoint and the data that points belong to."""
         known: dict[str, Any] = {}
-        version = self.journal.answers.get("versions", {}).get(entry.content.get("version"))
+        version = self.journal.answers.get("versions", {}).get(entry.version)
         if version is not None:
             known["model_id"] = version["model_id"]
-            if entry.content.get("data") is not None:
-                known["dataset_name"], known["dataset_digest"] = entry.content["data"]
+            if entry.data is not None:
+                known["dataset_name"], known["dataset_digest"] = entry.data
         return known
 
     def _never(self, error: MlflowException) -> bool:
@@ -171,23 +183,30 @@ class _Delivery:
     def _begin(self, _: Entry) -> None:
         """The run was made, and has its settings, once its id is known."""
 
-    def _tags(self, entry: Entry) -> None:
-        for key, value in entry.content["tags"].items():
+    def _tags(self, entry: Tags) -> None:
+        for key, value in entry.tags.items():
             self.client.set_tag(self.run_id, key, value)
 
-    def _data(self, entry: Entry) -> None:
-        content = dict(entry.content)
-        tag = InputTag(MLFLOW_DATASET_CONTEXT, content.pop("context"))
-        self.client.log_inputs(self.run_id, [DatasetInput(Dataset(**content), [tag])])
+    def _data(self, entry: Data) -> None:
+        tag = InputTag(MLFLOW_DATASET_CONTEXT, entry.context)
+        described = Dataset(
+            entry.name,
+            entry.digest,
+            entry.source_type,
+            entry.source,
+            entry.schema,
+            entry.profile,
+        )
+        self.client.log_inputs(self.run_id, [DatasetInput(described, [tag])])
 
-    def _artifact(self, entry: Entry) -> None:
+    def _artifact(self, entry: Artifact) -> None:
         folder = self.journal.files_of(entry)
         if not folder.exists():
             raise CorruptError(f"{folder}: is not there")
         for path in sorted(folder.iterdir()):
-            self.client.log_artifact(self.run_id, str(path), entry.content["folder"] or None)
-            if entry.content["table"]:
-                name = "/".join(part for part in (entry.content["folder"], path.name) if part)
+            self.client.log_artifact(self.run_id, str(path), entry.folder or None)
+            if entry.table:
+                name = "/".join(part for part in (entry.folder, path.name) if part)
                 known = self.client.get_run(self.run_id).data.tags.get(
                     MLFLOW_LOGGED_ARTIFACTS, "[]"
                 )
@@ -195,22 +214,20 @@ class _Delivery:
                 tables.append({"path": name, "type": "table"})
                 self.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps(tables))
 
-    def _version(self, entry: Entry) -> dict[str, Any]:
+    def _version(self, entry: Registered) -> dict[str, Any]:
         bundle = Bundle.load(self.journal.files_of(entry))
         made = register(
             self.client,
             bundle,
             self.run_id,
-            entry.content["tags"],
-            entry.content["description"],
+            entry.tags,
+            entry.description,
         )
         known = {"name": made.name, "version": str(made.version), "model_id": model_id_of(made)}
-        return {
-            "versions": {**self.journal.answers.get("versions", {}), entry.content["key"]: known}
-        }
+        return {"versions": {**self.journal.answers.get("versions", {}), entry.key: known}}
 
-    def _candidate(self, entry: Entry) -> dict[str, Any]:
-        known = self.journal.answers.get("versions", {}).get(entry.content["key"])
+    def _candidate(self, entry: Proposed) -> dict[str, Any]:
+        known = self.journal.answers.get("versions", {}).get(entry.key)
         if known is None:
             return {}
         version = self.client.get_model_version(known["name"], known["version"])
@@ -219,31 +236,31 @@ class _Delivery:
         known = {"version": number, "before": made.before, "reason": made.reason}
         return {"candidate": {"name": version.name, **known}}
 
-    def _resumed(self, entry: Entry) -> None:
+    def _resumed(self, entry: Resumed) -> None:
         tags = self.client.get_run(self.run_id).data.tags
         if ENDED in tags:
             self.client.delete_tag(self.run_id, ENDED)
-        self.client.set_tag(self.run_id, OWNER, entry.content["owner"])
+        self.client.set_tag(self.run_id, OWNER, entry.owner)
         self.client.update_run(self.run_id, status="RUNNING")
 
-    def _end(self, entry: Entry) -> None:
-        if entry.content.get("dead"):
+    def _end(self, entry: End) -> None:
+        if entry.dead:
             run = self.client.get_run(self.run_id)
-            head = self.journal.head or {}
-            mine = run.data.tags.get(OWNER, head.get("owner")) == head.get("owner")
+            owner = self.journal.head.owner if self.journal.head else None
+            mine = run.data.tags.get(OWNER, owner) == owner
             if run.info.status != "RUNNING" or not mine:
                 return  # it ended otherwise, or goes on elsewhere
             self.client.set_tag(self.run_id, ENDED, "its process was gone")
-        self.client.set_terminated(self.run_id, entry.content["status"], end_time=entry.time)
+        self.client.set_terminated(self.run_id, entry.status, end_time=entry.time)
 
 
-SENDS = {
-    "run": _Delivery._begin,
-    "tags": _Delivery._tags,
-    "data": _Delivery._data,
-    "artifact": _Delivery._artifact,
-    VERSION: _Delivery._version,
-    "candidate": _Delivery._candidate,
-    "resumed": _Delivery._resumed,
-    "end": _Delivery._end,
+SENDS: dict[type[Entry], Callable[[_Delivery, Any], dict[str, Any] | None]] = {
+    Begun: _Delivery._begin,
+    Tags: _Delivery._tags,
+    Data: _Delivery._data,
+    Artifact: _Delivery._artifact,
+    Registered: _Delivery._version,
+    Proposed: _Delivery._candidate,
+    Resumed: _Delivery._resumed,
+    End: _Delivery._end,
 }

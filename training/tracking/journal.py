@@ -11,37 +11,36 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from durable.errors import InUse
 from durable.files import whole_file, whole_folder
 from durable.growing_file import GrowingFile
 from durable.lines import Lines, fits, seal
+from training.tracking.entries import (
+    Begun,
+    End,
+    Entry,
+    Points,
+    Registered,
+    Resumed,
+    entry_of,
+    line_of,
+)
 
 JOURNAL = "journal.jsonl"
 DELIVERED = "delivered.json"
 FILES = "files"
-POINTS = "points"
-VERSION = "version"  # kinds of entries that are counted by themselves
-
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what a line that is no entry raises
+DAMAGED = (KeyError, TypeError, msgspec.ValidationError)  # what a line that is no entry raises
 RETRY_SECONDS = 1.0  # between two attempts to write files to a disk that is full
 
 Write = Callable[[Path], object]  # writes what belongs to an entry into a folder, there and empty
-
-
-class Entry(NamedTuple):
-    """One thing to be tracked."""
-
-    number: int  # from 1 on, without a gap
-    kind: str
-    time: int  # milliseconds since 1970
-    content: dict[str, Any]
 
 
 class Unsent(NamedTuple):
@@ -79,7 +78,7 @@ class RunJournal:
         points: time and value of every point that was ever put, by metric and step.
         versions: keys of all model versions that were ever put.
         old: whether another process began it.
-        head: what the run is: the content of its first entry, or None before that.
+        head: what the run is: its first entry, or None before that.
         ended: how it ended, or None while it has not.
         damage: a sentence for every line that is not what was written; its content is left out.
         learned: what MLflow answered: `run_id`, `versions` by key, `candidate` …
@@ -105,14 +104,14 @@ class RunJournal:
         self._changed = threading.RLock()
         self.points: dict[tuple[str, int], tuple[int, float]] = {}
         self.versions: set[str] = set()
-        self.head: dict[str, Any] | None = None
+        self.head: Begun | None = None
         self.ended: str | None = None
         self.damage: list[str] = []
         self._checksum = 0  # of the last line
         self._closed = False
         self._last_time = 0
         self._waiting: deque[Entry] = deque()  # for delivery
-        self._counted = {POINTS: 0, VERSION: 0, "": 0}  # of what waits
+        self._counted = {"points": 0, "versions": 0, "others": 0}  # of what waits
         self._unwritten: deque[tuple[Entry, Write | None]] = deque()
         known = delivery_of(folder)
         self.answers: dict[str, Any] = known.get("learned", {})
@@ -124,25 +123,17 @@ class RunJournal:
         self._tried = -RETRY_SECONDS  # when files of an entry could not be written
         self._tidy()
 
-    def append(
-        self,
-        kind: str,
-        content: Mapping[str, Any],
-        write: Write | None = None,
-        at: int | None = None,
-    ) -> Entry:
-        """Adds an entry. It never fails: what the disk does not take now it is given again later.
+    def append(self, entry: Entry, write: Write | None = None) -> Entry:
+        """Adds and returns an entry. It never fails: what the disk does not take is given again later.
 
         Args:
-            kind: of the entry.
-            content: as JSON has it.
+            entry: without a number; without a time it is of now.
             write: writes files that belong to it; may be called again, and later.
-            at: when it happened, milliseconds since 1970; by default now.
         """
         with self._changed:
-            now = int(time.time() * 1000) if at is None else at
-            entry = Entry(self._number + 1, kind, now, dict(content))
+            entry.time = entry.time or int(time.time() * 1000)
             self._number += 1
+            entry.number = self._number
             self._note(entry)
             self._wait(entry)
             self._unwritten.append((entry, write))
@@ -156,7 +147,7 @@ class RunJournal:
                 entry, write = self._unwritten[0]
                 if write is not None and not self._keep(entry, write):
                     return False
-                line, self._checksum = seal(_line(entry), self._checksum)
+                line, self._checksum = seal(line_of(entry), self._checksum)
                 self._file.add(line)
                 self._added = entry.number
                 self._unwritten.popleft()
@@ -198,8 +189,7 @@ class RunJournal:
                 noted = True
             while self._waiting and self._waiting[0].number <= entry.number:
                 gone = self._waiting.popleft()
-                kind, count = _counts(gone)
-                self._counted[kind] -= count
+                self._counted[gone.counted] -= gone.count
                 if noted and self.files_of(gone).exists():
                     shutil.rmtree(self.files_of(gone), ignore_errors=True)
 
@@ -210,13 +200,12 @@ class RunJournal:
             lost = 0
             if not self.flush():
                 lost = sum(entry.number > self._on_disk for entry in self._waiting)
-            counted = self._counted
-            return Unsent(counted[POINTS], counted[VERSION], counted[""], lost)
+            return Unsent(**self._counted, lost=lost)
 
     def end_of_the_dead(self) -> None:
         """Ends a run whose process is gone without having said how it ended, if MLflow agrees."""
         if self.head is not None and self.ended is None:
-            self.append("end", {"status": "KILLED", "dead": True}, at=self._last_time)
+            self.append(End(status="KILLED", dead=True, time=self._last_time))
 
     def close(self) -> None:
         """Lets others have it, with everything on disk that the disk takes; an empty one goes."""
@@ -235,21 +224,22 @@ class RunJournal:
             self._closed = True
 
     def _note(self, entry: Entry) -> None:
-        content = entry.content
-        if entry.kind == POINTS:
-            for name, value in content["metrics"].items():
-                self.points[name, content["step"]] = (entry.time, value)
-        elif entry.kind == VERSION:
-            self.versions.add(content["key"])
-        elif entry.kind == "run":
-            self.head = content
-        elif entry.kind in ("end", "resumed"):
-            self.ended = content.get("status")
+        match entry:
+            case Points():
+                for name, value in entry.metrics.items():
+                    self.points[name, entry.step] = (entry.time, value)
+            case Registered():
+                self.versions.add(entry.key)
+            case Begun():
+                self.head = entry
+            case End():
+                self.ended = entry.status
+            case Resumed():
+                self.ended = None
         self._last_time = max(self._last_time, entry.time)
 
     def _wait(self, entry: Entry) -> None:
-        kind, count = _counts(entry)
-        self._counted[kind] += count
+        self._counted[entry.counted] += entry.count
         self._waiting.append(entry)
 
     def _keep(self, entry: Entry, write: Write) -> bool:
@@ -293,7 +283,7 @@ class RunJournal:
     def _take(self, record: dict[str, Any]) -> int | None:
         """Takes an entry in, and returns its number; None where it is none."""
         try:
-            entry = Entry(record.pop("n"), record.pop("kind"), record.pop("time"), record)
+            entry = entry_of(record)
             waits = entry.number > self._delivered
             self._note(entry)
             if waits:
@@ -301,33 +291,6 @@ class RunJournal:
         except DAMAGED:
             return None
         return entry.number
-
-
-def _counts(entry: Entry) -> tuple[str, int]:
-    """What an entry counts as, and how much."""
-    if entry.kind == POINTS:
-        return POINTS, len(entry.content["metrics"])
-    return (VERSION if entry.kind == VERSION else ""), 1
-
-
-def _line(entry: Entry) -> bytes:
-    known = {"n": entry.number, "kind": entry.kind, "time": entry.time, **entry.content}
-    options = orjson.OPT_SERIALIZE_NUMPY
-    try:
-        return orjson.dumps(known, None, options)
-    except TypeError:  # a path that is no Unicode, say
-        return orjson.dumps(_clean(known), str, options)
-
-
-def _clean(value: Any) -> Any:
-    """The same with every text made one that can be written."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {_clean(str(key)): _clean(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(each) for each in value]
-    return value
 
 
 def delivery_of(folder: Path) -> dict[str, Any]:

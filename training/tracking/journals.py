@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import orjson
 
 from durable.lines import fits, sealed
+from training.tracking.entries import Begun
 from training.tracking.journal import JOURNAL, delivery_of
 
 JOURNALS = "journals"  # the folder of all runs' journals in that of the tracking data
@@ -23,18 +24,16 @@ def journals(mlruns: Path) -> Iterator[Path]:
     return iter([folder for _, folder in sorted(found)])
 
 
-def head_of(folder: Path) -> dict[str, Any] | None:
+def head_of(folder: Path) -> Begun | None:
     """What the run of a journal is, read without opening it; None where that is not to be had."""
-    with suppress(OSError, ValueError), (folder / JOURNAL).open("rb") as file:
+    with suppress(OSError, msgspec.MsgspecError), (folder / JOURNAL).open("rb") as file:
         line = file.readline()
-        head = orjson.loads(line)
-        whole = sealed(line) is None or fits(line, 0)
-        if isinstance(head, dict) and head.get("kind") == "run" and whole:
-            return head
+        if sealed(line) is None or fits(line, 0):
+            return msgspec.json.decode(line, type=Begun)
     return None
 
 
-def heads(mlruns: Path) -> Iterator[dict[str, Any]]:
+def heads(mlruns: Path) -> Iterator[Begun]:
     """What the runs of all journals are, the oldest first."""
     return (head for folder in journals(mlruns) if (head := head_of(folder)))
 

@@ -22,9 +22,20 @@ from numpy.typing import NDArray
 from durable.errors import InUse
 from market.bars import CARRIED, Bars
 from models.bundle import Bundle
+from training.tracking.entries import (
+    Artifact,
+    Begun,
+    Data,
+    End,
+    Points,
+    Proposed,
+    Registered,
+    Resumed,
+    Tags,
+)
 from training.tracking.errors import TrackingError
 from training.tracking.history import Point
-from training.tracking.journal import POINTS, VERSION, RunJournal
+from training.tracking.journal import RunJournal
 from training.tracking.journals import JOURNALS
 from training.tracking.origin import origin
 from training.tracking.run_info import RunInfo
@@ -99,21 +110,23 @@ class Tracker:
         self._journal = journal
         self._killed = False
         self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
-        self._beside: dict[str, bool] = {}  # whether points lie beside others of the same step
+        self._beside = False  # whether points lie beside others of the same step
         if journal.head is None:
             journal.append(
-                "run",
-                {
-                    **about._asdict(),
-                    "tags": {**origin(), **about.tags, MLFLOW_RUN_NOTE: about.description},
-                    "started": int(time.time() * 1000),
-                    "server": store.server,
-                    "adopts": may_exist_on_server,
-                    "owner": new_run(),
-                },
+                Begun(
+                    name=about.name,
+                    experiment=about.experiment,
+                    params=dict(about.params),
+                    tags={**origin(), **about.tags, MLFLOW_RUN_NOTE: about.description},
+                    description=about.description,
+                    started=int(time.time() * 1000),
+                    server=store.server,
+                    adopts=may_exist_on_server,
+                    owner=new_run(),
+                )
             )
         if journal.head is not None and (may_exist_on_server or journal.reopened):
-            journal.append("resumed", {"owner": journal.head["owner"]})
+            journal.append(Resumed(owner=journal.head.owner))
         self.folder = store.folder / "tensorboard" / f"{about.name}-{self.run_id[:8]}"
         self._board = TensorBoardLog(self.folder)
         self._settings = dict(about.params)
@@ -151,10 +164,10 @@ class Tracker:
         self.history += points
         self._board.scalars(points)
         if new:
-            of = {} if version is None else {"version": version}
-            on = {} if data is None else {"data": [data.name, _digest(data)]}
-            content = {"step": step, "metrics": new, **of, **on, **self._beside}
-            self._journal.append(POINTS, content, at=now)
+            entry = Points(step=step, metrics=new, time=now, version=version, beside=self._beside)
+            if data is not None:
+                entry.data = (data.name, _digest(data))
+            self._journal.append(entry)
         self._board.flush()
 
     def log_machine(self, reading: Mapping[str, float], step: int) -> None:
@@ -163,7 +176,7 @@ class Tracker:
         before = self._points_of_before
         read = {n: v for n, v in reading.items() if (n, step) not in before}
         if read:
-            self._journal.append(POINTS, {"step": step, "metrics": read}, at=now)
+            self._journal.append(Points(step=step, metrics=read, time=now))
             self._board.scalars([Point(name, value, now, step) for name, value in read.items()])
 
     def log_learned(
@@ -185,16 +198,15 @@ class Tracker:
         ]
         profile = {"num_rows": len(bars), "first": str(times.first()), "last": str(times.last())}
         self._journal.append(
-            "data",
-            {
-                "name": bars.name,
-                "digest": _digest(bars),
-                "source_type": "local",
-                "source": json.dumps({"uri": source, "sha256": bars.content_hash}),
-                "schema": json.dumps({"mlflow_colspec": columns}),
-                "profile": json.dumps(profile),
-                "context": context,
-            },
+            Data(
+                name=bars.name,
+                digest=_digest(bars),
+                source_type="local",
+                source=json.dumps({"uri": source, "sha256": bars.content_hash}),
+                schema=json.dumps({"mlflow_colspec": columns}),
+                profile=json.dumps(profile),
+                context=context,
+            )
         )
 
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
@@ -214,30 +226,29 @@ class Tracker:
         folder, _, name = path.rpartition("/")
 
         self._journal.append(
-            "artifact",
-            {"folder": folder, "table": table},
+            Artifact(folder=folder, table=table),
             lambda into: (into / name).write_bytes(content),
         )
 
     def set_tags(self, **tags: str) -> None:
         """Sets tags of the run."""
-        self._journal.append("tags", {"tags": tags})
+        self._journal.append(Tags(tags=tags))
 
     def describe(self, description: str) -> None:
         """Replaces what is shown at the top of the run's page."""
-        self._journal.append("tags", {"tags": {MLFLOW_RUN_NOTE: description}})
+        self._journal.append(Tags(tags={MLFLOW_RUN_NOTE: description}))
 
     def register(self, bundle: Bundle, tags: Mapping[str, str], description: str) -> str:
         """Has a bundle become a model version, once; returns the key that it is known by here."""
         key = f"{bundle.manifest.origin.step}-{bundle.weights_sha256[:16]}"
         if key not in self._journal.versions:
-            content = {"key": key, "tags": dict(tags), "description": description}
-            self._journal.append(VERSION, content, bundle.save_into)
+            entry = Registered(key=key, tags=dict(tags), description=description)
+            self._journal.append(entry, bundle.save_into)
         return key
 
     def propose(self, key: str) -> None:
         """Has a version compared with all that were judged alike, so that the best is the candidate."""
-        self._journal.append("candidate", {"key": key})
+        self._journal.append(Proposed(key=key))
 
     def version_of(self, key: str) -> str | None:
         """The number that MLflow gave a version, or None where it does not have it yet."""
@@ -275,9 +286,9 @@ class Tracker:
             if (point.name, point.step) not in known:
                 missing.setdefault((point.step, point.time), {})[point.name] = point.value
         for (at_step, at), metrics in missing.items():
-            self._journal.append(POINTS, {"step": at_step, "metrics": metrics}, at=at)
+            self._journal.append(Points(step=at_step, metrics=metrics, time=at))
         self._points_of_before = known if repeats else {}
-        self._beside = {} if repeats else {"beside": True}
+        self._beside = not repeats
         self._board.go_back(history, step)
         self._board.settings(self._settings, self.folder.name)
 
@@ -302,7 +313,7 @@ class Tracker:
         status = "FINISHED" if kind is None else "FAILED"
         if self._killed or kind is KeyboardInterrupt:
             status = "KILLED"
-        self._journal.append("end", {"status": status})
+        self._journal.append(End(status=status))
         self._board.ended(status)
         self._board.close()
 

@@ -229,13 +229,13 @@ def send_what_was_left(
     """
     journal.end_of_the_dead()
     if journal.unsent:
-        server = None if journal.head is None else journal.head["server"]
+        server = None if journal.head is None else journal.head.server
         deliver(Store(mlruns, uri if server and uri else server), journal, paused)
     return not journal.unsent
 
 
 def needs_keras(journal: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
-    params = (journal.head or {}).get("params", {})
+    params = journal.head.params if journal.head else {}
     kind = params.get("agent.kind") or params.get("network.kind")  # before there were kinds
     return bool(journal.unsent.versions) and kind != "tabular"

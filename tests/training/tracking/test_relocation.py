@@ -14,6 +14,7 @@ from durable.verified import CorruptError
 from models.promotion import load_bundle
 from models.promotion_records import resolve
 from tests.support.registered import NAME, uri_of
+from tests.support.run_journals import entry
 from tests.support.stores import fresh
 from training.tracking import relocation
 from training.tracking.journal import RunJournal
@@ -63,7 +64,7 @@ def test_a_store_that_is_not_meant_stays_as_it_is(
     assert command("mlruns", mlruns) == 2
     assert "give the absolute path" in capsys.readouterr().err
     journal = RunJournal(mlruns / "journals" / "r1")
-    journal.append("run", {"name": "run", "params": {}})
+    journal.append(entry("run", {"name": "run", "params": {}}))
     assert command(mlruns, mlruns) == 2
     assert "a training writes here (r1); stop it first" in capsys.readouterr().err
     journal.close()
@@ -79,7 +80,7 @@ def test_nobody_goes_on_with_a_run_while_paths_are_mended(
     mlruns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = RunJournal(mlruns / "journals" / "r1")
-    journal.append("run", {"name": "run", "params": {}})
+    journal.append(entry("run", {"name": "run", "params": {}}))
     journal.close()
     moved = tmp_path / "moved"
     mlruns.rename(moved)

@@ -11,7 +11,7 @@ from durable.lines import Lines
 from durable.verified import write_verified
 from tests.support.commands import said
 from tests.support.planted import planted
-from tests.support.run_journals import HEAD
+from tests.support.run_journals import HEAD, entry
 from tests.support.stores import fresh
 from trading.journal import Journal, records
 from training.checkpoints.checkpoint import STATE, Checkpoint
@@ -32,9 +32,9 @@ def mlruns(tmp_path: Path) -> Path:
     )
     client.log_param(run.info.run_id, "tracking_uri", SERVER)
     box = RunJournal(folder / "journals" / ("a" * 32))
-    box.append("run", {**HEAD, "server": SERVER, "params": {"checkpoints.where": BUCKET}})
-    box.append("points", {"step": 1, "metrics": {"train/loss": 0.5}})
-    box.append("tags", {"tags": {"command": f"qdesk train {BUCKET}"}})
+    box.append(entry("run", {**HEAD, "server": SERVER, "params": {"checkpoints.where": BUCKET}}))
+    box.append(entry("points", {"step": 1, "metrics": {"train/loss": 0.5}}))
+    box.append(entry("tags", {"tags": {"command": f"qdesk train {BUCKET}"}}))
     box.close()
     old = {"time": 1, "type": "session", "settings": {"tracking_uri": SERVER}, "instrument": "A"}
     (folder / "desks" / "old").mkdir(parents=True)
@@ -68,9 +68,9 @@ def test_nothing_is_left_and_everything_verifies(
     assert planted(mlruns) == []
     box = RunJournal(mlruns / "journals" / ("a" * 32), make=False)
     assert box.head is not None
-    assert (box.head["server"], box.damage) == ("http://desk:5000", [])
-    assert box.head["params"]["checkpoints.where"] == "s3://bucket/x"
-    box.append("points", {"step": 2, "metrics": {"train/loss": 0.25}})
+    assert (box.head.server, box.damage) == ("http://desk:5000", [])
+    assert box.head.params["checkpoints.where"] == "s3://bucket/x"
+    box.append(entry("points", {"step": 2, "metrics": {"train/loss": 0.25}}))
     box.close()
     assert not [
         line for line in Lines(mlruns / "journals" / ("a" * 32) / "journal.jsonl") if line.fault

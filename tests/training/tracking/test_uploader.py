@@ -16,9 +16,10 @@ import pytest
 
 from tests.support.commands import TABULAR
 from tests.support.kills import QDESK, client_of
+from tests.support.run_journals import entry
 from tests.support.servers import TrackingServer
 from tests.support.trained import Trained, learn_until
-from training.tracking.journal import JOURNAL, POINTS, RunJournal
+from training.tracking.journal import JOURNAL, RunJournal
 from training.tracking.journals import JOURNALS, undelivered
 
 Row = tuple[str, int, float]
@@ -43,7 +44,7 @@ def put_points(journal: Path) -> list[Row]:
     return sorted(
         (name, entry["step"], value)
         for entry in entries
-        if entry["kind"] == POINTS
+        if entry["kind"] == "points"
         for name, value in entry["metrics"].items()
     )
 
@@ -203,7 +204,7 @@ def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path) -> None:
     trained(*TABULAR, "--steps", "500", "--name", "gone")
     folder = journal_of(trained.mlruns, "gone-synthetic_ou_s3-s1")
     journal = RunJournal(folder)
-    journal.append(POINTS, {"step": 600, "metrics": {"train/loss": 1.0}})
+    journal.append(entry("points", {"step": 600, "metrics": {"train/loss": 1.0}}))
     journal.close()
     with client_of(trained.mlruns) as client:
         (run,) = client.search_runs(["1"])

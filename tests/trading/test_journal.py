@@ -15,6 +15,7 @@ from trading.journal import (
     Journal,
     JournalError,
     JournalLost,
+    funding,
     last_position,
     records,
 )
@@ -336,3 +337,34 @@ def test_what_no_flush_has_seen_is_not_written_at_the_end(tmp_path: Path) -> Non
     journal.close()
     assert list(records(path)) == [FIRST]
     assert (JournalError.exit_code, JournalLost.exit_code) == (2, 1)
+
+
+def test_the_end_of_a_session_tells_the_position_whatever_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    fill = {"time": 3, "type": "fill", "size": 2.0, "side": "sell"}
+    stop = {"time": 4, "type": "stop", "position": 3.0}
+    kept(path, FIRST, SECOND, stop, fill)
+    assert last_position(path) == 1.0
+
+
+def test_what_an_account_began_with_is_read_of_its_first_funding(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    kept(path, FIRST, {"time": 2, "type": "gap", "since": 1, "reason": "x"})
+    assert funding(path) is None
+    kept(path, *({"time": 3, "type": "funding", "cash": cash} for cash in (500.0, 700.0)))
+    assert funding(path) == 500.0
+
+
+def test_a_line_that_cannot_be_completed_is_a_journal_that_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    (line,) = kept(path, FIRST)
+    path.write_bytes(line.removesuffix(b"\n"))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(JournalLost, match="No space left on device"):
+        Journal(path)

@@ -21,12 +21,6 @@ def plain(text: str) -> str:
     )
 
 
-def one_line(text: str, longest: int = 300) -> str:
-    """The same on a single line, cut at a number of characters."""
-    shown = plain(text[: longest + 1]).replace("\n", "\\n")
-    return shown if len(shown) <= longest else f"{shown[:longest]}…"
-
-
 class Terminal(Console):
     """A console that takes no style from text, and sends a terminal nothing that it would obey."""
 

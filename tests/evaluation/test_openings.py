@@ -27,7 +27,9 @@ from evaluation.unended import PROCESS, RUNNING, end_the_dead, running
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from models import turns
-from tests.support.openings import beginning
+from tests.support.openings import beginning, store
+
+__all__ = ["store"]  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,13 @@ def parser_of(
             )
         else:
             parser.add_argument(
-                flag, dest=path, help=about, metavar=_metavar(field), default=argparse.SUPPRESS
+                flag,
+                dest=path,
+                help=about,
+                metavar=_metavar(field),
+                default=argparse.SUPPRESS,
+                action="extend" if get_origin(field.annotation) is tuple else "store",
+                nargs=1 if get_origin(field.annotation) is tuple else None,
             )
     return parser
 
@@ -86,7 +92,10 @@ def from_command_line(
     spelt_out = [full.get(flag, flag) + equals + value for flag, equals, value in parts]
     found = vars(parser.parse_args(spelt_out))
     return {
-        path: Given(_none(value), f"--{path.replace('_', '-')} on the command line")
+        path: Given(
+            ",".join(value) if isinstance(value, list) else _none(value),
+            f"--{path.replace('_', '-')} on the command line",
+        )
         for path, value in found.items()
     }
 
@@ -96,19 +105,17 @@ def from_environment(known: Fields, names: Mapping[str, str], prefix: str = "") 
 
     Args:
         known: settings that may be set.
-        names: of variables with a name of their own, and the settings that they stand for.
-        prefix: of all other variables: `QDESK_` and the path, two underscores for a dot; none: there are
-            no others.
+        names: of variables with a name of their own, and the settings that they stand for; they win.
+        prefix: of all others, in whatever case: `QDESK_` and the path, two underscores for a dot; none:
+            there are no others.
     """
-    variables = dict(names)
+    found: dict[str, Given] = {}
     if prefix:
-        variables |= {prefix + path.replace(".", "__").upper(): path for path in known}
-    upper = {name.upper(): name for name in os.environ}
-    return {
-        path: Given(_none(os.environ[upper[name]]), f"{upper[name]} in the environment")
-        for name, path in variables.items()
-        if name in upper
-    }
+        upper = {name.upper(): name for name in os.environ}
+        variables = {prefix + path.replace(".", "__").upper(): path for path in known}
+        for variable in variables.keys() & upper.keys():
+            found[variables[variable]] = _variable(upper[variable])
+    return found | {path: _variable(name) for name, path in names.items() if name in os.environ}
 
 
 def from_file(path: Path, source: str, alone: Mapping[str, str] = NOTHING) -> dict[str, Given]:
@@ -192,6 +199,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise BadSettings(f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
+def _variable(name: str) -> Given:
+    return Given(_none(os.environ[name]), f"{name} in the environment")
 
 
 def _none(value: Any) -> Any:

@@ -82,5 +82,7 @@ def tidy(around: Path) -> None:
         name = left.name.removeprefix(REPLACED)
         if left.name.startswith(REPLACED) and not (around / name).exists():
             left.rename(around / name)
-        else:
+        elif left.is_dir():
             shutil.rmtree(left)
+        else:
+            left.unlink()

@@ -232,7 +232,7 @@ def last_position(path: Path) -> float | None:
     for before, line in reversed(list(pairwise([b"", *lines]))):
         try:
             told = TELLING.decode(line)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
         if told.type not in ("fill", "decision", "stop"):
             continue

@@ -77,7 +77,7 @@ class Bar(Record, tag="bar", kw_only=True):
     """
 
     patient: ClassVar[bool] = True
-    closed: int | None
+    closed: int | None = None
     log_return: float = 0.0
     open: float | None = None
     high: float | None = None
@@ -325,14 +325,14 @@ class Gap(Record, tag="gap", kw_only=True):
 class Feed(Record, tag="feed", kw_only=True):
     """Something is wrong with the feed."""
 
-    id: str
+    id: str = ""
     reason: str
 
 
 class Stop(Record, tag="stop", kw_only=True):
     """A session ended; what was held then."""
 
-    id: str
+    id: str = ""
     reason: str
     position: float
 

@@ -177,8 +177,9 @@ def load[Kind: TradingSettings](kind: type[Kind], command: str, arguments: list[
     try:
         on_command_line = from_command_line(parser_for(kind, command), arguments)
         given = from_environment(known, EPSILON_VARIABLES)
-        if "config" in on_command_line:
-            given |= _file(Path(on_command_line["config"].value))
+        config = on_command_line.get("config", Given(None, "settings")).value
+        if config is not None:
+            given |= _file(Path(config))
         given |= on_command_line
         return kind.model_validate(tree_of(given, known, command))
     except ValidationError as error:

@@ -163,7 +163,6 @@ def _transitions(
         (pl.col("row") >= features.skipped)
         & pl.col("action").is_not_null()
         & pl.col("reward").is_not_null()
-        & pl.col("discount").is_not_null()
     )
     judged = data.split.validation.table["time"][0]
     last = data.bars.table["time"][-1]
@@ -185,7 +184,7 @@ def _transitions(
             "action": lived["action"].to_numpy() + 1,
             "reward": lived["reward"].to_numpy() * data.reward_scale,
             "next_state": following.astype(np.float32),
-            "continues": lived["discount"].to_numpy() > 0,
+            "continues": lived["next_state"].is_not_null(),
             "truncated": np.append(np.diff(rows_lived) != 1, True),
         }
     )

@@ -75,18 +75,35 @@ def validate(policy: Policy, table: MarketTable) -> Validation:
     Raises:
         NotFinite: a Q-value is not finite.
     """
+    seen: list[NDArray[np.float64]] = []
+    result = backtest(table, follow(choice(policy, table, seen)))
+    return Validation(result, np.concatenate(seen) if seen else None)
+
+
+def choice(
+    policy: Policy, table: MarketTable, seen: list[NDArray[np.float64]] | None = None
+) -> NDArray[np.int8]:
+    """The positions that a policy takes, as `greedy_choice` has it.
+
+    Args:
+        policy: of an agent.
+        table: the market.
+        seen: takes the Q-values that were looked up, if there are such.
+
+    Raises:
+        NotFinite: a Q-value is not finite.
+    """
     q_values = policy.q_values
     if q_values is None:
-        return Validation(backtest(table, follow(choice_of(policy.actions, table))), None)
-    seen: list[NDArray[np.float64]] = []
+        return choice_of(policy.actions, table)
 
     def watched(states: NDArray[np.float32]) -> NDArray[Any]:
         values = q_values(states)
-        seen.append(np.asarray(values, np.float64).ravel())
+        if seen is not None:
+            seen.append(np.asarray(values, np.float64).ravel())
         return values
 
-    result = backtest(table, follow(greedy_choice(watched, table)))
-    return Validation(result, np.concatenate(seen))
+    return greedy_choice(watched, table)
 
 
 def better(one: Backtest, other: Backtest | None) -> bool:

@@ -184,6 +184,15 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
                     f"{name} is {was} in the checkpoint and {now} here; a fork continues with the random "
                     "numbers of its parent"
                 )
+        was, now = (
+            completed(flatten(tree))["replay.prefill"]
+            for tree in (checkpoint.manifest["settings"], settings.tree())
+        )
+        if was != now:
+            raise NoCheckpoint(
+                f"replay.prefill is {was} in the checkpoint and {now} here; a fork begins where its "
+                "parent stood, a new run with what desks lived"
+            )
         return
     was = completed(flatten(checkpoint.manifest["settings"]))
     now = completed(flatten(settings.tree()))

@@ -8,12 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from durable.addresses import taken
-from durable.command_line import Fields, fields, leaves, text
+from durable.command_line import Fields, fields, leaves
 from durable.settings import Settings
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
@@ -105,7 +112,7 @@ class TrainSettings(Settings):
         own = fields(kind)
         for path, field in _settings_of_agents().items():
             if path in given and path not in own:
-                if text(given[path]) != text(field.default):
+                if not (path.startswith("network.") or _is_default(given[path], field)):
                     where = f"where {KIND} is {kind.kind}"
                     _refuse(path, f"{path} is set, but does nothing {where}; leave it out")
                 del given[path]
@@ -199,6 +206,17 @@ def _kind_of(given: dict[str, Any]) -> type[AgentSettings]:
         names = " or ".join(map(repr, KINDS))
         _refuse(KIND, f"Input should be {names}", "literal_error", name)
     return KINDS[name]
+
+
+def _is_default(value: Any, field: FieldInfo) -> bool:
+    """Whether a value, however it is written, is a setting's default."""
+    kind: Any = field.annotation
+    for each in field.metadata:
+        kind = Annotated[kind, each]
+    try:
+        return bool(TypeAdapter(kind).validate_python(value) == field.default)
+    except ValidationError:
+        return False
 
 
 def _refuse(path: str, reason: str, kind: str = "value_error", value: Any = None) -> NoReturn:

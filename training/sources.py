@@ -28,7 +28,7 @@ from training.settings import TrainSettings, known_settings
 
 ALONE = {"features": "names", "checkpoints": "where"}  # settings that may be written as their group
 PRESETS = Path(__file__).parent / "presets"
-OWN_VARIABLES = {**EPSILON_VARIABLES, "MLFLOW_TRACKING_URI": "tracking_uri"}
+SERVER = "MLFLOW_TRACKING_URI"
 
 
 def preset_names() -> list[str]:
@@ -50,7 +50,10 @@ def given_by_user(arguments: list[str]) -> dict[str, Given]:
     """
     on_command_line = from_command_line(parser(), arguments, ALONE)
     _refuse_unknown_variables()
-    return from_environment(known_settings(), OWN_VARIABLES, "QDESK_") | on_command_line
+    named = dict(EPSILON_VARIABLES)
+    if os.environ.get(SERVER):  # an empty one is none
+        named[SERVER] = "tracking_uri"
+    return from_environment(known_settings(), named, "QDESK_") | on_command_line
 
 
 def load_settings(arguments: list[str]) -> list[TrainSettings]:
@@ -95,11 +98,24 @@ def load_from(tree: Mapping[str, Any], source: str, given: Mapping[str, Given]) 
 
 def settings_of(given: Mapping[str, Given]) -> TrainSettings:
     """Settings from merged sources; raises `BadSettings`."""
+    _refuse_two_kinds(given)
     tree = tree_of(given, known_settings(), "train")
     try:
         return TrainSettings.of(tree)
     except ValidationError as error:
         raise BadSettings(explained(Fault.of(error), given)) from error
+
+
+def _refuse_two_kinds(given: Mapping[str, Given]) -> None:
+    """A network that a user asks for where another kind of agent learns is a contradiction."""
+    kind = given.get("agent.kind", Given("dqn", "settings"))
+    network = given.get("network.kind", Given("tabular", "settings"))
+    said = network.source.endswith(("command line", "environment"))
+    if kind.value != "dqn" and network.value != "tabular" and said:
+        raise BadSettings(
+            f"network.kind is {network.value!r} ({network.source}), but agent.kind is {kind.value!r} "
+            f"({kind.source}), which has no network"
+        )
 
 
 def _read_preset(preset: str) -> dict[str, Given]:

@@ -2,14 +2,13 @@
 
 from functools import lru_cache
 
-from evaluation.backtest import choice_of
 from evaluation.measures import Backtest
 from evaluation.walk_forward import Job, Outcome
 from market.bars import Bars, BarsError, SplitSettings
 from market.source import bars_from
 from market.table import MarketTable
 from training.data import TrainingData
-from training.learn import better, learn
+from training.learn import better, choice, learn
 from training.quiet import import_tensorflow
 from training.settings import TrainSettings
 
@@ -23,6 +22,7 @@ def train_window(job: Job) -> Outcome:
 
     Raises:
         BarsError: the bars are not those of the job, or too few for an episode.
+        NotFinite: a Q-value on the judged bars is not finite.
         Diverged: numbers are no longer finite.
     """
     settings = TrainSettings.of({**job.settings, "seed": job.seed, "seeds": 1})
@@ -51,8 +51,8 @@ def train_window(job: Job) -> Outcome:
         result = point.validations[0].result
         if better(result, best) or not data.chooses:
             best = result
-            choice = choice_of(agents.policy(0).actions, judged)
-            outcome = Outcome(choice, point.step, best.measures["net_return"])
+            positions = choice(agents.policy(0), judged)
+            outcome = Outcome(positions, point.step, best.measures["net_return"])
     assert outcome is not None  # the last point is always validated
     return outcome
 

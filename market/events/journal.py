@@ -103,7 +103,7 @@ def transitions_of(path: Path) -> tuple[pl.DataFrame, set[tuple[str, str]]]:  # 
         if kind == "session":
             gamma = record.get("gamma")
             quantity = record["quantity"]
-            scheme = record.get("scheme", scheme)
+            scheme = record.get("scheme", "target")
             sizing = record.get("costs", {}).get("sizing", "unit")
             full = record.get("notional") or full
             kinds.add((scheme, sizing))

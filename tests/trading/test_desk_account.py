@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from market.events.journal import convert_journal
+from market.events.journal import convert_journal, transitions_of
 from market.synthetic import RandomWalk
 from tests.support.commands import LOOSE, said
 from tests.support.desks import bundle_for
@@ -265,3 +265,17 @@ def test_a_position_is_looked_for_in_the_last_64_kib(
     bar = '{"time": 2, "type": "bar"}\n'
     path.write_text('{"time": 1, "type": "decision", "position": 3}\n' + bar * (behind // len(bar)))
     assert last_position(path) == (3.0 if known else None)
+
+
+def test_each_session_is_of_its_own_scheme(tmp_path: Path) -> None:
+    """A model of targets takes over from one of orders: a word that is not written is its default."""
+    for number, scheme in enumerate(("order", "target")):
+        desk = desk_of(tmp_path, QUIET, Wish(1), scheme)
+        desk.ledger.record(Session(time=0, quantity=1.0, gamma=0.9, scheme=scheme))
+        rows = bars([100.0 + number, 101.0, 102.0, 103.0])
+        for row in rows:
+            row["time"] += number * DAY
+        feed(desk, rows)
+        desk.ledger.journal.close()
+    _, kinds = transitions_of(tmp_path / "journal.jsonl")
+    assert kinds == {("order", "unit"), ("target", "unit")}

@@ -368,3 +368,14 @@ def test_a_line_that_cannot_be_completed_is_a_journal_that_is_lost(
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(JournalLost, match="No space left on device"):
         Journal(path)
+
+
+def test_no_change_of_a_byte_keeps_a_desk_from_being_stopped(tmp_path: Path) -> None:
+    """Its position may be unknown then; it is never a fault."""
+    path = tmp_path / "journal.jsonl"
+    lines = b"".join(kept(path, FIRST, SECOND, {"time": 3, "type": "stop", "position": 2.0}))
+    for place in range(len(lines)):
+        path.write_bytes(lines[:place] + bytes([lines[place] ^ 0x80]) + lines[place + 1 :])
+        assert last_position(path) in (None, -1.0, 2.0)
+    path.write_bytes(lines + b"[" * 5000)
+    assert last_position(path) == 2.0

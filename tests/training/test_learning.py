@@ -74,3 +74,17 @@ def follow_the_last_change(learner: Learner) -> None:
         third[:, :2] = [[-5, 0, 5], [5, 0, -5]]
         for kernel, value in zip(kernels, (first, second, third), strict=True):
             kernel.assign(value)
+
+
+def test_no_policy_is_made_of_values_that_are_not_finite() -> None:
+    """Neither judged on validation nor on the bars of a walk-forward."""
+    from evaluation.errors import NotFinite
+    from training.learn import choice
+    from training.learning.agent import Policy
+
+    bars = RandomWalk(sigma=0.01).bars(300, seed=1)
+    features = FeaturePipeline.fit(bars, FeatureSettings())
+    table = MarketTable.of(bars, features, MarketSettings(episode_bars=50))
+    with pytest.raises(NotFinite, match="a Q-value is not finite"):
+        choice(Policy.greedy(lambda states: np.full((len(states), 3), np.nan, np.float32)), table)
+    assert (choice(Policy(lambda states: np.full(len(states), 2)), table) == 1).all()

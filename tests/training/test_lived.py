@@ -15,6 +15,7 @@ from tests.support.agents import agents_of
 from tests.support.desks import bundle_for, desk_at, rows_of, run
 from tests.support.trained import Trained, refused
 from trading.records import Session
+from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData, with_lived
 from training.learning.agent import Agents
 from training.settings import TrainSettings
@@ -31,11 +32,15 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lived_under(
-    folder: Path, scheme: str = "target", sizing: str = "unit", bars: Bars = DAYS
+    folder: Path,
+    scheme: str = "target",
+    sizing: str = "unit",
+    bars: Bars = DAYS,
+    gamma: float | None = 0.9,
 ) -> Path:
     costs = MarketSettings(half_spread=0.02)
     desk = desk_at(folder, bundle_for(bars, seed=8), costs)
-    session: Any = {"quantity": 1.0, "gamma": 0.9, "scheme": scheme, "costs": {"sizing": sizing}}
+    session: Any = {"quantity": 1.0, "gamma": gamma, "scheme": scheme, "costs": {"sizing": sizing}}
     desk.ledger.record(Session(time=0, **session))
     run(desk, rows_of(bars))
     desk.ledger.journal.close()
@@ -155,3 +160,41 @@ def test_what_was_lived_among_judged_bars_is_left_out(journal: Path, tmp_path: P
     settings, _ = prepared("--replay.prefill", str(later), "--market.episode-bars", "20")
     early = TrainingData.on(DAYS.between(0, 200, "the first days"), settings, SplitSettings(gap=1))
     assert with_lived(settings, early).left_out == 0
+
+
+def test_a_seed_beside_others_learns_from_what_was_lived_as_alone(journal: Path) -> None:
+    few = ("--replay.prefill", str(journal), "--network.hidden", "8,8")
+    learned = []
+    for seeds in ("1", "2"):
+        settings, data = prepared(*few, "--seeds", seeds)
+        found = with_lived(settings, data).lived
+        assert found is not None
+        agents = agents_of(settings, data.train, data.reward_scale)
+        agents.learn_from(found)
+        learned.append(agents.weights(0))
+    for name, array in learned[0].items():
+        np.testing.assert_array_equal(array, learned[1][name], err_msg=name)
+
+
+def test_what_was_lived_ends_where_the_account_did_whatever_the_desk_discounted(
+    tmp_path: Path,
+) -> None:
+    """A model of gamma 0, or of one that is not known, lived through no ruin at every bar."""
+    for gamma in (0.0, None):
+        folder = tmp_path / str(gamma)
+        folder.mkdir()
+        found = lived_under(folder, gamma=gamma)
+        settings, data = prepared("--replay.prefill", str(found))
+        buffer = with_lived(settings, data).lived
+        assert buffer is not None
+        assert len(buffer) > 300
+        np.testing.assert_allclose(buffer.at(np.arange(len(buffer))).discount, 0.99)
+
+
+def test_a_fork_cannot_begin_with_what_desks_lived(journal: Path, tmp_path: Path) -> None:
+    trained = Trained(tmp_path)
+    few = ["--preset", "tabular", "--bars", WALK, "--steps", "600"]
+    trained(*few, stop_at=300)
+    more = ("--resume", "latest", "--fork", "--replay.prefill", str(journal))
+    with pytest.raises(NoCheckpoint, match="a fork begins where its parent stood"):
+        trained(*more)

@@ -8,6 +8,7 @@ import pytest
 
 from durable.settings import BadSettings
 from tests.support.agents import dqn_of
+from training.learning.tabular import Tabular
 from training.settings import TrainSettings
 from training.sources import load_settings, preset_names
 
@@ -336,3 +337,73 @@ def test_an_architecture_refuses_what_it_does_not_take() -> None:
         BadSettings, match="layer_norm is set, but kind is linear; it needs two_layer"
     ):
         load("--network.kind", "linear", "--network.layer-norm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--features.names", "log_price", "--features.names", "price_change"), 2),
+        (("--features.names", "log_price,price_change"), 2),
+        (("--features", "log_price", "--features.names=price_change"), 2),
+        (("--features.names", "log_price"), 1),
+    ],
+)
+def test_a_list_may_be_said_in_several_flags(arguments: tuple[str, ...], names: int) -> None:
+    assert load(*arguments).features.names == ("log_price", "price_change")[:names]
+    assert dqn_of(load("--network.hidden", "8", "--network.hidden", "16")).network.hidden == (8, 16)
+
+
+def test_variables_with_a_name_of_their_own_win_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DQN_EPSILON_START", "0.5")
+    monkeypatch.setenv("qdesk_epsilon__start", "0.7")
+    monkeypatch.setenv("dqn_epsilon_min", "0.4")  # another name
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    settings = load()
+    assert dqn_of(settings).epsilon.start == 0.5
+    assert dqn_of(settings).epsilon.min == 0.05
+    assert settings.tracking_uri is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a:1")
+    monkeypatch.setenv("QDESK_TRACKING_URI", "http://b:1")
+    assert load().tracking_uri == "http://a:1"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--learner.huber-delta", "1"),
+        ("--no-replay.prioritised",),
+        ("--learner.clip-norm", "none"),
+        ("--network.hidden", "32,32"),  # several presets share a command line
+    ],
+)
+def test_a_default_of_the_other_kind_says_nothing_however_it_is_written(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load("--preset", "tabular", *arguments).agent.kind == "tabular"
+    monkeypatch.setenv("QDESK_REPLAY__PRIORITISED", "false")
+    assert load("--preset", "tabular", *arguments).agent.kind == "tabular"
+    assert load("--preset", "linear", "--tabular.omega", "0.80").agent.kind == "dqn"
+
+
+def test_two_kinds_of_agents_at_once_are_a_contradiction(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        BadSettings, match=r"network.kind is 'two_layer' .*, but agent.kind is 'tab"
+    ):
+        load("--preset", "tabular", "--network.kind", "two_layer")
+    assert load("--preset", "two_layer", "--agent.kind", "tabular").agent.kind == "tabular"
+    assert load("--preset", "tabular", "--network.kind", "tabular").agent.kind == "tabular"
+    monkeypatch.setenv("QDESK_NETWORK__KIND", "linear")
+    with pytest.raises(
+        BadSettings, match=r"network.kind is 'linear' .QDESK_NETWORK__KIND in the env"
+    ):
+        load("--preset", "tabular")
+
+
+def test_a_table_of_before_beside_a_network_that_was_set_is_read() -> None:
+    """Of a network nothing was asked where a table learned."""
+    tree = {"network": {"kind": "tabular", "hidden": [32, 32]}, "tabular": {"bins": 7}}
+    agent = TrainSettings.of(tree).agent
+    assert isinstance(agent, Tabular)
+    assert agent.tabular.bins == 7

@@ -141,10 +141,12 @@ class TrainingLoop:
         """As `Agents.learn_from` has it: batches are drawn uniformly, for each seed its own."""
         settings = self.learner.settings
         updates = max(len(lived) // self.ring.streams, 1) * settings.updates_per_iteration
-        step = tf.function(self.learner.train_step, autograph=False)
+        step = tf.function(self.learner.train_step, jit_compile=True, autograph=False)
         rate = self._epsilon(tf.constant(0))
+        random = [np.random.default_rng(seed) for seed in self.seeds]
         for update in range(1, updates + 1):
-            drawn = [lived.sample(settings.batch) for _ in self.seeds]
+            bits = [each.integers(0, 2**32, settings.batch, np.uint32) for each in random]
+            drawn = [lived.at(lived.draw(each)) for each in bits]
             batch = Transition(*(np.stack(column) for column in zip(*drawn, strict=True)))
             step(batch, None, rate, self._noise(tf.constant(-update)))  # noise of no iteration's
             if settings.tau is None and update % settings.target_every == 0:

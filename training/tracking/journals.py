@@ -26,7 +26,7 @@ def journals(mlruns: Path) -> Iterator[Path]:
 
 def head_of(folder: Path) -> Begun | None:
     """What the run of a journal is, read without opening it; None where that is not to be had."""
-    with suppress(OSError, msgspec.MsgspecError), (folder / JOURNAL).open("rb") as file:
+    with suppress(OSError, ValueError, msgspec.MsgspecError), (folder / JOURNAL).open("rb") as file:
         line = file.readline()
         if sealed(line) is None or fits(line, 0):
             return msgspec.json.decode(line, type=Begun)

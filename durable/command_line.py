@@ -124,7 +124,7 @@ def from_file(path: Path, source: str, alone: Mapping[str, str] = NOTHING) -> di
     Args:
         path: of the file.
         source: the words for it.
-        alone: as `from_command_line` has it.
+        alone: see `from_command_line`.
 
     Raises:
         FileNotFoundError: there is none.

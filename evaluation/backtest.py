@@ -63,7 +63,7 @@ def choice_of(
         table: the market.
 
     Returns:
-        As `greedy_choice` has it.
+        See `greedy_choice`.
     """
     steps = len(table) - 1
     position = np.repeat(np.array(POSITIONS), steps)

@@ -72,7 +72,7 @@ class OrnsteinUhlenbeck:
     def best_choice(
         self, close: Numbers, fee_rate: float, gamma: float, points: int = 601
     ) -> NDArray[np.int8]:
-        """As `Market` has it: value iteration over a grid of x, six stationary deviations wide."""
+        """See `Market`: value iteration over a grid of x, six stationary deviations wide."""
         spread = self.sigma / np.sqrt(1 - (1 - self.theta) ** 2)
         grid = np.linspace(-6 * spread, 6 * spread, points)
         places = (1 - self.theta) * grid[:, None] + self.sigma * NODES
@@ -104,7 +104,7 @@ class RandomWalk:
         return _from_log_prices(f"{self.name}_s{seed}", np.cumsum(returns))
 
     def best_choice(self, close: Numbers, fee_rate: float, gamma: float) -> NDArray[np.int8]:
-        """As `Market` has it; the same at every price, since rewards are in proportion to it."""
+        """See `Market`; the same at every price, since rewards are in proportion to it."""
         growth = np.exp(self.drift)
         rewards = (growth - 1) * HELD - fee_rate * CHANGES
         q_values = _solve(rewards[None], np.array([[gamma * growth]]))
@@ -152,7 +152,7 @@ class RegimeSwitching:
     def best_choice(
         self, close: Numbers, fee_rate: float, gamma: float, points: int = 401
     ) -> NDArray[np.int8]:
-        """As `Market` has it: value iteration over a grid of beliefs, in units of the price."""
+        """See `Market`: value iteration over a grid of beliefs, in units of the price."""
         grid = np.linspace(0, 1, points)
         shares = []
         places = []

@@ -63,10 +63,10 @@ def parser() -> argparse.ArgumentParser:
 
     add("list", "all models, with their versions' aliases")
     show = add("show", "a model's versions and who moved its champion, or one version")
-    show.add_argument("name", help="of the registered model, as `list` has it")
+    show.add_argument("name", help="of the registered model, see `list`")
     show.add_argument("version", nargs="?", help="a number or an alias")
     compare = add("compare", "versions side by side: what they did, and settings that differ")
-    compare.add_argument("name", help="of the registered model, as `list` has it")
+    compare.add_argument("name", help="of the registered model, see `list`")
     compare.add_argument("version", help="a number or an alias")
     compare.add_argument("others", nargs="+", metavar="version", help="to compare it with")
     for name, about in (
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         ("rollback", "make the previous champion the champion again"),
     ):
         move = add(name, about)
-        move.add_argument("name", help="of the registered model, as `list` has it")
+        move.add_argument("name", help="of the registered model, see `list`")
         if name == "promote":
             move.add_argument("version", help="a number or an alias")
             move.add_argument("--policy", type=Path, help="TOML file of conditions (default: all)")
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         move.add_argument("--reason", required=True, help="why; it stands in the record")
         move.add_argument("--by", help="who, for the record (default: user@host)")
     verify = add("verify", "check a version's bundle: hashes, shapes, golden Q-values")
-    verify.add_argument("name", help="of the registered model, as `list` has it")
+    verify.add_argument("name", help="of the registered model, see `list`")
     verify.add_argument("version", help="a number or an alias")
     return whole
 

@@ -61,7 +61,7 @@ class Funding(Record, tag="funding", kw_only=True):
     cash: float
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         account.cash = account.funded = self.cash
         account.equity = account.peak = account.day_equity = account.highest = self.cash
@@ -96,7 +96,7 @@ class Bar(Record, tag="bar", kw_only=True):
     level: int = 0
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         if self.refused is not None:
             self._refused(account)
@@ -154,7 +154,7 @@ class Decided(Record, tag="decision", kw_only=True):
     outside: list[str] = []
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         account.decisions += 1
         account.silent = False
@@ -185,7 +185,7 @@ class OrderRecord(Record, tag="order", kw_only=True):
         return cls(time=now, id=f"{order}:{status}", order=order, status=status, **more)
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         status = self.status
         working = account.working
@@ -243,7 +243,7 @@ class Fill(Record, tag="fill", kw_only=True):
         return self.size if self.side == "buy" else -self.size
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         signed = self.signed
         account.fills.add(self.id)
@@ -275,7 +275,7 @@ class Charge(Record, tag="charge", kw_only=True):
     reason: str = ""
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         account.fills.add(self.id)
         if account.cash is not None:
@@ -292,7 +292,7 @@ class Risk(Record, tag="risk", kw_only=True):
     latched: int | None = None
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         account.changes += 1
         account.changed = self.time
@@ -316,7 +316,7 @@ class Gap(Record, tag="gap", kw_only=True):
     reason: str
 
     def apply(self, account: Account) -> None:
-        """As `Record.apply` has it."""
+        """See `Record.apply`."""
         account.time = self.time
         account.gaps += 1
         account.silent = True

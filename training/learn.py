@@ -83,7 +83,7 @@ def validate(policy: Policy, table: MarketTable) -> Validation:
 def choice(
     policy: Policy, table: MarketTable, seen: list[NDArray[np.float64]] | None = None
 ) -> NDArray[np.int8]:
-    """The positions that a policy takes, as `greedy_choice` has it.
+    """The positions that a policy takes, see `greedy_choice`.
 
     Args:
         policy: of an agent.

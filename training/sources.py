@@ -24,6 +24,7 @@ from durable.command_line import (
 )
 from durable.settings import BadSettings, Fault
 from models.exploration import EPSILON_VARIABLES
+from training.learning.kinds import KINDS
 from training.settings import TrainSettings, known_settings
 
 ALONE = {"features": "names", "checkpoints": "where"}  # settings that may be written as their group
@@ -111,7 +112,8 @@ def _refuse_two_kinds(given: Mapping[str, Given]) -> None:
     kind = given.get("agent.kind", Given("dqn", "settings"))
     network = given.get("network.kind", Given("tabular", "settings"))
     said = network.source.endswith(("command line", "environment"))
-    if kind.value != "dqn" and network.value != "tabular" and said:
+    has_network = kind.value not in KINDS or "network" in KINDS[kind.value].model_fields
+    if said and not has_network and network.value != "tabular":
         raise BadSettings(
             f"network.kind is {network.value!r} ({network.source}), but agent.kind is {kind.value!r} "
             f"({kind.source}), which has no network"

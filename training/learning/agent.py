@@ -129,7 +129,7 @@ class AgentSettings(Settings):
 
     Attributes:
         kind: what `agent.kind` calls it.
-        module: where the function `agents` is, which takes what `agents` here does and these settings.
+        module: has `agents(settings, table, seeds, reward_scale, name)`, which makes the agents.
         packages: that it needs, beside those of every training.
     """
 

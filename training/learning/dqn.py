@@ -72,7 +72,7 @@ class Dqn(AgentSettings):
 
     @property
     def cvar(self) -> float:
-        """As `AgentSettings.cvar` has it."""
+        """See `AgentSettings.cvar`."""
         return self.network.cvar
 
     @property
@@ -82,7 +82,7 @@ class Dqn(AgentSettings):
 
     @property
     def n_step(self) -> int:
-        """As `AgentSettings.n_step` has it."""
+        """See `AgentSettings.n_step`."""
         return self.learner.n_step
 
     @property
@@ -95,7 +95,7 @@ class Dqn(AgentSettings):
         return log_policy + learner.munchausen_temperature * math.log(3)
 
     def require(self, steps: int, seeds: int) -> None:
-        """As `AgentSettings.require` has it."""
+        """See `AgentSettings.require`."""
         replay = self.replay
         if steps <= replay.first_update:
             raise ValueError(

@@ -116,7 +116,7 @@ class Learner:
             ]
         self.optimizer.apply(gradients, self._weights)
         if self.settings.tau is not None:
-            self._move_target(self.settings.tau)
+            self._soft_update_target(self.settings.tau)
         q_mean = tf.reduce_mean(tf.reshape(q_value, (self.seeds, -1)), axis=1)
         return StepMetrics(loss, tf.reduce_mean(td_error, axis=1), q_mean, norm), td_error
 
@@ -125,7 +125,7 @@ class Learner:
         for source, sink in self._pairs():
             sink.assign(tf.where(due, source, sink))
 
-    def _move_target(self, tau: float) -> None:
+    def _soft_update_target(self, tau: float) -> None:
         """Target += tau * (online - target): Lillicrap et al. (2016), algorithm 1."""
         for source, sink in self._pairs():
             sink.assign_add(tau * (source - sink))

@@ -42,7 +42,7 @@ def agents(
     reward_scale: float,
     name: str,  # noqa: ARG001 - a network is named as its kind
 ) -> "TrainingLoop":
-    """As `AgentSettings.agents` has it."""
+    """See `AgentSettings.agents`."""
     networks = [build_network(settings.network, table.state_size, seed) for seed in seeds]
     return TrainingLoop(table, networks, settings, seeds, reward_scale)
 
@@ -114,7 +114,7 @@ class TrainingLoop:
         self._program(tf.constant(self.iteration))
 
     def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[LogWindow]:
-        """As `Agents.run` has it; it can be stopped between chunks of iterations."""
+        """See `Agents.run`; it can be stopped between chunks of iterations."""
         before = done = self.iteration
         end = before + iterations
         while done < end:
@@ -138,7 +138,7 @@ class TrainingLoop:
         return windows
 
     def learn_from(self, lived: ReplayBuffer) -> None:
-        """As `Agents.learn_from` has it: batches are drawn uniformly, for each seed its own."""
+        """See `Agents.learn_from`: batches are drawn uniformly, for each seed its own."""
         settings = self.learner.settings
         updates = max(len(lived) // self.ring.streams, 1) * settings.updates_per_iteration
         step = tf.function(self.learner.train_step, jit_compile=True, autograph=False)
@@ -155,12 +155,12 @@ class TrainingLoop:
         self._require_finite(0, np.zeros_like(self._sums))
 
     def state(self) -> State:
-        """As `Agents.state` has it: the variables, without a copy, and the open window."""
+        """See `Agents.state`: the variables, without a copy, and the open window."""
         views = {name: np.asarray(memoryview(v.value())) for name, v in self.variables.items()}
         return {**views, "window/began": np.array(self._began), "window/sums": self._sums}
 
     def restore(self, state: State) -> None:
-        """As `Agents.restore` has it."""
+        """See `Agents.restore`."""
         require_fits(self.state(), state)
         for name, variable in self.variables.items():
             variable.assign(state[name])
@@ -169,11 +169,11 @@ class TrainingLoop:
 
     @property
     def learning_rate(self) -> float:
-        """As `Agents.learning_rate` has it."""
+        """See `Agents.learning_rate`."""
         return float(self.learner.optimizer.learning_rate.numpy())
 
     def set_learning_rate(self, rate: float) -> None:
-        """As `Agents.set_learning_rate` has it."""
+        """See `Agents.set_learning_rate`."""
         self.learner.optimizer.learning_rate.assign(rate)
 
     def _begin_window(self) -> None:
@@ -185,13 +185,13 @@ class TrainingLoop:
         return self.learner.online.network(index)
 
     def weights(self, index: int) -> Mapping[str, NDArray[Any]]:
-        """As `Agents.weights` has it."""
+        """See `Agents.weights`."""
         names = self.learner.online.variables
         state = {name: self.variables[f"online/{name}"] for name in names}
         return {name: np.asarray(memoryview(v.value()))[index] for name, v in state.items()}
 
     def policy(self, index: int) -> Policy:
-        """As `Agents.policy` has it."""
+        """See `Agents.policy`."""
         network = self.model(index)
         return Policy.greedy(lambda states: q_values_of(network, states, self.learner.cvar))
 

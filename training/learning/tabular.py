@@ -36,11 +36,11 @@ class Tabular(AgentSettings):
 
     @property
     def summary(self) -> str:
-        """As `AgentSettings.summary` has it."""
+        """See `AgentSettings.summary`."""
         return f"{self.algorithm}, a table"
 
     def require_table(self, table: MarketTable, seeds: int) -> None:
-        """As `AgentSettings.require_table` has it."""
+        """See `AgentSettings.require_table`."""
         tables = seeds * tables_of(self.tabular.algorithm)
         Discretiser.fit(table.features, self.tabular.bins, tables)
 
@@ -48,7 +48,7 @@ class Tabular(AgentSettings):
 def agents(
     settings: Tabular, table: MarketTable, seeds: Sequence[int], reward_scale: float, name: str
 ) -> "TabularAgents":
-    """As `AgentSettings.agents` has it."""
+    """See `AgentSettings.agents`."""
     return TabularAgents(table, settings, seeds, reward_scale, name)
 
 
@@ -89,7 +89,7 @@ class TabularAgents:
         """There is nothing to get ready."""
 
     def run(self, iterations: int, stopped: Callable[[], bool] = lambda: False) -> list[LogWindow]:
-        """As `Agents.run` has it."""
+        """See `Agents.run`."""
         before = self.iteration
         end = before + iterations
         while self.iteration < end:
@@ -123,15 +123,15 @@ class TabularAgents:
         return TabularQ(self._discretiser, table, self._name)
 
     def weights(self, index: int) -> Mapping[str, NDArray[Any]]:
-        """As `Agents.weights` has it."""
+        """See `Agents.weights`."""
         return {"table": self._walks[index].learner.table()}
 
     def policy(self, index: int) -> Policy:
-        """As `Agents.policy` has it."""
+        """See `Agents.policy`."""
         return Policy.greedy(self.model(index).q_values)
 
     def learn_from(self, lived: ReplayBuffer) -> None:
-        """As `Agents.learn_from` has it: from each transition once, in their order."""
+        """See `Agents.learn_from`: from each transition once, in their order."""
         batch = lived.at(np.arange(len(lived)))
         rows = []
         for states in (batch.state, batch.next_state):
@@ -146,7 +146,7 @@ class TabularAgents:
                 walk.learner.update(row, action, reward, discount, following, walk.rate, coin)
 
     def state(self) -> State:
-        """As `Agents.state` has it."""
+        """See `Agents.state`."""
         walks = {
             f"{index}/{name}": array
             for index, walk in enumerate(self._walks)
@@ -155,7 +155,7 @@ class TabularAgents:
         return {**walks, "window/began": np.array(self._began), "window/sums": self._sums}
 
     def restore(self, state: State) -> None:
-        """As `Agents.restore` has it."""
+        """See `Agents.restore`."""
         require_fits(self.state(), state)
         for index, walk in enumerate(self._walks):
             own = f"{index}/"
@@ -169,7 +169,7 @@ class TabularAgents:
         return math.nan
 
     def set_learning_rate(self, rate: float) -> None:
-        """As `Agents.set_learning_rate` has it, but for tables, which have none."""
+        """See `Agents.set_learning_rate`, but for tables, which have none."""
         raise NotImplementedError(f"a table cannot go on at the learning rate {rate:g}")
 
 

@@ -49,5 +49,5 @@ class EarlyStopping(Observer):
         return self.ended, {}
 
     def restore(self, saved: Saved) -> None:
-        """As `Observer.restore` has it."""
+        """See `Observer.restore`."""
         self.ended = saved.known

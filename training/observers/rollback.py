@@ -65,5 +65,5 @@ class Rollback(Observer):
         return self.done, {}
 
     def restore(self, saved: Saved) -> None:
-        """As `Observer.restore` has it."""
+        """See `Observer.restore`."""
         self.done = saved.known

@@ -81,7 +81,7 @@ class RunJournal:
         head: what the run is: its first entry, or None before that.
         ended: how it ended, or None while it has not.
         damage: a sentence for every line that is not what was written; its content is left out.
-        learned: what MLflow answered: `run_id`, `versions` by key, `candidate` …
+        answers: of MLflow: `run_id`, `versions` by key, `candidate` …
 
     Raises:
         InUse: another process has it.

@@ -3,12 +3,18 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import orjson
+
 from durable.errors import InUse
 from durable.retrying import LONGEST_PAUSE, RetryingWorker
+from durable.verified import MANIFEST
+from models.architectures import TABULAR
 from training.tracking.delivery import deliver
+from training.tracking.entries import Registered
 from training.tracking.journal import RunJournal, Unsent
 from training.tracking.journals import journals, undelivered
 from training.tracking.store import Store, reason_of
@@ -175,7 +181,7 @@ class Uploader:
     def _try(self, each: OrphanedRun) -> None:
         """Sends a leftover, or puts it off.
 
-        One that stands back for the runs of this process is due again at once, one that failed after
+        One that gives way to the runs of this process is due again at once, one that failed after
         a pause; the end of a training waits for both. It does not wait for a run whose process lives,
         nor for a network that a training without TensorFlow cannot register.
         """
@@ -188,7 +194,7 @@ class Uploader:
                 awaited = not needs_keras(journal) or "keras" in sys.modules
                 if awaited:
                     done = send_what_was_left(journal, each.mlruns, None, self._own_wait)
-                    pause = 0.0  # not done: it stood back
+                    pause = 0.0  # not done: it gave way
             finally:
                 journal.close()
         except FileNotFoundError:
@@ -206,7 +212,7 @@ class Uploader:
             self._changed.notify_all()
 
     def _own_wait(self) -> bool:
-        """Whether a leftover has to stand back."""
+        """Whether an orphaned run has to give way."""
         return self._worker.closing or (self._draining and bool(self.unsent))
 
 
@@ -236,6 +242,14 @@ def send_what_was_left(
 
 def needs_keras(journal: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
-    params = journal.head.params if journal.head else {}
-    kind = params.get("agent.kind") or params.get("network.kind")  # before there were kinds
-    return bool(journal.unsent.versions) and kind != "tabular"
+    if not journal.unsent.versions:
+        return False
+    waiting = journal.pending(sum(journal.unsent))
+    folders = [journal.files_of(each) for each in waiting if isinstance(each, Registered)]
+    return any(_is_network(folder / MANIFEST) for folder in folders)
+
+
+def _is_network(manifest: Path) -> bool:
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return bool(orjson.loads(manifest.read_bytes())["network"]["kind"] != TABULAR)
+    return False  # it cannot be registered at all

@@ -223,7 +223,7 @@ def liquidation_cost(
 
 
 def growth(terms: AnyTerms, net: Array, xp: ModuleType = np) -> Array:
-    """The reward before penalties: earnings less costs, or under sizing equity the growth of log equity."""
+    """The reward before penalties: earnings less costs; under sizing equity, growth of log equity."""
     if isinstance(terms, EquityTerms):
         return terms.price * xp.log1p(xp.maximum(net / terms.price, LEAST - 1))
     return net

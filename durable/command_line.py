@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_orig
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from durable.settings import BadSettings, Fault
+from durable.settings import BadSettings, Fault, leaves, nested
 
 Fields = Mapping[str, FieldInfo]
 NOTHING: Mapping[str, str] = {}
@@ -153,18 +153,12 @@ def tree_of(given: Mapping[str, Given], known: Fields, command: str) -> dict[str
     Raises:
         BadSettings: one has no such name.
     """
-    tree: dict[str, Any] = {}
-    for path, (value, source) in given.items():
+    for path, (_, source) in given.items():
         if path not in known:
             raise BadSettings(
                 f"{source}: {path} is not a setting; see `qdesk {command} --help` for those that are"
             )
-        *groups, name = path.split(".")
-        at = tree
-        for group in groups:
-            at = at.setdefault(group, {})
-        at[name] = value
-    return tree
+    return nested({path: each.value for path, each in given.items()})
 
 
 def explained(fault: Fault, given: Mapping[str, Given]) -> str:
@@ -174,17 +168,6 @@ def explained(fault: Fault, given: Mapping[str, Given]) -> str:
         return f"{path}: {fault.reason}" if path else fault.reason
     source = given[path].source if path in given else "settings"
     return f"{path} is {fault.value!r} ({source}): {fault.reason[0].lower()}{fault.reason[1:]}"
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a tree by dotted path."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            found |= leaves(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def text(value: Any) -> str:
@@ -227,7 +210,5 @@ def _kinds(kind: Any) -> Iterator[str]:
         yield "none"
     elif kind is Ellipsis:
         yield "..."
-    elif hasattr(kind, "__value__"):
-        yield from _kinds(kind.__value__)
     else:
         yield from _kinds(get_args(kind)[0]) if origin else [getattr(kind, "__name__", str(kind))]

@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from durable.settings import leaves
+
 # What may differ between trainings of one configuration: luck, names, places and how often to look.
 NO_PART = (
     "seed",
@@ -69,15 +71,9 @@ SAID_BESIDE = {
 }
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A tree of settings by dotted path."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = "none" if value is None else str(value)
-    return flat
+def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
+    """A tree of settings by dotted path, as text."""
+    return {path: "none" if value is None else str(value) for path, value in leaves(tree).items()}
 
 
 def completed(flat: Mapping[str, str]) -> dict[str, str]:

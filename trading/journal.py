@@ -231,17 +231,17 @@ def last_position(path: Path) -> float | None:
     filled = 0.0
     for before, line in reversed(list(pairwise([b"", *lines]))):
         try:
-            told = TELLING.decode(line)
+            line_says = TELLING.decode(line)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
-        if told.type not in ("fill", "decision", "stop"):
+        if line_says.type not in ("fill", "decision", "stop"):
             continue
         if not _trusted(line, before):
             return None
-        if told.type == "fill":
-            filled += told.size if told.side == "buy" else -told.size
-        elif told.position is not None:
-            return told.position + filled
+        if line_says.type == "fill":
+            filled += line_says.size if line_says.side == "buy" else -line_says.size
+        elif line_says.position is not None:
+            return line_says.position + filled
     return None
 
 

@@ -177,7 +177,6 @@ def _transitions(
     ones = np.ones_like(before)
     state = np.column_stack([features.values[at], before, ones])
     following = np.column_stack([features.values[at + 1], after, ones])
-    rows_lived = lived["row"].to_numpy()
     found = pl.DataFrame(
         {
             "state": state.astype(np.float32),
@@ -185,7 +184,7 @@ def _transitions(
             "reward": lived["reward"].to_numpy() * data.reward_scale,
             "next_state": following.astype(np.float32),
             "continues": lived["next_state"].is_not_null(),
-            "truncated": np.append(np.diff(rows_lived) != 1, True),
+            "truncated": np.append(np.diff(at) != 1, True),
         }
     )
     return found, whole - len(lived)

@@ -131,8 +131,8 @@ class Session:
             self._save_at_stop()
 
     def _learn(self, stop: Stop, show: screen.Show) -> None:
-        stopped = lambda: stop.by is not None  # noqa: E731
-        for point in learn(self.agents, self._validation, self._settings, stopped):
+        points = learn(self.agents, self._validation, self._settings, lambda: stop.by is not None)
+        for point in points:
             for observer in self._observers:
                 observer.on_point(point)
             show(point.step, point.windows, point.iterations_per_second)
@@ -212,17 +212,17 @@ def open_session(
         if start is not None:
             stack.callback(start.close)
             start.require_fits(agents.state())
-        resumed = start is not None and start.lock is not None
+        lock = start.lock if start is not None else None
+        resumed = lock is not None
         journals = []
-        for run in start.run_ids if start is not None and resumed else map(_new_run, seeds):
+        for run in start.run_ids if start is not None and resumed else [new_run() for _ in seeds]:
             journals.append(open_journal(settings.mlruns, run))
             stack.callback(_close_if_unused, journals[-1], runs)
             for sentence in journals[-1].damage:
                 tell(sentence)
-        if start is not None and start.lock is not None:
+        if start is not None and lock is not None:
             ends = [_how_it_ended(journal, store, settings) for journal in journals]
             start.require_unfinished(settings, ends)
-            lock = start.lock
         else:
             lock = RunLock(settings.checkpoints.root(settings.mlruns) / journals[0].run)
         every = settings.checkpoint_interval
@@ -251,10 +251,6 @@ def open_session(
 def teller(console: Console) -> Tell:
     """Shows a user sentences, whatever is in them."""
     return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
-
-
-def _new_run(_: int) -> str:
-    return new_run()
 
 
 def _close_if_unused(journal: RunJournal, runs: Sequence[SeedRun]) -> None:

@@ -20,8 +20,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from durable.addresses import taken
-from durable.command_line import Fields, fields, leaves
-from durable.settings import Settings
+from durable.command_line import Fields, fields
+from durable.settings import Settings, leaves, nested
 from market.accounting import MarketSettings
 from market.bars import SplitSettings
 from market.features import FeatureSettings
@@ -117,14 +117,8 @@ class TrainSettings(Settings):
                     _refuse(path, f"{path} is set, but does nothing {where}; leave it out")
                 del given[path]
         groups = {path.partition(".")[0] for path in own}
-        agent: dict[str, Any] = {}
-        rest: dict[str, Any] = {}
-        for path, value in given.items():
-            *inside, name = path.split(".")
-            at = agent if inside and inside[0] in groups else rest
-            for group in inside:
-                at = at.setdefault(group, {})
-            at[name] = value
+        rest = nested(given)
+        agent = {group: rest.pop(group) for group in groups & rest.keys()}
         return cls(agent=kind.model_validate(agent), **rest)
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ class SimulatedVenue:
 
         Args:
             settings: fills and costs.
-            account: of a desk that goes on from its journal.
+            account: of a desk that continues its journal.
         """
         account = account or Account()
         self.settings = settings

@@ -29,17 +29,20 @@ class QGuard(Observer):
 
     def on_point(self, point: Progress) -> None:
         """Looks at all Q-values that were looked up in a validation; an agent may have none."""
-        for tracker, validation in zip(self.trackers, point.validations or (), strict=False):
-            if validation.q_values is None:
-                continue
-            share = float(abs(validation.q_values).max()) / self.most
-            tracker.log({"guard/q_over_explained": share}, point.step)
-            if share > 1 and not self.warned:
-                self.warned = True
-                self.tell(
-                    f"warning: by iteration {point.step} a Q-value is {share:.3g} times the largest that "
-                    "rewards can explain, r_max / (1 - gamma); see guard/q_over_explained"
-                )
+        if point.validations is None:
+            return
+        largest = 0.0
+        for tracker, validation in zip(self.trackers, point.validations, strict=True):
+            if validation.q_values is not None:
+                share = float(abs(validation.q_values).max()) / self.most
+                tracker.log({"guard/q_over_explained": share}, point.step)
+                largest = max(largest, share)
+        if largest > 1 and not self.warned:
+            self.warned = True
+            self.tell(
+                f"warning: by iteration {point.step} a Q-value is {largest:.3g} times the largest that "
+                "rewards can explain, r_max / (1 - gamma); see guard/q_over_explained"
+            )
 
 
 def explained_q(settings: TrainSettings, table: MarketTable, reward_scale: float) -> float:

@@ -27,7 +27,9 @@ class Recording(Observer):
 
     def on_point(self, point: Progress) -> None:
         """Judges what was validated."""
-        for recorder, validation in zip(self.recorders, point.validations or (), strict=False):
+        if point.validations is None:
+            return
+        for recorder, validation in zip(self.recorders, point.validations, strict=True):
             recorder.judge(point.step, validation.result, self.stopping.ended)
 
     def state(self) -> tuple[Any, Arrays]:

@@ -88,7 +88,7 @@ class Tracker:
 
     Args:
         store: where to.
-        journal: its journal; one that another process began is gone on with.
+        journal: its journal; one that another process began is continued.
         about: what it is; a journal that has begun keeps what it said.
         uploader: sends the journal.
         may_exist_on_server: it may have the run from another machine.

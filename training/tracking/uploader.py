@@ -242,9 +242,10 @@ def send_what_was_left(
 
 def needs_keras(journal: RunJournal) -> bool:
     """Whether a network waits in a journal to be registered."""
-    if not journal.unsent.versions:
+    unsent = journal.unsent
+    if not unsent.versions:
         return False
-    waiting = journal.pending(sum(journal.unsent))
+    waiting = journal.pending(sum(unsent))
     folders = [journal.files_of(each) for each in waiting if isinstance(each, Registered)]
     return any(_is_network(folder / MANIFEST) for folder in folders)
 

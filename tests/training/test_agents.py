@@ -21,7 +21,8 @@ from models.networks import q_values_of
 from models.registry import model_id_of
 from models.tabular import TabularQ
 from tests.support.kills import client_of
-from tests.support.trained import runs_by_name
+from tests.support.stores import fresh
+from tests.support.trained import Trained, runs_by_name
 from training.data import TrainingData
 from training.learn import validate
 from training.learning.agent import Policy
@@ -30,6 +31,7 @@ from training.tracking.store import RUN
 
 STEPS = 2000
 SEEDS = (5, 6, 7)
+COUNTS = ["--steps", str(STEPS), "--seed", str(SEEDS[0]), "--seeds", str(len(SEEDS))]
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def printed(store: Path) -> dict[str, str]:
     """What is said of three seeds of tables, trained where TensorFlow is missing, and of networks."""
-    return {
-        "tabular": trained("--preset tabular", store, without=("tensorflow", "keras")),
-        "rainbow": trained("--preset rainbow --network.cvar 0.25", store),
-    }
+    tables = trained_without(
+        ("tensorflow", "keras"), ["train", "--preset", "tabular"], fresh(store)
+    )
+    networks = Trained(store.parent)
+    networks("--preset", "rainbow", "--network.cvar", "0.25", *COUNTS)
+    return {"tabular": tables, "rainbow": networks.said.getvalue()}
 
 
-def trained(arguments: str, store: Path, without: tuple[str, ...] = ()) -> str:
+def trained_without(without: tuple[str, ...], arguments: list[str], store: Path) -> str:
     """The output of a training in an installation that really lacks some packages, by link."""
     site = store.parent / "site"
     site.mkdir(exist_ok=True)
@@ -57,10 +61,9 @@ def trained(arguments: str, store: Path, without: tuple[str, ...] = ()) -> str:
         elif not kept.exists():
             kept.symlink_to(entry)
     root = Path(qdesk.__file__).parents[1]
-    command = [sys.executable, "-S", "-m", "qdesk", "train", *arguments.split()]
-    counts = ["--steps", str(STEPS), "--seed", str(SEEDS[0]), "--seeds", str(len(SEEDS))]
+    command = [sys.executable, "-S", "-m", "qdesk", *arguments, *COUNTS, "--mlruns", str(store)]
     run = subprocess.run(
-        [*map(str, command), *counts, "--mlruns", str(store)],
+        command,
         env={**os.environ, "PYTHONPATH": f"{site}:{root}"},
         capture_output=True,
         text=True,

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.kills import QDESK, client_of, fingerprint, training
+from tests.support.commands import said
+from tests.support.kills import client_of, fingerprint, training
+from tests.support.stores import fresh
 from tests.support.trained import MARKET, SMALL, Trained, runs_of
 from training.checkpoints.checkpoint import newest
 from training.checkpoints.errors import NoCheckpoint
@@ -126,7 +128,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
 
 @pytest.mark.parametrize("steps", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_a_full_disk_under_the_store_holds_nothing_up_and_loses_nothing(
-    trained: Trained, steps: int
+    trained: Trained, steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A limit of the size of files stands in for it; once there is room, what is missing is sent."""
     trained("--preset", "tabular", "--steps", "100", "--name", "before")
@@ -139,14 +141,13 @@ def test_a_full_disk_under_the_store_holds_nothing_up_and_loses_nothing(
     )
     assert (full.returncode, full.stderr) == (0, "")
     assert f"all of it is in {trained.mlruns}/journals. Send it: qdesk tracking sync" in full.stdout
-    sync = [str(QDESK), "tracking", "sync", "--mlruns", str(trained.mlruns)]
-    assert subprocess.run(sync, capture_output=True).returncode == 0
-    whole = Trained(trained.mlruns.parent / "whole")
-    subprocess.run(training("tabular", steps, whole.mlruns), check=True, capture_output=True)
+    said(capsys, "tracking", "sync", "--mlruns", trained.mlruns)
+    whole = fresh(trained.mlruns.parent / "whole")
+    said(capsys, *training("tabular", steps, whole)[1:])
     with client_of(trained.mlruns) as client:
         for run in client.search_runs(["1"], "params.steps = '100'"):
             client.set_terminated(run.info.run_id, "KILLED")
-    assert fingerprint(trained.mlruns) == fingerprint(whole.mlruns)
+    assert fingerprint(trained.mlruns) == fingerprint(whole)
 
 
 def test_what_is_neither_sent_nor_written_is_said_to_be_lost(tmp_path: Path) -> None:

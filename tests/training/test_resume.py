@@ -11,7 +11,8 @@ import pytest
 
 from durable.lines import seal
 from market.bars import load_bars
-from tests.support.kills import QDESK, client_of, fingerprint, resuming, study, training
+from tests.support.commands import said
+from tests.support.kills import client_of, fingerprint, resuming, study, training
 from tests.support.stores import fresh
 from tests.support.trained import SMALL, Trained, learn_until, refused, runs_of
 from training.checkpoints.checkpoint import STATE, RunLock, newest
@@ -39,10 +40,12 @@ def test_killed_at_random_moments_it_ends_as_if_left_alone(
     assert result["differ"] == {}
 
 
-def test_killed_at_its_very_end_it_is_refused_and_what_was_not_sent_is(tmp_path: Path) -> None:
+def test_killed_at_its_very_end_it_is_refused_and_what_was_not_sent_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its journal has its end, which MLflow never heard of: there is nothing to train, only to send."""
     store = fresh(tmp_path / "mlruns")
-    subprocess.run(training("tabular", STEPS, store), check=True, capture_output=True)
+    said(capsys, *training("tabular", STEPS, store)[1:])
     expected = fingerprint(store)
     (path,) = store.glob(f"{JOURNALS}/*/{DELIVERED}")
     delivered = orjson.loads(path.read_bytes())
@@ -52,21 +55,21 @@ def test_killed_at_its_very_end_it_is_refused_and_what_was_not_sent_is(tmp_path:
     with client_of(store) as client:
         (run,) = client.search_runs(["1"])
         client.update_run(run.info.run_id, "RUNNING")
-    done = subprocess.run(resuming(store), capture_output=True, text=True)
-    assert (done.returncode, "has ended after 3,000 iterations" in done.stderr) == (2, True)
+    _, error = said(capsys, *resuming(store)[1:], code=2)
+    assert "has ended after 3,000 iterations" in error
     assert fingerprint(store) == expected
 
 
-def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
+def test_stopped_and_resumed_it_ends_as_if_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Stopped between two logged points: no point is missing, moved, or there twice."""
     alone, stopped = fresh(tmp_path / "alone"), fresh(tmp_path / "stopped")
-    few = ("--log-every", "40000", "--evaluate-every", "40000", "--checkpoints.every", "40000")
+    few = ("--log-every", "20000", "--evaluate-every", "20000", "--checkpoints.every", "20000")
     slowly = ("--replay.streams", "64")
-    subprocess.run(
-        training("tabular", 45_000, alone, *few, *slowly), check=True, capture_output=True
-    )
+    said(capsys, *training("tabular", 22_000, alone, *few, *slowly)[1:])
     process = subprocess.Popen(
-        training("tabular", 45_000, stopped, *few, *slowly),
+        training("tabular", 22_000, stopped, *few, *slowly),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -74,12 +77,12 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        process.wait(1.0)
+        process.wait(0.5)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
+    _, error = process.communicate()
     assert process.returncode == 143
-    assert sorted(said.splitlines()) == [
+    assert sorted(error.splitlines()) == [
         "qdesk train: SIGTERM: stopping; once more ends it at once",
         "qdesk train: stopped by SIGTERM after a last checkpoint",
     ]
@@ -87,7 +90,7 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
         (run,) = client.search_runs(["1"])
         assert run.info.status == "KILLED"
         saved = newest(Path(run.data.tags[CHECKPOINTS]), None, print)
-        assert saved.step % 40_000
+        assert saved.step % 20_000
         (version,) = [
             each
             for each in client.search_model_versions(f"run_id = '{run.info.run_id}'")
@@ -102,7 +105,7 @@ def test_stopped_and_resumed_it_ends_as_if_left_alone(tmp_path: Path) -> None:
         aliases = client.get_registered_model(version.name).aliases
         wanted = {} if best is None else {"candidate": str(best.version)}
         assert {name: str(number) for name, number in aliases.items()} == wanted
-    subprocess.run(resuming(stopped), check=True, capture_output=True)
+    said(capsys, *resuming(stopped)[1:])
     expected, found = fingerprint(alone), fingerprint(stopped)
     assert set(expected["versions"]) == set(found["versions"]) - {
         (saved.step, version.tags["weights_sha256"])
@@ -216,15 +219,15 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_settings_that_differ_are_refused_with_the_difference(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = refused(capsys, stopped, "--resume", "latest", "--tabular.bins", "5", "--seed", "1")
-    assert "settings differ from the checkpoint's: tabular.bins is 10 there and 5 here;" in said
-    assert "seed" not in said.split("differ")[1]
+    error = refused(capsys, stopped, "--resume", "latest", "--tabular.bins", "5", "--seed", "1")
+    assert "settings differ from the checkpoint's: tabular.bins is 10 there and 5 here;" in error
+    assert "seed" not in error.split("differ")[1]
     monkeypatch.setenv("QDESK_LEARNER__GAMMA", "0.5")
-    said = refused(capsys, stopped, "--resume", "latest")
-    assert "learner.gamma is 0.99 there and 0.5 here" in said
+    error = refused(capsys, stopped, "--resume", "latest")
+    assert "learner.gamma is 0.99 there and 0.5 here" in error
     monkeypatch.delenv("QDESK_LEARNER__GAMMA")
-    said = refused(capsys, stopped, "--resume", "latest", "--preset", "linear")
-    assert "preset is tabular there and linear here" in said
+    error = refused(capsys, stopped, "--resume", "latest", "--preset", "linear")
+    assert "preset is tabular there and linear here" in error
 
 
 def test_other_bars_are_refused_also_for_a_fork(
@@ -233,14 +236,14 @@ def test_other_bars_are_refused_also_for_a_fork(
     other = tmp_path / "other.csv"
     load_bars("eurusd_1h").table.head(3999).write_csv(other)
     for fork in ((), ("--fork", "--steps", "2000")):
-        said = refused(capsys, stopped, "--resume", "latest", *fork, "--bars", str(other))
-        assert "data_hash is" in said
-        assert "replay and streams mean nothing on other bars" in said
-    said = refused(
+        error = refused(capsys, stopped, "--resume", "latest", *fork, "--bars", str(other))
+        assert "data_hash is" in error
+        assert "replay and streams mean nothing on other bars" in error
+    error = refused(
         capsys, stopped, *("--resume", "latest", "--fork", "--steps", "2000"),
         *("--market.episode-bars", "50"),
     )  # fmt: skip
-    assert "market.episode_bars is 1000 in the checkpoint and 50 now" in said
+    assert "market.episode_bars is 1000 in the checkpoint and 50 now" in error
     moved = tmp_path / "moved.csv"
     moved.write_bytes((stopped.parent / "bars.csv").read_bytes())
     found = resumed(["--resume", "latest", "--bars", str(moved), "--mlruns", str(stopped)], print)
@@ -258,8 +261,8 @@ def test_a_fork_asked_for_by_the_environment_is_one(
 ) -> None:
     monkeypatch.setenv("QDESK_FORK", "true")
     monkeypatch.setenv("QDESK_STEPS", "300")
-    said = refused(capsys, stopped, "--resume", "latest")
-    assert "steps is 300, but the checkpoint has done 400 already" in said
+    error = refused(capsys, stopped, "--resume", "latest")
+    assert "steps is 300, but the checkpoint has done 400 already" in error
     monkeypatch.setenv("QDESK_STEPS", "2000")
     assert "seed is 1 in the checkpoint and 9 here" in refused(
         capsys, stopped, "--resume", "latest", "--seed", "9"
@@ -277,18 +280,18 @@ def test_what_is_not_there_or_in_use_is_refused(
     assert "nosuchrun: no run in" in refused(capsys, stopped, "--resume", "nosuchrun")
     assert "--resume is empty" in refused(capsys, stopped, "--resume", "")
     assert "no/such: there is no such folder" in refused(capsys, stopped, "--resume", "no/such")
-    said = refused(capsys, tmp_path / "empty", "--resume", "latest")
-    assert "holds no checkpoint" in said
+    error = refused(capsys, tmp_path / "empty", "--resume", "latest")
+    assert "holds no checkpoint" in error
     assert not (tmp_path / "empty").exists()
-    said = refused(capsys, stopped, "--fork")
-    assert "fork is set without resume" in said
-    said = refused(capsys, stopped, "--resume", "latest", "--fork", "--steps", "300")
-    assert "steps is 300, but the checkpoint has done 400 already" in said
+    error = refused(capsys, stopped, "--fork")
+    assert "fork is set without resume" in error
+    error = refused(capsys, stopped, "--resume", "latest", "--fork", "--steps", "300")
+    assert "steps is 300, but the checkpoint has done 400 already" in error
     (folder,) = (stopped / "checkpoints").iterdir()
     lock = RunLock(folder)
-    said = refused(capsys, stopped, "--resume", "latest")
+    error = refused(capsys, stopped, "--resume", "latest")
     lock.close()
-    assert f"process {os.getpid()} trains this run; stop it first" in said
+    assert f"process {os.getpid()} trains this run; stop it first" in error
 
 
 def test_a_state_that_does_not_fit_is_refused_and_the_run_is_left(stopped: Path) -> None:
@@ -299,18 +302,18 @@ def test_a_state_that_does_not_fit_is_refused_and_the_run_is_left(stopped: Path)
     assert [run.info.status for run in runs_of(trained)] == before
 
 
-def test_the_damaged_newest_is_named_and_the_one_before_resumed(tmp_path: Path) -> None:
+def test_the_damaged_newest_is_named_and_the_one_before_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = Trained(tmp_path)
     arguments = ["--preset", "tabular", "--steps", "1000", "--checkpoints.every", "100"]
     trained(*arguments, stop_at=400)
     (folder,) = (trained.mlruns / "checkpoints").iterdir()
     path = max(folder.glob("step-*")) / STATE
     path.write_bytes(path.read_bytes()[:-100])
-    command = [str(QDESK), "train", "--resume", "latest", "--mlruns", str(trained.mlruns)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"damaged: {path}: " in done.stdout
-    assert "from 300 on" in done.stdout
+    printed, _ = said(capsys, *resuming(trained.mlruns)[1:])
+    assert f"damaged: {path}: " in printed
+    assert "from 300 on" in printed
     whole = Trained(tmp_path / "whole")
     whole(*arguments)
     expected, found = fingerprint(whole.mlruns), fingerprint(trained.mlruns)

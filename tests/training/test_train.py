@@ -20,7 +20,9 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from market.bars import load_bars
 from models.registry import model_id_of
+from tests.support.commands import said
 from tests.support.kills import client_of
+from tests.support.stores import fresh
 from tests.support.trained import runs_by_name
 from training.sources import load_settings
 from training.tracking.store import RUN
@@ -199,15 +201,14 @@ def test_a_version_trades_as_its_validation_said(client: MlflowClient, run: Run)
 
 @pytest.mark.slow
 def test_an_earlier_candidate_yields_only_to_a_better_one(
-    client: MlflowClient, store: Path, printed: str
+    client: MlflowClient, store: Path, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A worse run on the same bars leaves it, one on other bars takes it, unless it was ruined."""
     before = client.get_model_version_by_alias("qdesk-linear", "candidate")
     assert f"qdesk-linear@candidate is v{before.version}" in printed
     worse = ["--preset", "linear", "--steps", "300", "--log-every", "300", "--seed", "8"]
     for more, same in (([], True), (["--bars", "ethusd_30m"], False)):
-        command = [str(QDESK), "train", *worse, *more, "--evaluate-every", "300"]
-        subprocess.run([*command, "--mlruns", str(store)], capture_output=True, check=True)
+        said(capsys, "train", *worse, *more, "--evaluate-every", "300", "--mlruns", store)
         after = client.get_model_version_by_alias("qdesk-linear", "candidate")
         newest = client.search_model_versions("name = 'qdesk-linear'")
         ruined = max(newest, key=lambda version: int(version.version)).tags["ruined"] == "yes"
@@ -220,7 +221,7 @@ def test_a_stop_keeps_a_last_checkpoint(tmp_path: Path, which: signal.Signals) -
     command = [str(QDESK), "train", "--preset", "linear,two_layer", "--steps", "100000000"]
     often = ["--log-every", "500", "--checkpoints.every", "500"]
     process = subprocess.Popen(
-        [*command, *often, "--mlruns", str(tmp_path / "mlruns")],
+        [*command, *often, "--mlruns", str(fresh(tmp_path / "mlruns"))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

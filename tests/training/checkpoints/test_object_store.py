@@ -1,8 +1,6 @@
 """Checkpoints in object storage: a real S3 server on loopback, killed and started again."""
 
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +12,16 @@ import s3fs
 
 from durable.errors import MissingExtra
 from durable.verified import MANIFEST
+from tests.support.commands import said
 from tests.support.kills import fingerprint, killed, training
 from tests.support.servers import KEYS, S3Server
+from tests.support.stores import fresh
 from training.checkpoints.checkpoint import STATE, Checkpoint, Checkpoints, RunLock, newest
 from training.checkpoints.errors import BucketError, NoCheckpoint
 from training.checkpoints.object_store import Bucket, Uploads
 from training.checkpoints.settings import CheckpointSettings
 from training.resume import scores_in
 
-QDESK = Path(sys.executable).with_name("qdesk")
 URL = "s3://desk/qdesk"
 RUN = "0123456789abcdef"
 
@@ -263,11 +262,13 @@ def test_urls_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         Bucket("nonsense://x")
 
 
-def test_a_training_goes_on_on_another_machine(server: S3Server, tmp_path: Path) -> None:
+def test_a_training_goes_on_on_another_machine(
+    server: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Killed here; there, with an empty store, it ends as one that was never killed."""
     where = ("--checkpoints", f"{URL}/moved")
-    alone, here, there = (tmp_path / name for name in ("alone", "here", "there"))
-    subprocess.run(training("tabular", 6000, alone), check=True, capture_output=True)
+    alone, here, there = (fresh(tmp_path / name) for name in ("alone", "here", "there"))
+    said(capsys, *training("tabular", 6000, alone)[1:])
     bucket = Bucket(f"{URL}/moved")
     process = threading.Thread(target=killed, args=(training("tabular", 6000, here, *where), 3.0))
     process.start()
@@ -275,9 +276,7 @@ def test_a_training_goes_on_on_another_machine(server: S3Server, tmp_path: Path)
     (run,) = bucket.names()
     assert bucket.steps(run)
     shutil.rmtree(here)
-    command = [str(QDESK), "train", "--resume", "latest", *where, "--mlruns", str(there)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    said(capsys, "train", "--resume", "latest", *where, "--mlruns", there)
     expected, found = fingerprint(alone), fingerprint(there)
     # Versions before the best so far were not taken along; the best and the last were.
     assert set(found.pop("versions")) <= set(expected.pop("versions"))

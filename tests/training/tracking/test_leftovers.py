@@ -12,6 +12,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
+from tests.support.stores import fresh
 from training.tracking import uploader as shipping
 from training.tracking.run_info import RunInfo
 from training.tracking.store import Store
@@ -40,7 +41,7 @@ with Uploader() as uploader:
 def store(tmp_path: Path) -> Iterator[Store]:
     """A store with the run of a process that is gone."""
     before = mlflow.get_tracking_uri()
-    command = [sys.executable, "-c", BEGUN_AND_KILLED, str(tmp_path / "mlruns")]
+    command = [sys.executable, "-c", BEGUN_AND_KILLED, str(fresh(tmp_path / "mlruns"))]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 9
     yield Store(tmp_path / "mlruns")
     mlflow.set_tracking_uri(before)

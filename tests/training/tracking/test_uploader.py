@@ -10,11 +10,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import TABULAR
+from tests.support.commands import TABULAR, Command, ended
 from tests.support.kills import QDESK, client_of
 from tests.support.run_journals import entry
 from tests.support.servers import TrackingServer
@@ -32,10 +33,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]
     made.kill()
 
 
-def qdesk(*arguments: str, uri: str | None = None) -> "subprocess.CompletedProcess[str]":
-    named = {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
-    environment = {**os.environ, **named}
-    return subprocess.run([str(QDESK), *arguments], capture_output=True, text=True, env=environment)
+@pytest.fixture
+def qdesk(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Commands in this process, which has TensorFlow and MLflow loaded."""
+    return partial(ended, capsys)
 
 
 def put_points(journal: Path) -> list[Row]:
@@ -81,7 +82,7 @@ def journal_of(mlruns: Path, name: str) -> Path:
 
 
 def test_a_server_that_is_down_gets_everything_later(
-    server: TrackingServer, tmp_path: Path
+    server: TrackingServer, tmp_path: Path, qdesk: Command
 ) -> None:
     store = str(tmp_path / "mlruns")
     arguments = ["train", *TABULAR, "--steps", "20000", "--name", "down", "--mlruns", store]
@@ -117,7 +118,7 @@ def test_a_server_that_is_down_gets_everything_later(
 
 
 def test_a_server_killed_in_mid_training_gets_every_point_once(
-    server: TrackingServer, tmp_path: Path
+    server: TrackingServer, tmp_path: Path, qdesk: Command
 ) -> None:
     store = tmp_path / "mlruns"
     command = [str(QDESK), "train", *TABULAR, "--steps", "150000", "--name", "killed"]
@@ -172,7 +173,7 @@ def test_a_run_goes_on_where_it_was_tracked_and_from_another_machine(
 
 
 def test_what_a_machine_left_does_not_touch_a_run_that_goes_on_elsewhere(
-    server: TrackingServer, tmp_path: Path
+    server: TrackingServer, tmp_path: Path, qdesk: Command
 ) -> None:
     """Killed here, resumed and ended there; then this machine sends what it had not sent."""
     here, there = Trained(tmp_path / "here"), Trained(tmp_path / "there")
@@ -199,7 +200,7 @@ def test_what_a_machine_left_does_not_touch_a_run_that_goes_on_elsewhere(
     assert set(Counter(row[:2] for row in after).values()) == {1}
 
 
-def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path) -> None:
+def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path, qdesk: Command) -> None:
     trained = Trained(tmp_path)
     trained(*TABULAR, "--steps", "500", "--name", "gone")
     folder = journal_of(trained.mlruns, "gone-synthetic_ou_s3-s1")
@@ -219,14 +220,17 @@ def test_a_deleted_run_keeps_its_journal_and_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_a_journal_that_never_began_is_nobodys_failure(tmp_path: Path) -> None:
+def test_a_journal_that_never_began_is_nobodys_failure(tmp_path: Path, qdesk: Command) -> None:
     folder = tmp_path / "mlruns" / JOURNALS / "r1"
     folder.mkdir(parents=True)
     (folder / JOURNAL).touch()
     assert qdesk("tracking", "sync", "--mlruns", str(tmp_path / "mlruns")).returncode == 0
 
 
-def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_holds_nothing_up(
+    tmp_path: Path, qdesk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.tracking.uploader.HANGING_SECONDS", 1.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -245,7 +249,9 @@ def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
         ("mysql://me:secret@desk/mlflow", "this address holds credentials"),
     ],
 )
-def test_a_server_that_cannot_be_meant_is_refused(tmp_path: Path, uri: str, said: str) -> None:
+def test_a_server_that_cannot_be_meant_is_refused(
+    tmp_path: Path, uri: str, said: str, qdesk: Command
+) -> None:
     run = qdesk("train", *TABULAR, "--mlruns", str(tmp_path / "mlruns"), uri=uri)
     assert run.returncode == 2
     assert said in run.stderr
@@ -253,7 +259,7 @@ def test_a_server_that_cannot_be_meant_is_refused(tmp_path: Path, uri: str, said
     assert run.stderr.count("\n") == 1
 
 
-def test_a_locked_database_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_locked_database_holds_nothing_up(tmp_path: Path, qdesk: Command) -> None:
     store = tmp_path / "mlruns"
     assert qdesk("train", *TABULAR, "--steps", "500", "--mlruns", str(store)).returncode == 0
     lock = sqlite3.connect(store / "mlflow.db")
@@ -296,7 +302,7 @@ def test_the_next_start_ends_a_killed_run_and_sends_its_journal(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_eight_trainings_at_once_on_a_fresh_store(tmp_path: Path) -> None:
+def test_eight_trainings_at_once_on_a_fresh_store(tmp_path: Path, qdesk: Command) -> None:
     store = tmp_path / "mlruns"
     command = [str(QDESK), "train", *TABULAR, "--steps", "1500", "--mlruns", str(store)]
     trainings = [

@@ -9,7 +9,7 @@ import os
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from market.bars import CARRIED, Bars
 from market.events.aggregate import BarBuilder, Every
-from market.events.files import LONGEST_LINE, Block, event_blocks, text_block
+from market.events.files import LONGEST_LINE, Block, Rejected, event_blocks, text_block
 from market.events.formats import JsonLines
 from market.events.order import EventOrder
 from market.events.schema import EventsError
@@ -36,24 +36,20 @@ SPOKEN = 20  # rejected lines that are named one by one
 
 @dataclass
 class Rejections:
-    """What became of events that were not traded on.
+    """What became of events that were not traded on."""
 
-    Attributes:
-        say: takes a sentence for the user.
-        by_fault: how many events were rejected, by what was wrong.
-    """
+    say: Callable[[str], None]  # takes a sentence for the user
+    by_fault: Counter[str] = field(default_factory=Counter)  # events by what was wrong
 
-    say: Callable[[str], None]
-    by_fault: Counter[str] = field(default_factory=Counter)
-
-    def take(self, line: int, fault: str, reason: str) -> None:
-        """Counts a rejected line, and names the first ones."""
-        self.by_fault[fault] += 1
-        count = self.by_fault.total()
-        if count <= SPOKEN:
-            self.say(f"passed over: line {line}: {reason}")
-        if count == SPOKEN:
-            self.say("further lines that are passed over are counted, not named")
+    def take(self, rejected: Iterable[Rejected]) -> None:
+        """Counts rejected lines, and names the first ones."""
+        for bad in rejected:
+            self.by_fault[bad.fault] += 1
+            count = self.by_fault.total()
+            if count <= SPOKEN:
+                self.say(f"passed over: line {bad.line}: {bad.reason}")
+            if count == SPOKEN:
+                self.say("further lines that are passed over are counted, not named")
 
 
 def recorded(bars: Bars) -> list[Row]:
@@ -77,7 +73,8 @@ def logged(path: Path, every: str, instrument: str | None, rejections: Rejection
     Raises:
         EventsError: the log cannot be read, or is of several instruments and none was named.
     """
-    return _in_order(event_blocks([path]), _Instrument(every, instrument), rejections)
+    rows = _with_pauses(event_blocks([path]), _Instrument(every, instrument), rejections)
+    return (row for row in rows if row is not None)
 
 
 def arriving(
@@ -192,11 +189,9 @@ def _through(
     block: Block, order: EventOrder, one: "_Instrument", rejections: Rejections
 ) -> Iterator[Row]:
     """The rows that a block's events finish."""
-    for bad in block.rejected:
-        rejections.take(bad.line, bad.fault, bad.reason)
+    rejections.take(block.rejected)
     parts = list(order.next(block))
-    for bad in order.rejected:
-        rejections.take(bad.line, bad.fault, bad.reason)
+    rejections.take(order.rejected)
     order.rejected.clear()
     for name, events in parts:
         yield from one.rows(name, events)
@@ -213,13 +208,8 @@ def _with_pauses(
         yield None
     for name, events in order.end():
         yield from one.rows(name, events)
-    for bad in order.rejected:
-        rejections.take(bad.line, bad.fault, bad.reason)
+    rejections.take(order.rejected)
     yield from one.end()
-
-
-def _in_order(blocks: Iterator[Block], one: "_Instrument", rejections: Rejections) -> Iterator[Row]:
-    return (row for row in _with_pauses(blocks, one, rejections) if row is not None)
 
 
 class _Watch:
@@ -260,20 +250,14 @@ class _Watch:
 
 
 class _Instrument:
-    """The bars of the one instrument that is traded.
-
-    Attributes:
-        name: as asked for.
-        seen: as events have it.
-        count: of its events so far.
-    """
+    """The bars of the one instrument that is traded."""
 
     def __init__(self, every: str, name: str | None) -> None:
         self.every = Every.parse(every)
         self.builder = BarBuilder(self.every)
-        self.name = name
-        self.seen: str | None = None
-        self.count = 0
+        self.name = name  # as asked for
+        self.seen: str | None = None  # as events have it
+        self.count = 0  # of its events so far
         # Last event before the bar that is open, and last of all, ns: what came before a silence is asked
         # for once the bars of the silence are made, with the bar that ends it.
         self._heard = np.array([], np.int64)

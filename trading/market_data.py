@@ -21,29 +21,19 @@ STDIN = 0
 
 
 class MarketData(NamedTuple):
-    """What is to be traded.
+    """What is to be traded."""
 
-    Attributes:
-        instrument: what the journal calls it.
-        rows: its bars; None where time passed without one.
-        facts: what is known of it now.
-        rejections: events that are passed over.
-        alarms: takes a sentence where the feed brings nothing to trade on.
-    """
+    instrument: str  # what the journal calls it
+    rows: Iterator[Row | None]  # its bars; None where time passed without one
+    facts: MarketFacts  # what is known of it now
+    rejections: Rejections  # events that are passed over
+    alarms: list[Callable[[str], None]]  # told where the feed brings nothing to trade on
 
-    instrument: str
-    rows: Iterator[Row | None]
-    facts: MarketFacts
-    rejections: Rejections
-    alarms: list[Callable[[str], None]]
-
-    def whole(self) -> "MarketData":
-        """The same with all bars read, so that their prices are known."""
-        rows = [row for row in self.rows if row is not None]
+    def facts_of(self, rows: list[Row]) -> MarketFacts:
+        """What is known once all bars, at least one, were read: their prices too."""
         closes = np.array([row["close"] for row in rows])
-        name = self.facts.instrument or (rows[0].get("instrument") if rows else None)
-        facts = self.facts._replace(closes=closes, instrument=name)
-        return self._replace(rows=iter(rows), facts=facts)
+        name = self.facts.instrument or rows[0].get("instrument")
+        return self.facts._replace(closes=closes, instrument=name)
 
 
 def market_data(
@@ -51,33 +41,28 @@ def market_data(
 ) -> MarketData:
     """What the settings name, and its bars; what cannot be used is refused first.
 
-    Args:
-        settings: of the command.
-        model: that is to trade.
-        say: takes a sentence for the user.
-        live: whether events arrive as they happen.
+    Where it is `live`, events arrive as they happen, and none may be ahead of the clock.
 
     Raises:
         BarsError, EventsError: bars or events that cannot be used.
     """
     rejections = Rejections(say)
     alarms = [say]
+    named = settings.instrument
     needed = model.pipeline.stream().columns
     if settings.bars is not None:
-        bars: Bars = bars_from(settings.bars)
+        bars = bars_from(settings.bars)
         missing = [name for name in needed if name not in bars.table.columns]
         if missing:
             raise BarsError(
                 f"{bars.name}: {model.name} needs {', '.join(missing)}, which these bars do not have"
             )
-        name = settings.instrument or bars.name
-        facts = _facts_of(bars)._replace(instrument=name)
-        return MarketData(name, iter(recorded(bars)), facts, rejections, alarms)
-    named = settings.instrument
+        name = named or bars.name
+        return MarketData(name, iter(recorded(bars)), _facts_of(bars, name), rejections, alarms)
     every = Every.parse(settings.every)
     interval = every.amount / 1e9 if every.by == "time" else None
+    facts = MarketFacts(named, interval, None, None, every.by == "time")
     if settings.events == "-":
-        facts = MarketFacts(named, interval, None, None, every.by == "time")
         latest = _latest(settings.limits.clock_skew) if live else None
 
         def alarm(reason: str) -> None:
@@ -90,18 +75,18 @@ def market_data(
     if not path.exists():
         raise EventsError(f"{path}: no such file")
     name = named or path.name.split(".")[0]
-    facts = MarketFacts(named, interval, None, None, every.by == "time")
     rows = logged(path, settings.every, named, rejections)
     return MarketData(name, rows, facts, rejections, alarms)
 
 
-def _facts_of(bars: Bars) -> MarketFacts:
+def _facts_of(bars: Bars, name: str) -> MarketFacts:
+    closes = bars.column("close")
     if len(bars) < 2:
-        return MarketFacts(bars.name, None, None, bars.column("close"))
+        return MarketFacts(name, None, None, closes)
     calendar = bars.calendar
     interval = None if calendar.kind == "irregular" else calendar.interval
     kind = calendar.kind if calendar.seen >= WEEK else None
-    return MarketFacts(bars.name, interval, kind, bars.column("close"))
+    return MarketFacts(name, interval, kind, closes)
 
 
 def _latest(skew: float | None) -> Callable[[], int]:

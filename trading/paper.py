@@ -65,12 +65,7 @@ def paper(
     say: Callable[[str], None],
     status: Callable[[str], None],
 ) -> SessionResult:
-    """Trades on paper until the market ends or a signal comes.
-
-    Args:
-        settings: of the command.
-        say: takes a sentence for the user.
-        status: takes a line on where things are, now and then.
+    """Trades on paper until the market ends or a signal comes; `status` takes a line now and then.
 
     Raises:
         BadSettings, BarsError, EventsError, JournalError: bad input.
@@ -186,11 +181,11 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> SessionR
     """
     engine = ENGINES[settings.engine].load(settings.engine)
     model = model_of(settings)
-    found = market_data(settings, model, say).whole()
+    found = market_data(settings, model, say)
     rows = [row for row in found.rows if row is not None]
     if not rows:
         raise BadSettings(f"{settings.bars or settings.events}: not one whole bar")
-    Preflight(settings, model, found.facts, say)
+    Preflight(settings, model, found.facts_of(rows), say)
     market = market_of(settings, model.bundle)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     folder = settings.desk or settings.mlruns / "backtests" / f"{folder_of(settings).name}-{stamp}"

@@ -35,9 +35,9 @@ def test_a_desk_goes_on_from_a_journal_without_checksums(tmp_path: Path) -> None
     for row in rows_of(RandomWalk(sigma=0.01).bars(15, seed=1))[12:]:
         desk.on_bar(row)
     desk.ledger.journal.close()
-    after = records(folder / "journal.jsonl")
-    assert list(after)[: len(before)] == before
-    assert after.unchecked == len(before)
+    lines = Lines(folder / "journal.jsonl")
+    assert list(records(lines.path, lines))[: len(before)] == before
+    assert lines.unchecked == len(before)
     assert (FORMAT, UNCHECKED) == ("qdesk-journal/2", "qdesk-journal/1")
     whole = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "journal.jsonl").write_bytes(b"".join([*whole, whole[0]]))  # a line of old behind new

@@ -93,21 +93,13 @@ class Journal:
         self._lost: OSError | None = None
 
     def append(self, record: object, patient: bool = False) -> None:
-        """Adds a record; it is written with the next flush.
-
-        Args:
-            record: becomes a JSON object.
-            patient: whether it may wait for a later flush.
-        """
+        """Adds a record; it is written with the next flush, one that is `patient` with a later one."""
         if not patient:
             self._urgent = True
         self._lines.append(self._encode(record))
 
     def flush(self, awaited: bool = True) -> None:
-        """Writes what was added.
-
-        Args:
-            awaited: whatever was added; otherwise only where some of it may not wait.
+        """Writes what was added; unless it is `awaited`, only where some of it may not wait.
 
         Raises:
             JournalLost: now or before, a record could not be written.
@@ -160,36 +152,23 @@ class Journal:
         return None
 
 
-class Records:
+def records(path: Path, lines: Lines | None = None) -> Iterator[dict[str, Any]]:
     """The records of a journal, in the order in which they were written; a torn last line is left out.
 
+    Args:
+        path: of the journal.
+        lines: of that file, for who wants to know afterwards how many of them were unchecked.
+
     Raises:
-        JournalError: when iterated over, a line in between is no record, or is not what was written.
-        OSError: likewise, the file cannot be read.
+        JournalError: a line in between is no record, or is not what was written.
+        OSError: the file cannot be read.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines = Lines(path)
-
-    @property
-    def unchecked(self) -> int:
-        """How many lines read so far have no checksum, being of a version before."""
-        return self._lines.unchecked
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for line in self._lines:
-            fault = line.fault
-            if fault is None:
-                fault = _fault(line.record, self.unchecked == line.number)
-            if fault is not None:
-                raise damaged(self.path, line.number, fault)
-            yield line.record
-
-
-def records(path: Path) -> Records:
-    """The records of a journal."""
-    return Records(path)
+    lines = lines or Lines(path)
+    for line in lines:
+        fault = line.fault or _fault(line.record, lines.unchecked == line.number)
+        if fault is not None:
+            raise damaged(path, line.number, fault)
+        yield line.record
 
 
 def damaged(path: Path, number: int, fault: str) -> JournalError:

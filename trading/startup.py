@@ -9,6 +9,7 @@ from time import time_ns
 import msgspec
 from pydantic import ValidationError
 
+from durable.lines import Lines
 from durable.settings import BadSettings
 from durable.verified import MANIFEST, CorruptError
 from market.accounting import MarketSettings
@@ -209,9 +210,9 @@ def open_desk(
         account = Account(limits.volatility_bars, limits.fault_memory)
         pipeline = model.pipeline
         stream = pipeline.stream()
-        known = records(path)
+        known = Lines(path)
         before: Session | None = None
-        for number, line in enumerate(known, start=1):
+        for number, line in enumerate(records(path, known), start=1):
             try:
                 record = record_of(line)
                 record.apply(account)

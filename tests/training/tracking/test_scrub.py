@@ -76,10 +76,10 @@ def test_nothing_is_left_and_everything_verifies(
         line for line in Lines(mlruns / "journals" / ("a" * 32) / "journal.jsonl") if line.fault
     ]
     for name, unchecked in (("old", 1), ("new", 0)):
-        known = records(mlruns / "desks" / name / "journal.jsonl")
-        first, *_ = list(known)
+        lines = Lines(mlruns / "desks" / name / "journal.jsonl")
+        first, *_ = list(records(lines.path, lines))
         assert first["settings"] == {"tracking_uri": "http://desk:5000"}
-        assert known.unchecked == unchecked
+        assert lines.unchecked == unchecked
     checkpoint = Checkpoint.load(mlruns / "checkpoints" / ("a" * 32) / "step-000000000001")
     assert checkpoint.manifest["checkpoints"] == {"where": "s3://bucket/x"}
     accumulator = EventAccumulator(str(mlruns / "tensorboard" / "old"))

@@ -37,47 +37,28 @@ LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
 
 
 class Decider(NamedTuple):
-    """What decides.
+    """What decides."""
 
-    Attributes:
-        policy: from features and a position to an action.
-        features: what it sees, with the past of the journal taken in.
-        scheme: what an action means.
-    """
-
-    policy: SafePolicy
-    features: FeatureStream
-    scheme: Scheme
+    policy: SafePolicy  # from features and a position to an action
+    features: FeatureStream  # what it sees, with the past of the journal taken in
+    scheme: Scheme  # what an action means
 
 
 class Rules(NamedTuple):
-    """What a desk may do, and how.
+    """What a desk may do, and how."""
 
-    Attributes:
-        limits: what may be sent.
-        trade: what it trades.
-        execution: how orders are sent.
-        market: sizing and costs; none: one unit, without any.
-    """
-
-    limits: Limits
-    trade: DeskSettings | None = None
-    execution: ExecutionSettings | None = None
-    market: MarketSettings | None = None
+    limits: Limits  # what may be sent
+    trade: DeskSettings  # what it trades
+    execution: ExecutionSettings  # how orders are sent
+    market: MarketSettings  # sizing and costs
 
 
 class Context(NamedTuple):
-    """Clock, bars and terminal of a desk.
+    """Clock, bars and terminal of a desk."""
 
-    Attributes:
-        clock: now, ns since 1970; none: the time of the bar, as where a log is played back.
-        interval: length of a bar, s; None where bars have none.
-        say: takes a sentence for the person at the terminal.
-    """
-
-    clock: Callable[[], int] | None = None
-    interval: float | None = None
-    say: Callable[[str], None] = lambda _: None
+    clock: Callable[[], int] | None = None  # ns since 1970; none: time is that of bars, played back
+    interval: float | None = None  # length of a bar, s; None where bars have none
+    say: Callable[[str], None] = lambda _: None  # takes a sentence for the person at the terminal
 
 
 class Desk:
@@ -92,16 +73,7 @@ class Desk:
         rules: Rules,
         context: Context,
     ) -> None:
-        """Takes everything that it needs, and does nothing before `start`.
-
-        Args:
-            decider: what decides.
-            venue: where orders go.
-            ledger: journal and account.
-            latch: what holds it stopped.
-            rules: what it may do, and how.
-            context: clock, bars and whom to tell.
-        """
+        """Takes everything that it needs, and does nothing before `start`."""
         self.policy = decider.policy
         self.features = decider.features
         self.scheme = decider.scheme
@@ -109,9 +81,9 @@ class Desk:
         self.ledger = ledger
         self.account = ledger.account
         self.latch = latch
-        self.settings = rules.trade or DeskSettings()
+        self.settings = rules.trade
         self.interval = context.interval
-        self.sizing = Sizing(rules.market or MarketSettings(), self.settings, self.account)
+        self.sizing = Sizing(rules.market, self.settings, self.account)
         self.limits = rules.limits.resolved(self.sizing.units, self.interval)
         stale = self.limits.stale_seconds
         self._fresh = stale * SECOND if isinstance(stale, float) else inf

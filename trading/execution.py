@@ -42,25 +42,17 @@ class ExecutionService:
         venue: Venue,
         ledger: Ledger,
         limits: Limits,
-        downgrade: Callable[[RiskState, str, int], None],
-        settings: ExecutionSettings | None = None,
+        downgrade: Callable[[RiskState, str, int], None],  # state, reason, time in ns
+        settings: ExecutionSettings,
     ) -> None:
-        """Starts without asking the venue anything; `reconcile` does.
-
-        Args:
-            venue: where orders go.
-            ledger: where they are written first.
-            limits: what may be sent.
-            downgrade: called where another state is due: state, reason, time in ns.
-            settings: how orders are sent.
-        """
+        """Starts without asking the venue anything; `reconcile` does."""
         self.venue = venue
         self.ledger = ledger
         self.account = ledger.account
         self.limits = limits
         self.reachable = True
         self._downgrade = downgrade
-        self.settings = settings or ExecutionSettings()
+        self.settings = settings
         self._timeout = int(self.settings.order_timeout * 10**9)
         self._sized: tuple[float | None, float] = None, 1.0
         self._remaining: float | None = None  # target, while parts of an order are still to come
@@ -110,11 +102,7 @@ class ExecutionService:
     ) -> None:
         """Sends what brings the position to a target, if the limits allow it.
 
-        Args:
-            target: units, below zero for short.
-            now: ns since 1970.
-            position: as of an order; None where the target is meant in units.
-            full: likewise.
+        The target is in units, below zero for short; `position` and `full` are those of an `Order`.
         """
         self._remaining = None
         self._sized = position, full

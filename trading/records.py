@@ -5,7 +5,7 @@ that was killed continues from the very state that it had written. A field with 
 it differs from that. Kinds and fields are stored: journals of before must still be read.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -17,17 +17,11 @@ MINUTE = 60 * 10**9  # ns
 
 
 class Record(msgspec.Struct, tag_field="type", kw_only=True, omit_defaults=True, gc=False):
-    """One line of a journal; one of a kind that is not known here changes nothing but the time.
+    """One line of a journal; one of a kind that is not known here changes nothing but the time."""
 
-    Attributes:
-        patient: whether it may be written together with later ones where a log is played back.
-        time: when it was so, ns since 1970.
-        instrument: that the desk trades.
-    """
-
-    patient: ClassVar[bool] = False
-    time: int
-    instrument: str = ""
+    patient: ClassVar[bool] = False  # it may be written with later ones where a log is played back
+    time: int  # when it was so, ns since 1970
+    instrument: str = ""  # that the desk trades
 
     def apply(self, account: Account) -> None:
         """Takes the record in."""
@@ -69,12 +63,7 @@ class Funding(Record, tag="funding", kw_only=True):
 
 
 class Bar(Record, tag="bar", kw_only=True):
-    """A bar came in; where `refused` says why, it was not believed, and `seen` is what it said.
-
-    Attributes:
-        off_market: its price where that lay outside the collar, for the `level`-th time in a row near
-            itself.
-    """
+    """A bar came in; where `refused` says why, it was not believed, and `seen` is what it said."""
 
     patient: ClassVar[bool] = True
     closed: int | None = None
@@ -92,8 +81,8 @@ class Bar(Record, tag="bar", kw_only=True):
     id: str | None = None
     refused: str | None = None
     seen: dict[str, Any] | None = None
-    off_market: float | None = None
-    level: int = 0
+    off_market: float | None = None  # its price where that lay outside the collar,
+    level: int = 0  # for so many times in a row near itself
 
     def apply(self, account: Account) -> None:
         """See `Record.apply`."""
@@ -353,12 +342,6 @@ def record_of(line: Mapping[str, Any]) -> Record:
     if kind is None:
         return Record(time=line["time"])
     return msgspec.convert(line, kind)
-
-
-def replay(account: Account, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Takes a journal in."""
-    for line in lines:
-        record_of(line).apply(account)
 
 
 def encoder() -> Callable[[object], bytes]:

@@ -12,9 +12,9 @@ from market.synthetic import RandomWalk
 from tests.support.bars import bars_of
 from tests.support.commands import LOOSE, said
 from tests.support.desks import bundle_for
+from tests.support.lines import replay
 from trading.account import Account
 from trading.journal import records
-from trading.records import replay
 from trading.venues.quotes import scale_of
 
 

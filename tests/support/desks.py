@@ -13,6 +13,7 @@ from market.bars import Bars
 from market.features import FeaturePipeline, FeatureSettings
 from models.bundle import Bundle
 from models.manifest import Golden, Manifest, Network, Origin
+from tests.support.lines import replay
 from trading.account import Account
 from trading.desk import Context, Decider, Desk, Rules
 from trading.execution import ExecutionSettings
@@ -21,7 +22,6 @@ from trading.latch import Latch
 from trading.ledger import Ledger
 from trading.orders import Venue
 from trading.policy import PolicySettings, SafePolicy
-from trading.records import replay
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 from trading.venues.simulated import SimulatedVenue
@@ -122,7 +122,7 @@ def desk_at(
         venue,
         ledger,
         Latch(folder),
-        Rules(limits, settings, execution, market),
+        Rules(limits, settings or DeskSettings(), execution or ExecutionSettings(), market),
         Context(clock, interval, say),
     )
     desk.start(account.time)

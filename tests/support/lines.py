@@ -1,6 +1,6 @@
 """Lines of a desk's journal, of which a test says only what it is about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trading.account import Account
@@ -23,3 +23,9 @@ WHOLE: dict[str, dict[str, Any]] = {
 def take(account: Account, line: Mapping[str, Any]) -> None:
     """Has an account take a line in."""
     record_of({**WHOLE.get(line["type"], {}), **line}).apply(account)
+
+
+def replay(account: Account, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Has an account take a whole journal in."""
+    for line in lines:
+        record_of(line).apply(account)

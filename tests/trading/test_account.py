@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.lines import take
+from tests.support.lines import replay, take
 from trading.account import DAY, Account
 from trading.journal import Journal
 from trading.ledger import Ledger
-from trading.records import Bar, Decided, Fill, Funding, Gap, record_of, replay
+from trading.records import Bar, Decided, Fill, Funding, Gap, record_of
 
 MINUTE = 60 * 10**9
 NOON = 19_000 * DAY + DAY // 2

@@ -15,6 +15,7 @@ from market.accounting import MarketSettings
 from market.bars import Bars
 from market.synthetic import RandomWalk
 from tests.support.desks import bundle_for, desk_at, rows_of
+from tests.support.lines import replay
 from trading.account import Account
 from trading.desk import Desk
 from trading.execution import ExecutionSettings
@@ -22,7 +23,6 @@ from trading.journal import Journal, JournalLost, records
 from trading.latch import KILL, STATE, Latch
 from trading.orders import Ended, Filled, Order, Report
 from trading.policy import PolicySettings
-from trading.records import replay
 from trading.risk import Limits
 from trading.venues.simulated import SimulatedVenue
 

@@ -9,13 +9,13 @@ import pytest
 
 from market.accounting import MarketSettings
 from tests.support.desks import OFF
+from tests.support.lines import replay
 from tests.support.wishes import QUIET, Wish, bars, desk_of, feed
 from trading.account import Account
 from trading.bar_checks import PriceCollar
 from trading.execution import ExecutionSettings
 from trading.journal import records
 from trading.orders import Ended, Filled, Order, Report, Unreachable
-from trading.records import replay
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 from trading.venues.simulated import SimulatedVenue

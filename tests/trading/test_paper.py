@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from durable.verified import MANIFEST
+from tests.support.lines import replay
 from tests.support.paper import WALK, bundle
 from tests.support.registered import NAME, promote
 from trading.account import Account
 from trading.journal import Journal, records
 from trading.latch import KILL
-from trading.records import replay
 
 __all__ = ["bundle"]  # a fixture
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from market.synthetic import RandomWalk
 from tests.support.desks import bundle_for, desk_at
 from tests.support.hostile import CAP, HostileVenue
+from tests.support.lines import replay
 from trading.account import DUST, Account
 from trading.journal import records
 from trading.latch import Latch
-from trading.records import replay
 from trading.risk import Limits
 from trading.sizing import DeskSettings
 

@@ -18,98 +18,62 @@ CONFIRMED = 2  # bars in a row outside the collar, from which on the limits on l
 
 @dataclass
 class Working:
-    """The order that has not ended.
+    """The order that has not ended."""
 
-    Attributes:
-        order: what was sent.
-        filled: units executed.
-        unsure: sending it failed, so that it may have arrived or not.
-        canceled_at: when its end was asked for; none where it was not.
-    """
-
-    order: Order
-    filled: float = 0.0
-    unsure: bool = False
-    canceled_at: int | None = None
+    order: Order  # as it was sent
+    filled: float = 0.0  # units executed
+    unsure: bool = False  # sending it failed, so that it may have arrived or not
+    canceled_at: int | None = None  # when its end was asked for, ns; none where it was not
 
 
 @dataclass
 class Account:
-    """Account, orders, and what the limits are reckoned from.
+    """Account, orders, and what the limits are reckoned from."""
 
-    Attributes:
-        volatility_bars: squares of log returns that are kept.
-        memory: decisions whose faults are kept.
-        position: units held, below zero where short.
-        exposure: position in full sizes as of the last fill, where those depend on the price.
-        cash: quote currency; none until the account is funded, and `funded` what it was then.
-        price: last good close, and `price_time` when that was.
-        seen: close of the newest bar, believed or not, ns.
-        marked: when the account was last valued, ns: the close of a bar, believed or not.
-        time: of the last record.
-        equity: cash and what the position is worth at the last price; from the second bar in a row
-            outside the collar on, at the price of that bar.
-        peak, day, day_equity: highest equity since a person last set the desk free; the day (since
-            1970, UTC) and the equity at its start, which is that of the last close at or before midnight.
-        highest, drawdown: highest equity since the account was funded, and the largest fall from it so
-            far, as a share of it.
-        working: the order that has not ended.
-        ended: how every other order ended, by its id.
-        fills: ids of all fills, charges and liquidations.
-        rejects: orders rejected since one was filled.
-        refusals: orders that a limit refused, by limit.
-        unbelieved: bars that were not believed; `off_market` of them in a row, outside the collar, the
-            last `level` of which were within it of each other; the last of those closed at `off_price`.
-        gaps: times that the market fell silent; `silent` until the next decision.
-        outside: decisions at which a feature was outside its range in training, by feature.
-        anchored: whether the next price must be near the last; not at first, and not once a person has
-            set the desk free.
-        changes: of the state; `changed` when the last was, ns.
-        latched: when a person last set the state that was taken, ns.
-    """
-
-    volatility_bars: int = 20
-    memory: int = 20
-    position: float = 0.0
-    exposure: float = 0.0
-    cash: float | None = None
-    funded: float | None = None
-    price: float = float("nan")
-    price_time: int = 0
-    marked: int = 0
-    seen: int = 0
-    time: int = 0
-    equity: float = float("nan")
-    peak: float = 0.0
-    day: int = 0
-    day_equity: float = float("nan")
-    highest: float = 0.0
-    drawdown: float = 0.0
-    working: Working | None = None
-    ended: dict[str, str] = field(default_factory=dict)
-    fills: set[str] = field(default_factory=set)
-    orders: int = 0
-    rejects: int = 0
-    refusals: Counter[str] = field(default_factory=Counter)
-    unbelieved: int = 0
-    off_market: int = 0
-    off_price: float = float("nan")
-    level: int = 0
-    gaps: int = 0
-    silent: bool = False
-    outside: Counter[str] = field(default_factory=Counter)
-    liquidated: bool = False
+    volatility_bars: int = 20  # squares of log returns that are kept
+    memory: int = 20  # decisions whose faults are kept
+    position: float = 0.0  # units held, below zero where short
+    exposure: float = (
+        0.0  # position in full sizes as of the last fill, where those follow the price
+    )
+    cash: float | None = None  # quote currency; none until the account is funded
+    funded: float | None = None  # what `cash` was then
+    price: float = float("nan")  # last good close
+    price_time: int = 0  # when that was, ns
+    marked: int = 0  # when the account was last valued, ns: the close of a bar, believed or not
+    seen: int = 0  # close of the newest bar, believed or not, ns
+    time: int = 0  # of the last record, ns
+    equity: float = float("nan")  # cash, and what the position is worth at `last_price`
+    peak: float = 0.0  # highest equity since a person last set the desk free
+    day: int = 0  # since 1970, UTC
+    day_equity: float = float("nan")  # at its start: of the last close at or before midnight
+    highest: float = 0.0  # equity since the account was funded
+    drawdown: float = 0.0  # the largest fall from `highest` so far, as a share of it
+    working: Working | None = None  # the order that has not ended
+    ended: dict[str, str] = field(default_factory=dict)  # how every other order ended, by its id
+    fills: set[str] = field(default_factory=set)  # ids of all fills, charges and liquidations
+    orders: int = 0  # that were sent
+    rejects: int = 0  # orders rejected since one was filled
+    refusals: Counter[str] = field(default_factory=Counter)  # of orders, by the limit that refused
+    unbelieved: int = 0  # bars that were not believed
+    off_market: int = 0  # of those, the last ones in a row that closed outside the collar
+    off_price: float = float("nan")  # at which the last of them closed
+    level: int = 0  # how many of the last of them were within the collar of each other
+    gaps: int = 0  # times that the market fell silent
+    silent: bool = False  # since the last decision
+    outside: Counter[str] = field(default_factory=Counter)  # decisions, by the feature out of range
+    liquidated: bool = False  # the venue closed the account
     state: RiskState = "ACTIVE"
-    reason: str = ""
-    changes: int = 0
-    changed: int = 0
-    latched: int = 0
-    log_squares: deque[float] = field(default_factory=deque)
-    faults: deque[bool] = field(default_factory=deque)
-    order_times: deque[int] = field(default_factory=deque)
+    reason: str = ""  # of the state
+    changes: int = 0  # of the state
+    changed: int = 0  # when the state last did, ns
+    latched: int = 0  # when a person last set the state that was taken, ns
+    log_squares: deque[float] = field(default_factory=deque)  # of the last returns
+    faults: deque[bool] = field(default_factory=deque)  # whether the last decisions failed
+    order_times: deque[int] = field(default_factory=deque)  # of orders in the last minute, ns
     decisions: int = 0
-    bars: int = 0
-    anchored: bool = False
+    bars: int = 0  # that were believed
+    anchored: bool = False  # the next price must be near the last; not at first, nor after a resume
 
     def __post_init__(self) -> None:
         self.log_squares = deque(self.log_squares, maxlen=self.volatility_bars)

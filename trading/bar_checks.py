@@ -33,13 +33,7 @@ class PriceCollar:
     """How far a close may be from the last one that was believed."""
 
     def __init__(self, account: Account, limits: Limits, interval: float | None) -> None:
-        """Looks at an account without changing it.
-
-        Args:
-            account: with the last price and returns.
-            limits: `price_collar` and `collar_bars`.
-            interval: length of a bar, s; None where bars have none.
-        """
+        """Looks at an account without changing it; bars are `interval` s long, None where by trades."""
         self.account = account
         self.limits = limits
         self.interval = interval
@@ -47,13 +41,10 @@ class PriceCollar:
         self._surely = inf if limit is None else NARROWEST if isinstance(limit, str) else limit
 
     def width(self, elapsed: float) -> float | None:
-        """By how much of the last price the next one may differ; None where by any amount.
+        """By how much of the last price the one `elapsed` s later may differ; None: by any amount.
 
         By default this is a number of deviations of the last returns, or a share a day until those
         are known; both grow with the square root of time, as a random walk does.
-
-        Args:
-            elapsed: since the last price, s.
         """
         limit = self.limits.price_collar
         if not isinstance(limit, str):
@@ -96,13 +87,8 @@ class PriceCollar:
 def silence(bar: Mapping[str, Any], now: int, limits: Limits) -> float | None:
     """For how long a market has said nothing that a bar could be decided on, s; None where it has.
 
-    A bar is no ground for a decision where the last event before its close is older than `stale_seconds`,
-    nor where the bar itself is, by the clock.
-
-    Args:
-        bar: with its `time`, and `last_event` where that is before the bar (both ns).
-        now: ns since 1970.
-        limits: resolved.
+    A bar is no ground for a decision where the last event before its close is older than `stale_seconds`
+    (of resolved limits), nor where the bar itself is, by the clock: `now`, ns since 1970.
     """
     limit = limits.stale_seconds
     if not isinstance(limit, float):
@@ -115,13 +101,7 @@ def silence(bar: Mapping[str, Any], now: int, limits: Limits) -> float | None:
 
 
 def silence_sentence(bar: Mapping[str, Any], silent: float, interval: float | None) -> str:
-    """What is wrong with a bar that is no ground for a decision: a silent market, or a late feed.
-
-    Args:
-        bar: as of `silence`.
-        silent: what that gave, s.
-        interval: length of a bar, s; None where bars have none.
-    """
+    """Why a bar is no ground for a decision: for `silent` s the market said nothing, or the feed."""
     closed: int = bar["time"]
     event: int = bar.get("last_event", closed)
     if event >= closed - (interval or 0) * SECOND:

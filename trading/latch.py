@@ -38,9 +38,7 @@ class Latched(NamedTuple):
     reason: str
     by_hand: bool
     time: int  # ns since 1970
-    lost: bool = (
-        False  # whether the journal could not be written: the desk may not know what it did
-    )
+    lost: bool = False  # the journal could not be written: the desk may not know what it did
 
 
 class Latch:
@@ -111,9 +109,7 @@ class Latch:
     def reserve(self, state: RiskState, reason: str) -> None:
         """Takes the room that a state needs, so that it can be latched once a disk is full.
 
-        Args:
-            state: of the desk, latched where nothing is yet.
-            reason: likewise.
+        The desk's own state is latched where nothing is yet.
 
         Raises:
             OSError: there is no room.

@@ -13,27 +13,19 @@ Side = Literal["buy", "sell"]
 class Order(NamedTuple):
     """A market order.
 
-    Attributes:
-        id: ours, and always the same for the same decision: a venue takes an id once.
-        side: buy or sell.
-        quantity: above zero.
-        reduce_only: it may bring a position nearer to zero, never through it.
-        price: the last one known, which limits are reckoned at.
-        time: when it was decided.
-        position: wanted, in full sizes, where those depend on the price of the fill (`market.sizing`
-            notional or equity). A venue that knows the account sizes the order there; `quantity` is what
-            it comes to at `price`, for venues that take units.
-        full: the full size: an amount of money, or a share of the account.
+    Where full sizes depend on the price of the fill (`market.sizing` notional or equity), `position` is
+    what is wanted. A venue that knows the account sizes the order there; `quantity` is what it comes to
+    at `price`, for venues that take units.
     """
 
-    id: str
+    id: str  # ours, and always the same for the same decision: a venue takes an id once
     side: Side
-    quantity: float
-    reduce_only: bool
-    price: float
-    time: int
-    position: float | None = None
-    full: float = 1.0
+    quantity: float  # above zero
+    reduce_only: bool  # it may bring a position nearer to zero, never through it
+    price: float  # the last one known, which limits are reckoned at
+    time: int  # when it was decided
+    position: float | None = None  # in full sizes
+    full: float = 1.0  # the full size: an amount of money, or a share of the account
 
     @property
     def signed(self) -> float:

@@ -42,23 +42,14 @@ class PolicySettings(Settings):
 
 
 class Decision(NamedTuple):
-    """What a policy wants.
+    """What a policy wants."""
 
-    Attributes:
-        action: -1, 0 or 1.
-        state: what it was taken in, `[features..., position, 1.0]`; none where none could be made.
-        q_values: of the three actions; none where there are none to trust.
-        fault: why the action is 0 without being wanted; none where nothing failed.
-        explored: whether it was drawn at random.
-        outside: features that are far outside the range that they had in training.
-    """
-
-    action: int
-    state: list[float] | None
-    q_values: list[float] | None
-    fault: str | None = None
-    explored: bool = False
-    outside: Sequence[str] = ()
+    action: int  # -1, 0 or 1
+    state: list[float] | None  # `[features..., position, 1.0]`; none where none could be made
+    q_values: list[float] | None  # of the three actions; none where there are none to trust
+    fault: str | None = None  # why the action is 0 without being wanted; none where nothing failed
+    explored: bool = False  # whether it was drawn at random
+    outside: Sequence[str] = ()  # features that are far outside their range in training
 
 
 class SafePolicy:

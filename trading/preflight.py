@@ -38,10 +38,6 @@ def differences(trained: TrainedMarket, facts: MarketFacts) -> list[str]:
 
     Instruments are the same where their names are, but for case, punctuation and a bar's length at the
     end: `btcusd_30m` is `BTC-USD`. Prices are of the same scale within ten times the range of training.
-
-    Args:
-        trained: as the bundle has it.
-        facts: of the market to be traded.
     """
     found = []
     if facts.instrument is not None and _plain(facts.instrument) != _plain(trained.instrument):
@@ -134,14 +130,9 @@ class Preflight:
     ) -> None:
         """Looks at what is known so far.
 
-        Args:
-            settings: of the command.
-            model: that is to trade.
-            facts: of the market.
-            say: takes a sentence for the user.
-            continued: whether the desk has a journal, and perhaps a position that must be closed: then
-                limits that would refuse every order that opens one are only said.
-            funded: what its account began with, quote currency; None where that is still to come.
+        A desk that is `continued` from its journal may have a position that must be closed: there, limits
+        that would refuse every order that opens one are only said. `funded` is what its account began
+        with, quote currency; None where that is still to come.
 
         Raises:
             BadSettings: it is another market and that is not accepted, or no position can be opened.

@@ -181,13 +181,9 @@ def _at(account: Account) -> str:
 def denial(  # noqa: PLR0911  # a rule a line
     order: Order, account: Account, limits: Limits, now: int
 ) -> Denial | None:
-    """Why an order may not be sent; None where it may.
+    """Why an order may not be sent under limits that are resolved; None where it may.
 
-    Args:
-        order: what is to be sent, whole: a venue's own largest size comes later.
-        account: as it is now.
-        limits: what is allowed, resolved.
-        now: ns since 1970.
+    The order is whole: a venue's own largest size comes later.
     """
     if account.state == "HALTED":
         return Denial("HALTED", f"HALTED: {account.reason}")
@@ -213,12 +209,9 @@ def denial(  # noqa: PLR0911  # a rule a line
 
 
 def most_notional(limit: float | str | None, account: Account, orders: int = 1) -> float | None:
-    """A limit on notional in quote currency; None where there is none.
+    """A limit on notional in quote currency, `auto` a multiple of the funding; None where there is none.
 
-    Args:
-        limit: as set.
-        account: whose funding `auto` is a multiple of.
-        orders: 2 for a limit on orders, which may turn a position over, else 1.
+    A limit on orders, of which one may turn a position over, is `orders=2` times that on positions.
     """
     if isinstance(limit, str):
         return None if account.funded is None else orders * LEVERAGE * account.funded

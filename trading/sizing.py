@@ -62,13 +62,7 @@ class Sizing:
     """Translates between positions of a policy and units of an account."""
 
     def __init__(self, market: MarketSettings, settings: DeskSettings, account: Account) -> None:
-        """Looks at an account without changing it.
-
-        Args:
-            market: sizing and costs of the training, or those set in their place.
-            settings: of the desk.
-            account: its account.
-        """
+        """Looks at an account without changing it."""
         self.market = market
         self.settings = settings
         self.account = account

@@ -11,14 +11,9 @@ class Summary:
     """Counts and extremes of a session; `take` it the account after every bar."""
 
     def __init__(self, account: Account, resume: str | None = None) -> None:
-        """Begins where an account stands.
-
-        Args:
-            account: of the desk.
-            resume: the command that sets it free; None of a backtest, which nothing goes on from.
-        """
+        """Begins where an account stands."""
         self.account = account
-        self.resume = resume
+        self.resume = resume  # the command for it; None of a backtest, which nothing goes on from
         self.continued = account.cash is not None
         self.began = account.equity if self.continued else None
         self.drawdown = 0.0

@@ -106,8 +106,7 @@ class ExecutionService:
         """
         self._remaining = None
         self._sized = position, full
-        if self.account.working is not None:
-            self._tend(target, now)
+        self._tend(target, now)
         if self._ready:
             self._remaining = self._send_part(target, now)
             self.continue_parts(now)
@@ -143,15 +142,13 @@ class ExecutionService:
         position, full = self._sized
         if position is not None:  # it is sized anew where it fills, perhaps upwards
             order = order._replace(reduce_only=False, position=position, full=full)
-        refused = self._refusal(order, now)
-        if refused is not None and account.position * target < 0:  # no further than flat, then
-            self._refuse(order, refused, now)
+        allowed = self._allowed(order, now)
+        if not allowed and account.position * target < 0:  # no further than flat, then
             target = 0.0
             self._sized = None, 1.0
             order = self._order(-account.position, now)
-            refused = self._refusal(order, now)
-        if refused is not None:
-            self._refuse(order, refused, now)
+            allowed = self._allowed(order, now)
+        if not allowed:
             return None
         largest = self.settings.venue_max_quantity
         if largest is None or order.quantity <= largest:
@@ -161,16 +158,24 @@ class ExecutionService:
         self._send(part, now)
         return target if account.ended.get(part.id, "filled") == "filled" else None
 
-    def _refusal(self, order: Order, now: int) -> Denial | None:
-        """Why an order may not be sent; the venue's largest size is none for one that reduces."""
-        largest = self.settings.venue_max_quantity
+    def _allowed(self, order: Order, now: int) -> bool:
+        """Whether an order may be sent; puts on record why not, where it may not.
+
+        The venue's largest size is none for an order that reduces: it goes in parts.
+        """
         refused = denial(order, self.account, self.limits, now)
-        if refused is None and largest is not None and order.quantity > largest:
-            if order.reduce_only:
-                return None
+        largest = self.settings.venue_max_quantity
+        too_large = largest is not None and order.quantity > largest
+        if refused is None and too_large and not order.reduce_only:
             reason = f"{order.quantity:g} units are above execution.venue_max_quantity, {largest:g}"
-            return Denial("venue_max_quantity", reason)
-        return refused
+            refused = Denial("venue_max_quantity", reason)
+        if refused is None:
+            return True
+        record = OrderRecord.of(order.id, "refused", now, side=order.side, size=order.quantity)
+        record.limit = refused.limit
+        record.reason = refused.reason
+        self.ledger.record(record)
+        return False
 
     def cancel(self, now: int) -> None:
         """Asks for the end of the order that works, once."""
@@ -206,12 +211,6 @@ class ExecutionService:
         name = f"{self.ledger.instrument}-{now // 10**6}-{account.orders + 1}"
         side: Side = "buy" if delta > 0 else "sell"
         return Order(name, side, abs(delta), reduces, account.last_price, now)
-
-    def _refuse(self, order: Order, refused: Denial, now: int) -> None:
-        record = OrderRecord.of(order.id, "refused", now, side=order.side, size=order.quantity)
-        record.limit = refused.limit
-        record.reason = refused.reason
-        self.ledger.record(record)
 
     def _send(self, order: Order, now: int) -> None:
         record = OrderRecord(

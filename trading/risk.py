@@ -195,17 +195,21 @@ def denial(  # noqa: PLR0911  # a rule a line
         return Denial("order id", f"order {order.id} was sent before")
     position = account.position
     after = position + order.signed
-    reduces = abs(after) < abs(position) and after * position >= -DUST * DUST
-    if order.reduce_only and not reduces:
+    if reduces(position, after):
+        return None
+    if order.reduce_only:
         reason = f"it is to reduce a position of {position:g}, but would make it {after:g}"
         return Denial("reduce only", reason)
-    if reduces:
-        return None
     if account.state == "REDUCING":
         return Denial("REDUCING", f"REDUCING: {account.reason}")
     return _past_limits(order, account, limits, now) or _past_exposure(
         after, order.price, account, limits
     )
+
+
+def reduces(position: float, after: float) -> bool:
+    """Whether a position becomes one that is nearer to zero, and not on its other side."""
+    return abs(after) < abs(position) and after * position >= -DUST * DUST
 
 
 def most_notional(limit: float | str | None, account: Account, orders: int = 1) -> float | None:

@@ -13,18 +13,14 @@ from market.rebalance import rebalance
 from trading.account import DUST, Account
 from trading.desk import Bar, Desk
 from trading.orders import Charged, Ended, Event, Filled, Liquidated, Order, Report, Side
+from trading.risk import reduces
 
 
 class SimulatedVenue:
     """A market of one instrument and one account; `on_bar` moves it on."""
 
     def __init__(self, settings: MarketSettings, account: Account | None = None) -> None:
-        """Opens: a new account, or the one that an account tells of.
-
-        Args:
-            settings: fills and costs.
-            account: of a desk that continues its journal.
-        """
+        """Opens a new account, or goes on with that of a desk which continues its journal."""
         account = account or Account()
         self.settings = settings
         self._position = account.position
@@ -49,9 +45,7 @@ class SimulatedVenue:
         settings = self.settings
         before = self._close
         if self._working is not None:
-            order = self._working
-            self._working = None
-            self._execute(order, bar["open"])
+            self._execute(self._working, bar["open"])
         if self._position < 0 and settings.borrow_rate > 0 and self._bars:
             amount = -self._position * settings.borrow_rate * before
             self._take(amount)
@@ -71,11 +65,10 @@ class SimulatedVenue:
         if order.id in self._reports:
             return
         self._reports[order.id] = Report([], None)
-        after = self._position + order.signed
         if self._closed or self._half is None:
             reason = "the account is closed" if self._closed else "no market is known yet"
             self._end(Ended(order.id, "rejected", 0.0, reason))
-        elif order.reduce_only and not self._reduces(after):
+        elif order.reduce_only and not reduces(self._position, self._position + order.signed):
             self._end(Ended(order.id, "rejected", 0.0, "it does not reduce the position"))
         elif self.settings.fill == "close":
             self._execute(order, self._close)
@@ -85,9 +78,7 @@ class SimulatedVenue:
     def end_of_data(self) -> None:
         """Fills the order that waits at the last close: there will be no next open."""
         if self._working is not None:
-            order = self._working
-            self._working = None
-            self._execute(order, self._close)
+            self._execute(self._working, self._close)
 
     def cancel(self, order_id: str) -> None:
         """Ends the order that waits for the next open."""
@@ -109,10 +100,6 @@ class SimulatedVenue:
         """Units held."""
         return self._position
 
-    def _reduces(self, after: float) -> bool:
-        """Whether a position is nearer to zero than ours, and not on its other side."""
-        return abs(after) < abs(self._position) and after * self._position >= -DUST * DUST
-
     def _half_of(self, bar: Mapping[str, Any]) -> float | None:
         """Half the spread of a bar, or the last one known; zero where bars have no quotes at all."""
         if "bid" not in bar:
@@ -123,6 +110,7 @@ class SimulatedVenue:
         return half
 
     def _execute(self, order: Order, price: float) -> None:
+        self._working = None
         each = unit_cost(price, self._half or 0.0, self.settings)
         signed = order.signed if order.position is None else self._sized(order, price, each)
         quantity = abs(signed)
@@ -138,13 +126,12 @@ class SimulatedVenue:
     def _sized(self, order: Order, price: float, unit_cost: float) -> float:
         """Units that an order buys, or below zero sells, where it is sized at the price of its fill."""
         assert order.position is not None
-        equity = (self._cash or 0.0) + self._position * price
+        held = self._position
+        equity = (self._cash or 0.0) + held * price
         if not equity > 0:  # nothing is left to take a share of
-            return -self._position
+            return -held
         sizing = self.settings.sizing
-        return rebalance(
-            sizing, order.position, self._position, equity, price, unit_cost, order.full
-        ).order
+        return rebalance(sizing, order.position, held, equity, price, unit_cost, order.full).order
 
     def _end(self, ended: Ended) -> None:
         self._reports[ended.order] = Report(self._reports[ended.order].fills, ended)
@@ -157,9 +144,8 @@ class SimulatedVenue:
         self._hold(quantity, self._close, paid)
         self._events.append(Liquidated(f"liquidation-{time}", quantity, self._close, paid))
         if self._working is not None:
-            order = self._working
+            self._end(Ended(self._working.id, "canceled", 0.0, "the account is closed"))
             self._working = None
-            self._end(Ended(order.id, "canceled", 0.0, "the account is closed"))
 
     def _hold(self, signed: float, price: float, paid: float) -> None:
         self._position += signed

@@ -6,6 +6,7 @@ Everything has its default in the module that uses it. Of the environment only t
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -33,26 +34,21 @@ from trading.sizing import DeskSettings
 from trading.venues import ENGINES, require_engine, require_taken
 
 
-def _rate(value: object) -> object:
-    """Lets a fee be written 0.0005, 5bp or 0.05%."""
-    if isinstance(value, str):
-        for unit, share in (("bps", 1e-4), ("bp", 1e-4), ("%", 1e-2)):
-            if value.endswith(unit):
-                return float(value.removesuffix(unit)) * share
-    return value
+def _with_unit(units: Mapping[str, float]) -> BeforeValidator:
+    """Lets a number be written with a unit; the first of them that it ends in counts."""
+
+    def number(value: object) -> object:
+        if isinstance(value, str):
+            for unit, factor in units.items():
+                if value.endswith(unit):
+                    return float(value.removesuffix(unit)) * factor
+        return value
+
+    return BeforeValidator(number)
 
 
-def _seconds(value: object) -> object:
-    """Lets a time be written 0.25, 250ms or 2s."""
-    if isinstance(value, str):
-        for unit, seconds in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0)):
-            if value.endswith(unit):
-                return float(value.removesuffix(unit)) * seconds
-    return value
-
-
-Rate = Annotated[float, BeforeValidator(_rate)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Rate = Annotated[float, _with_unit({"bps": 1e-4, "bp": 1e-4, "%": 1e-2})]
+Seconds = Annotated[float, _with_unit({"ms": 1e-3, "us": 1e-6, "s": 1.0})]
 
 
 class Costs(Settings):
@@ -149,14 +145,9 @@ class BacktestSettings(TradingSettings):
             raise ValueError(
                 "a backtest reads a file; `qdesk paper --events -` reads standard input"
             )
-        changed = {
-            name
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) != field.default
-        }
-        changed |= {
-            f"costs.{name}" for name, _ in self.costs if getattr(self.costs, name) is not None
-        }
+        known = type(self).model_fields
+        changed = {name for name, field in known.items() if getattr(self, name) != field.default}
+        changed |= {f"costs.{name}" for name, value in self.costs if value is not None}
         require_taken(self.engine, changed)
         return self
 

@@ -26,6 +26,7 @@ from market.table import MarketTable
 from models.bundle import Bundle
 from models.last_good import _Cache
 from models.manifest import Golden, Manifest, Network, Origin
+from trading.desk import Context
 from trading.feed import Row, recorded
 from trading.journal import TOGETHER
 from trading.orders import Order
@@ -87,7 +88,9 @@ def decisions(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
     guarded = []
     with tempfile.TemporaryDirectory() as folder:
         model = Model(bundle, NAME, "1", "measured", [])
-        desk = open_desk(settings, model, Path(folder), "X", lambda _: SimulatedVenue(market))
+        desk = open_desk(
+            settings, model, Path(folder), "X", lambda _: SimulatedVenue(market), Context()
+        )
         for row in rows[:100]:
             desk.on_bar(row)
         account = desk.account
@@ -127,6 +130,7 @@ def bars_per_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
                 Path(folder) / "a",
                 "X",
                 lambda _: SimulatedVenue(market),
+                Context(),
                 together=TOGETHER,
             )
             venue = desk.venue

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from durable.settings import BadSettings
 from market.bars import BarsError
 from market.events.schema import EventsError
-from trading.desk import Desk
+from trading.desk import Context, Desk
 from trading.feed import Rejections, Row, paced
 from trading.journal import TOGETHER, JournalLost, funding
 from trading.market_data import market_data
@@ -87,10 +87,8 @@ def paper(
         folder,
         found.instrument,
         lambda account: SimulatedVenue(market, account),
-        time.time_ns if live else None,
+        Context(time.time_ns if live else None, found.facts.interval, say),
         durable=timed,
-        interval=found.facts.interval,
-        say=say,
         together=1 if timed else TOGETHER,
     )
     found.alarms.append(desk.note)
@@ -199,8 +197,7 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> SessionR
         folder,
         found.instrument,
         lambda _: engine.open_venue(market),
-        interval=found.facts.interval,
-        say=say,
+        Context(None, found.facts.interval, say),
         together=TOGETHER,
     )
     summary = Summary(desk.account)

@@ -104,8 +104,8 @@ def model_of(settings: TradingSettings) -> Model:
             f"{asked}: no model that can be trusted ({steps}). `qdesk models promote` makes a champion; "
             f"{asked}@candidate trades one that is none yet"
         )
-    source = last.source
-    return Model(last.bundle, asked, last.version or "?", source, last.steps_down, last.notes)
+    version = last.version or "?"
+    return Model(last.bundle, asked, version, last.source, last.steps_down, last.notes)
 
 
 def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
@@ -179,28 +179,17 @@ def open_desk(
     folder: Path,
     instrument: str,
     venue_of: Callable[[Account], Venue],
-    clock: Callable[[], int] | None = None,
+    context: Context,
     durable: bool = False,
-    interval: float | None = None,
-    say: Callable[[str], None] = lambda _: None,
     together: int = 1,
 ) -> Desk:
-    """A desk that goes on from its folder's journal, started.
+    """A desk that goes on from the journal in its folder, started.
 
-    Args:
-        settings: limits, policy, exploration, execution.
-        model: what decides.
-        folder: of journal and latch.
-        instrument: what is traded.
-        venue_of: makes the venue, given what the account holds.
-        clock: as of `Desk`.
-        interval: as of `Desk`.
-        say: as of `Desk`.
-        durable: whether the journal waits for the disk.
-        together: as of `Journal`.
+    `venue_of` makes the venue, given what the account holds; `durable` and `together` are `Journal`'s.
 
     Raises:
-        JournalError: the journal is in use, damaged, or of another instrument or scheme.
+        JournalError: the journal is in use or damaged, or the desk could not be halted.
+        BadSettings: the journal is of another instrument, or the model cannot trade so.
     """
     bundle = model.bundle
     path = folder / JOURNAL
@@ -229,30 +218,25 @@ def open_desk(
             except DAMAGED as error:
                 raise damaged(path, number, f"not as a desk writes it ({error!r})") from error
         if known.unchecked:
-            say(f"{known.unchecked:,} lines of the journal are of a version without checksums")
+            context.say(
+                f"{known.unchecked:,} lines of the journal are of a version without checksums"
+            )
         if before is not None and before.bundle not in (None, bundle.sha256):
             was = _version_of(before.version, str(before.bundle))
             now_is = _version_of(model.version, bundle.sha256 or "")
-            say(f"{was} traded here before; from now on {now_is} does")
+            context.say(f"{was} traded here before; from now on {now_is} does")
         origin = bundle.manifest.origin
         latch = Latch(folder)
         _require_room(latch, account)
         ledger = Ledger(journal, account, instrument)
-        desk = Desk(
-            Decider(
-                SafePolicy(
-                    bundle, settings.policy, settings.epsilon, account.decisions, pipeline=pipeline
-                ),
-                stream,
-                origin.scheme,
-            ),
-            venue_of(account),
-            ledger,
-            latch,
-            Rules(limits, settings.trade, settings.execution, market_of(settings, bundle)),
-            Context(clock, interval, say),
+        policy = SafePolicy(
+            bundle, settings.policy, settings.epsilon, account.decisions, pipeline=pipeline
         )
-        now = clock() if clock is not None else account.time
+        decider = Decider(policy, stream, origin.scheme)
+        market = market_of(settings, bundle)
+        rules = Rules(limits, settings.trade, settings.execution, market)
+        desk = Desk(decider, venue_of(account), ledger, latch, rules, context)
+        now = context.clock() if context.clock else account.time
         session = Session(
             time=now,
             id=f"session-{time_ns()}",
@@ -269,7 +253,7 @@ def open_desk(
             notional=settings.trade.notional,
             settings=settings.model_dump(mode="json"),
             limits=desk.limits.model_dump(mode="json"),
-            costs=market_of(settings, bundle).model_dump(mode="json"),
+            costs=market.model_dump(mode="json"),
             torn=journal.torn,
         )
         ledger.record(session)

@@ -35,7 +35,7 @@ from trading.policy import SafePolicy
 from trading.risk import breach, denial
 from trading.settings import BacktestSettings, load
 from trading.startup import Model, open_desk
-from trading.venues.nautilus import NautilusSettings, NautilusVenue, run
+from trading.venues.nautilus import NautilusVenue, run
 from trading.venues.quotes import quotes_of
 from trading.venues.simulated import SimulatedVenue
 
@@ -150,10 +150,11 @@ def bars_per_second(bundle: Bundle, rows: list[Row]) -> dict[str, list[float]]:
                 Path(folder) / "b",
                 "X",
                 lambda _, v=engine: v,  # type: ignore[misc]
+                Context(),
                 together=TOGETHER,
             )
             settle_memory()
-            seconds = run(desk, engine, rows, quotes, NautilusSettings(), 1e6)
+            seconds = run(desk, engine, rows, quotes, settings, 1e6)
             speeds["NautilusTrader"].append(len(rows) / seconds)
             orders.add(desk.account.orders)
             assert desk.account.state == "ACTIVE", desk.account.reason

@@ -21,15 +21,20 @@ from trading.desk import Desk
 from trading.journal import records
 from trading.orders import Order
 from trading.policy import PolicySettings
+from trading.settings import BacktestSettings
 from trading.sizing import DeskSettings
-from trading.venues.nautilus import NautilusSettings, NautilusVenue, run
+from trading.venues.nautilus import NautilusVenue, run
 from trading.venues.quotes import Quote, digits_of, quotes_of
 
 FREE = PolicySettings(max_feature=1e9)
 
 
+def engine_settings(**changed: Any) -> BacktestSettings:
+    return BacktestSettings(model="any", bars="any", engine="nautilus", **changed)
+
+
 def run_engine(
-    folder: Path, bars: Bars, desk: Desk, market: MarketSettings, settings: NautilusSettings
+    folder: Path, bars: Bars, desk: Desk, market: MarketSettings, settings: BacktestSettings
 ) -> list[dict[str, Any]]:
     rows = rows_of(bars)
     quotes = quotes_of(rows, market, round(settings.latency * 1e9))
@@ -52,7 +57,7 @@ def test_the_engine_agrees_with_the_backtest(
     bundle, table = lively(bars, market)
     judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
     desk = desk_at(tmp_path, bundle, market, venue=NautilusVenue(market), policy=FREE)
-    settings = NautilusSettings(latency=0.0 if fill == "close" else 0.25)
+    settings = engine_settings(latency=0.0 if fill == "close" else 0.25)
     told = run_engine(tmp_path, bars, desk, market, settings)
     decisions = [each for each in told if each["type"] == "decision"]
     np.testing.assert_array_equal([d["position"] for d in decisions][1:], judged.positions)
@@ -80,7 +85,7 @@ def test_the_engine_agrees_under_every_sizing(tmp_path: Path, fill: Fill, sizing
     bundle, table = lively(bars, market)
     judged = backtest(table, follow(greedy_choice(bundle.q_values, table)))
     desk = desk_at(tmp_path, bundle, market, venue=NautilusVenue(market), policy=FREE)
-    settings = NautilusSettings(latency=0.0 if fill == "close" else 0.25)
+    settings = engine_settings(latency=0.0 if fill == "close" else 0.25)
     told = run_engine(tmp_path, bars, desk, market, settings)
     decisions = [each for each in told if each["type"] == "decision"]
     np.testing.assert_array_equal([d["exposure"] for d in decisions][1:], judged.positions)
@@ -107,7 +112,7 @@ def test_depth_is_walked_and_the_rest_canceled(tmp_path: Path) -> None:
         Quote(row["time"] - 1, [(99.0, 5.0)], [(101.0, 1.0), (102.0, 1.0)]) for row in rows[:2]
     ]
     assert isinstance(desk.venue, NautilusVenue)
-    run(desk, desk.venue, rows[:3], quotes, NautilusSettings(), 1e6)
+    run(desk, desk.venue, rows[:3], quotes, engine_settings(), 1e6)
     told = list(records(tmp_path / "journal.jsonl"))
     fills = [(r["size"], r["price"], r["cost"]) for r in told if r["type"] == "fill"]
     assert fills[:2] == [(1.0, 101.0, 1.01), (1.0, 102.0, 1.02)]
@@ -125,7 +130,7 @@ def test_what_fails_inside_the_engine_comes_out(tmp_path: Path) -> None:
 
     desk.venue.submit = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="no line to the exchange"):
-        run_engine(tmp_path, bars, desk, market, NautilusSettings())
+        run_engine(tmp_path, bars, desk, market, engine_settings())
 
 
 def test_an_order_past_the_margin_is_rejected(tmp_path: Path) -> None:
@@ -143,7 +148,7 @@ def test_an_order_past_the_margin_is_rejected(tmp_path: Path) -> None:
     )
     rows = rows_of(bars)
     assert isinstance(desk.venue, NautilusVenue)
-    settings = NautilusSettings(margin=0.5, leverage=1.0)
+    settings = engine_settings(margin=0.5, leverage=1.0)
     run(desk, desk.venue, rows, quotes_of(rows, market, 0), settings, 10.0)
     told = list(records(tmp_path / "journal.jsonl"))
     assert [r["status"] for r in told if r["type"] == "order"].count("rejected") == 3

@@ -34,9 +34,8 @@ from nautilus_trader.model import (
 from nautilus_trader.model import Bar as EngineBar
 from nautilus_trader.portfolio import PortfolioConfig
 from nautilus_trader.trading import Strategy
-from pydantic import Field
 
-from durable.settings import BadSettings, Settings
+from durable.settings import BadSettings
 from market.accounting import MarketSettings
 from trading.account import Account
 from trading.desk import TRADED, Bar, Desk
@@ -56,16 +55,6 @@ from trading.venues.quotes import (
 
 RESOLVED = 1e4  # smallest quantities that a position must at least be
 QUIET = LoggerConfig(bypass_logging=True)
-
-
-class NautilusSettings(Settings):
-    """What the engine simulates beside fees and spread."""
-
-    latency: float = Field(0.0, ge=0, description="from sending an order to its arrival, s")
-    leverage: float = Field(10.0, ge=1, description="of the margin account")
-    margin: float = Field(
-        0.0, ge=0, lt=1, description="of an order's notional that must be free, before leverage"
-    )
 
 
 class NautilusVenue:
@@ -242,7 +231,7 @@ def run(
     venue: NautilusVenue,
     rows: Sequence[Bar],
     quotes: Sequence[Quote],
-    settings: NautilusSettings,
+    settings: BacktestSettings,
     cash: float,
     after_bar: Callable[[Account], None] = lambda _: None,
 ) -> float:
@@ -253,7 +242,7 @@ def run(
         venue: fresh.
         rows: bars in order; times are their closes, ns.
         quotes: what can be traded at, in order of time.
-        settings: latency and margin.
+        settings: latency, leverage and margin.
         cash: what the account begins with, quote currency.
         after_bar: called with the account after every bar.
 
@@ -353,8 +342,5 @@ def play(
     if settings.events is not None:
         quotes = quotes_of_log(Path(settings.events), settings.instrument)
     else:
-        quotes = quotes_of(list(rows), venue.market, round(settings.latency * 1e9))
-    engine = NautilusSettings(
-        latency=settings.latency, leverage=settings.leverage, margin=settings.margin
-    )
-    run(desk, venue, rows, quotes, engine, cash, take)
+        quotes = quotes_of(rows, venue.market, round(settings.latency * 1e9))
+    run(desk, venue, rows, quotes, settings, cash, take)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import ceil, log10
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,17 +19,12 @@ ENDLESS = 1e9  # units quoted where the data have no size
 STARTS = 1  # ns after a close at which the next bar's open is quoted
 
 
-class Quote:
+class Quote(NamedTuple):
     """What could be traded at from a time on: levels of price and size, best first."""
 
-    __slots__ = ("asks", "bids", "time")
-
-    def __init__(
-        self, time: int, bids: Sequence[tuple[float, float]], asks: Sequence[tuple[float, float]]
-    ) -> None:
-        self.time = time
-        self.bids = bids
-        self.asks = asks
+    time: int  # ns since 1970
+    bids: Sequence[tuple[float, float]]
+    asks: Sequence[tuple[float, float]]
 
 
 def scale_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> float:
@@ -134,19 +129,14 @@ def quotes_of_log(path: Path, instrument: str | None) -> list[Quote]:
             time = good[number]
             if event["type"] == "book":
                 levels = event["levels"]
-                bids = [
-                    (level[0], level[1]) for level in levels if level[0] is not None and level[1]
-                ]
-                asks = [
-                    (level[2], level[3]) for level in levels if level[2] is not None and level[3]
-                ]
+                bids = [(bid, size) for bid, size, _, _ in levels if bid is not None and size]
+                asks = [(ask, size) for _, _, ask, size in levels if ask is not None and size]
                 if bids and asks:
                     books.append(Quote(time, bids, asks))
             elif event["type"] == "quote":
-                bid_size = event.get("bid_size")
-                ask_size = event.get("ask_size")
-                sizes = (bid_size or ENDLESS, ask_size or ENDLESS)
-                quotes.append(Quote(time, [(event["bid"], sizes[0])], [(event["ask"], sizes[1])]))
+                bids = [(event["bid"], event.get("bid_size") or ENDLESS)]
+                asks = [(event["ask"], event.get("ask_size") or ENDLESS)]
+                quotes.append(Quote(time, bids, asks))
     found = books or quotes
     if not found:
         raise EventsError(f"{path}: neither books nor quotes; an order would find no counterparty")

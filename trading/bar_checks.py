@@ -12,9 +12,8 @@ from math import inf
 from typing import Any, NamedTuple
 
 from trading.account import Account
-from trading.risk import WIDEST_COLLAR, Limits
+from trading.risk import SECOND, WIDEST_COLLAR, Limits
 
-SECOND = 10**9
 DAY = 86_400.0  # s
 COLLAR_A_DAY = 0.2  # share by which a price may move in a day while volatility is not known
 COLLAR_DEVIATIONS = 12.0  # of the last returns, by which a price may move once those are known

@@ -24,14 +24,13 @@ from trading.orders import Venue
 from trading.policy import Decision, SafePolicy
 from trading.records import Bar as BarRecord
 from trading.records import Decided, Feed, Funding, Gap, Risk, Stop
-from trading.risk import SEVERITY, Limits, breach
+from trading.risk import SECOND, SEVERITY, Limits, breach
 from trading.sizing import DeskSettings, Sizing, Wanted
 
 # time (of the close, ns), open, high, low, close, volume, and what was quoted; `last_event` (ns) where
 # it is before the bar; `superseded` where later bars have closed already, live
 Bar = Mapping[str, Any]
 TRADED = ("open", "high", "low", "close", "volume")
-SECOND = 10**9
 SAID_GAPS = 5  # silences that are said; the summary counts them all
 LOOK_EVERY = 0.01  # s, at most, between two looks at the kill switch
 
@@ -199,12 +198,13 @@ class Desk:
 
     def downgrade(self, state: RiskState, reason: str, now: int) -> None:
         """Goes down to a state, and latches it; never up."""
-        account = self.account
-        if SEVERITY[state] <= SEVERITY[account.state]:
-            return
-        name = f"risk-{account.changes}"
-        self.ledger.record(Risk(time=now, id=name, state=state, reason=reason))
-        self._hold(state, reason)
+        if SEVERITY[state] > SEVERITY[self.account.state]:
+            self._change(state, reason, now)
+            self._hold(state, reason)
+
+    def _change(self, state: RiskState, reason: str, now: int, latched: int | None = None) -> None:
+        name = f"risk-{self.account.changes}"
+        self.ledger.record(Risk(time=now, id=name, state=state, reason=reason, latched=latched))
 
     def _hold(self, state: RiskState, reason: str) -> None:
         # The journal remembers the state as well; a disk that is full must not keep it from being taken.
@@ -231,12 +231,9 @@ class Desk:
         if not graver and not (latched.by_hand and latched.time > self.account.latched):
             return False
         stamp = max(latched.time, self.account.latched)
-        name = f"risk-{self.account.changes}"
-        state = latched.state
-        reason = latched.reason
-        self.ledger.record(Risk(time=now, id=name, state=state, reason=reason, latched=stamp))
+        self._change(latched.state, latched.reason, now, stamp)
         if graver:  # the switch may be gone when it is next looked for; what it did is not
-            self._hold(state, reason)
+            self._hold(latched.state, latched.reason)
         return True
 
     def _check(self, now: int) -> None:
@@ -294,11 +291,7 @@ class Desk:
         return features, None
 
     def _require_level(self, off: OffMarket, bar: Bar, now: int) -> None:
-        """Refuses a price outside the collar, but believes a level that has held for some bars.
-
-        Raises:
-            BarsError: it is not believed, or not yet.
-        """
+        """Believes a level outside the collar that has held for some bars; `BarsError` until it has."""
         if off.level < self.limits.collar_bars:
             raise BarsError(off.reason)
         reason = (

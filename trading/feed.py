@@ -57,14 +57,11 @@ def recorded(bars: Bars) -> list[Row]:
 
     The last event before a carried bar is taken to be the close of the last one that was not carried.
     """
-    rows = _rows(bars.table.drop(CARRIED, strict=False))
-    if CARRIED not in bars.table.columns:
-        return rows
-    heard = rows[0]["time"] if rows else 0
-    for row, carried in zip(rows, bars.table[CARRIED], strict=True):
-        heard = heard if carried else row["time"]
-        row["last_event"] = heard
-    return rows
+    table = bars.table
+    if CARRIED not in table.columns:
+        return _rows(table)
+    heard = pl.when(~pl.col(CARRIED)).then("time").forward_fill().fill_null(pl.first("time"))
+    return _rows(table.select(pl.exclude(CARRIED), last_event=_ns(heard)))
 
 
 def logged(path: Path, every: str, instrument: str | None, rejections: Rejections) -> Iterator[Row]:
@@ -297,4 +294,8 @@ class _Instrument:
 
 
 def _rows(table: pl.DataFrame) -> list[Row]:
-    return table.with_columns(time=pl.col("time").dt.epoch("us") * 1000).to_dicts()
+    return table.with_columns(time=_ns(pl.col("time"))).to_dicts()
+
+
+def _ns(times: pl.Expr) -> pl.Expr:
+    return times.dt.epoch("us") * 1000

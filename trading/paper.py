@@ -24,8 +24,6 @@ from trading.summary import Summary
 from trading.venues import ENGINES
 from trading.venues.simulated import SimulatedVenue
 
-Handler = Callable[[int, FrameType | None], None]
-
 
 class SessionResult(NamedTuple):
     """How a session ended."""
@@ -97,7 +95,9 @@ def paper(
     settle_memory()
     with _signals() as caught:
         try:
-            fresh = _after(preflight.watched(found.rows), desk.account.seen)
+            seen = desk.account.seen  # the journal has those bars already
+            watched = preflight.watched(found.rows)
+            fresh = (row for row in watched if row is None or row["time"] > seen)
             rows = fresh if settings.events == "-" else paced(fresh, pace)
             _trade(desk, rows, caught, summary, say, status)
             reason = caught.stop.name if caught.stop is not None else "the market ended"
@@ -210,11 +210,6 @@ def backtest(settings: BacktestSettings, say: Callable[[str], None]) -> SessionR
     return SessionResult(desk, summary, None, desk.ledger.journal.path, found.rejections)
 
 
-def _after(rows: Iterator[Row | None], seen: int) -> Iterator[Row | None]:
-    """Bars that the journal does not have yet."""
-    return (row for row in rows if row is None or row["time"] > seen)
-
-
 def _introduce(desk: Desk, model: Model, summary: Summary, say: Callable[[str], None]) -> None:
     for step in model.steps_down:
         say(f"not good: {step}")
@@ -247,7 +242,7 @@ def _signals() -> Iterator[_Caught]:
     def kill(_: int, __: FrameType | None) -> None:
         caught.killed = "SIGUSR1"
 
-    wanted: dict[int, Handler] = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGUSR1: kill}
+    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGUSR1: kill}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield caught

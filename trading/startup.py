@@ -93,13 +93,13 @@ def model_of(settings: TradingSettings) -> Model:
             bundle, version = _registered(uri, name, which)
             return Model(bundle, name, version, which, [])
     last = load_last_good(asked, settings.mlruns / "last_good", uri)
-    if last.bundle is None and last.unpromoted:
-        raise NotPromoted(
-            f"{asked}: {'; '.join(last.steps_down)}; `qdesk models promote {asked} VERSION --reason WHY` "
-            f"makes a champion, and {asked}@candidate trades one that is none yet"
-        )
     if last.bundle is None:
         steps = "; ".join(last.steps_down)
+        if last.unpromoted:
+            raise NotPromoted(
+                f"{asked}: {steps}; `qdesk models promote {asked} VERSION --reason WHY` makes a "
+                f"champion, and {asked}@candidate trades one that is none yet"
+            )
         raise BadSettings(
             f"{asked}: no model that can be trusted ({steps}). `qdesk models promote` makes a champion; "
             f"{asked}@candidate trades one that is none yet"
@@ -276,11 +276,7 @@ def _gamma_of(bundle: Bundle) -> float | None:
 
 
 def _require_room(latch: Latch, account: Account) -> None:
-    """Refuses a desk that could not be halted, or that could not write what it did.
-
-    Raises:
-        JournalError: so it is.
-    """
+    """Raises `JournalError` where a desk could not be halted, or could not write what it did."""
     latched = latch.lost()
     if latched is not None:
         raise JournalError(

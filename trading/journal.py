@@ -101,8 +101,7 @@ class Journal:
     def flush(self, awaited: bool = True) -> None:
         """Writes what was added; unless it is `awaited`, only where some of it may not wait.
 
-        Raises:
-            JournalLost: now or before, a record could not be written.
+        Raises `JournalLost` where a record could not be written, now or before.
         """
         if self._lost is not None:
             raise JournalLost(f"{self.path}: {self._lost.strerror}") from self._lost
@@ -186,12 +185,7 @@ def _fault(record: dict[str, Any], unchecked: bool) -> str | None:
 
 
 def funding(path: Path) -> float | None:
-    """What the account of a journal began with, quote currency; None where it was never funded.
-
-    Raises:
-        JournalError: a line before it is no record.
-        OSError: the file cannot be read.
-    """
+    """What a journal's account began with, quote currency; None: not funded. Raises as `records` does."""
     found = (record_of(line) for line in records(path) if line["type"] == "funding")
     return next((each.cash for each in found if isinstance(each, Funding)), None)
 

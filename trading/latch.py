@@ -50,11 +50,7 @@ class Latch:
         self._seen = 0, 0
 
     def changed(self) -> bool:
-        """Whether a file came, went or was written since this was last asked.
-
-        Raises:
-            JournalLost: the folder is gone, and with it what a desk writes into.
-        """
+        """Whether a file came, went or was written since last asked; `JournalLost`: its folder went."""
         try:
             now = os.stat(self.folder).st_mtime_ns, self._written  # noqa: PTH116  # at every bar
         except OSError as error:
@@ -109,10 +105,7 @@ class Latch:
     def reserve(self, state: RiskState, reason: str) -> None:
         """Takes the room that a state needs, so that it can be latched once a disk is full.
 
-        The desk's own state is latched where nothing is yet.
-
-        Raises:
-            OSError: there is no room.
+        The desk's own state is latched where nothing is yet; without room this raises `OSError`.
         """
         path = self.folder / STATE
         if not path.exists():
@@ -125,11 +118,7 @@ class Latch:
     def hold(
         self, state: RiskState, reason: str, by_hand: bool = False, lost: bool = False
     ) -> None:
-        """Latches a state, on the disk when this returns; only by hand one that is less grave.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Latches a state, on the disk when this returns, or raises `OSError`; a lighter one by hand."""
         path = self.folder / STATE
         content = _written(state, reason, by_hand, lost)
         if not path.exists() and self._create(content):
@@ -146,11 +135,7 @@ class Latch:
                 self._overwrite(content)
 
     def kill(self, reason: str) -> None:
-        """Throws the kill switch; the reason stands in it where there is room.
-
-        Raises:
-            OSError: it cannot be thrown.
-        """
+        """Throws the kill switch, or raises `OSError`; the reason stands in it where there is room."""
         file = os.open(self.folder / KILL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             with suppress(OSError):

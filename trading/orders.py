@@ -88,11 +88,7 @@ class Venue(Protocol):
     """Where orders go."""
 
     def submit(self, order: Order) -> None:
-        """Sends an order; one whose id it knows already is passed over.
-
-        Raises:
-            Unreachable: it may have arrived or not.
-        """
+        """Sends an order, unless it knows its id; raises `Unreachable`: it may have arrived or not."""
 
     def on_bar(self, bar: Mapping[str, Any]) -> None:
         """The next bar, before the desk sees it: what moves a simulated market on; others know better."""

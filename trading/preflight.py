@@ -77,14 +77,9 @@ def blocked(
     account: Account,
     venue_max_quantity: float | None,
 ) -> Blocked | None:
-    """What keeps a desk from opening a position of 1; None where nothing does.
+    """What keeps a desk from opening a position of 1, of `sizes` units at each close; None: nothing.
 
-    Args:
-        closes: prices that it is asked of.
-        sizes: units of a position of 1 at each.
-        limits: resolved.
-        account: whose funding limits on notional may follow.
-        venue_max_quantity: largest order that the venue takes.
+    Limits are resolved; those on notional may follow the funding of the account.
     """
     units = {
         "limits.max_position": limits.max_position,
@@ -152,11 +147,7 @@ class Preflight:
         self._look(facts)
 
     def watched(self, rows: Iterator[Row | None]) -> Iterator[Row | None]:
-        """The rows; the first price is looked at where prices were not known before.
-
-        Raises:
-            BadSettings: as above.
-        """
+        """The rows; the first price is looked at, as above, where prices were not known before."""
         unknown = self.facts.closes is None
         for row in rows:
             if unknown and row is not None:

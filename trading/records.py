@@ -333,11 +333,7 @@ KINDS: dict[str, type[Record]] = {
 
 
 def record_of(line: Mapping[str, Any]) -> Record:
-    """The record of a journal's line.
-
-    Raises:
-        msgspec.ValidationError: a field is missing, or of another type.
-    """
+    """The record of a journal's line; `msgspec.ValidationError` where a field is missing or wrong."""
     kind = KINDS.get(line["type"])
     if kind is None:
         return Record(time=line["time"])

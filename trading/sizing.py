@@ -95,11 +95,9 @@ class Sizing:
         return account.exposure
 
     def wanted(self, position: float, bar: Mapping[str, Any]) -> Wanted:
-        """What holding a position comes to now.
+        """What holding a position, from -1 to 1, comes to now.
 
-        Args:
-            position: from -1 to 1.
-            bar: at hand; its quotes are what a trade pays, unless the settings say otherwise.
+        The quotes of the bar are what a trade pays, unless the settings say otherwise.
         """
         account = self.account
         if not self.resizes:

@@ -13,26 +13,19 @@ from durable.errors import MissingExtra
 class Engine(NamedTuple):
     """What plays a recorded market to a desk.
 
-    Attributes:
-        module: has `open_venue(market)`, which makes the venue of a fresh account, and
-            `play(desk, rows, settings, cash, take)`, which trades all rows and has `take` look at the
-            account after each.
-        takes: settings of `qdesk backtest` that not every engine knows.
-        needs: a package, and the extra of our own that brings it.
-        without: why a setting that it does not take means nothing here, by name.
+    Its module has `open_venue(market)`, which makes the venue of a fresh account, and `play(desk, rows,
+    settings, cash, take)`, which trades all rows and has `take` look at the account after each.
     """
 
     module: str
-    takes: tuple[str, ...] = ()
-    needs: tuple[str, str] | None = None
-    without: Mapping[str, str] = {}
+    takes: tuple[str, ...] = ()  # settings of `qdesk backtest` that not every engine knows
+    needs: tuple[str, str] | None = None  # a package, and the extra of our own that brings it
+    without: Mapping[
+        str, str
+    ] = {}  # why a setting that it does not take means nothing here, by name
 
     def load(self, name: str) -> Any:
-        """The module.
-
-        Raises:
-            MissingExtra: the package that it needs is not installed.
-        """
+        """The module; raises `MissingExtra` where the package that it needs is not installed."""
         if self.needs is not None and find_spec(self.needs[0]) is None:
             package, extra = self.needs
             raise MissingExtra(
@@ -56,11 +49,7 @@ ENGINES = {
 
 
 def require_engine(name: str) -> str:
-    """The name of an engine, if there is one of that name.
-
-    Raises:
-        PydanticCustomError: there is none.
-    """
+    """The name of an engine; raises `PydanticCustomError` where there is none of that name."""
     if name not in ENGINES:
         names = " or ".join(map(repr, ENGINES))
         raise PydanticCustomError("literal_error", f"Input should be {names}")
@@ -68,15 +57,7 @@ def require_engine(name: str) -> str:
 
 
 def require_taken(name: str, changed: set[str]) -> None:
-    """Refuses settings that an engine would pass over.
-
-    Args:
-        name: of the engine.
-        changed: dotted names of settings that are not what they are by default.
-
-    Raises:
-        ValueError: one of them is for other engines alone.
-    """
+    """Raises `ValueError` where a changed setting, by dotted name, does nothing with an engine."""
     for each in sorted(changed - set(ENGINES[name].takes)):
         others = [other for other, engine in ENGINES.items() if each in engine.takes]
         if not others:

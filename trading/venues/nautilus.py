@@ -235,16 +235,9 @@ def run(
     cash: float,
     after_bar: Callable[[Account], None] = lambda _: None,
 ) -> float:
-    """Has the desk trade rows of bars against quotes.
+    """Has a desk around a fresh venue trade bars against quotes, both in order of time.
 
-    Args:
-        desk: around `venue`.
-        venue: fresh.
-        rows: bars in order; times are their closes, ns.
-        quotes: what can be traded at, in order of time.
-        settings: latency, leverage and margin.
-        cash: what the account begins with, quote currency.
-        after_bar: called with the account after every bar.
+    Its account begins with the cash, quote currency; `after_bar` is given it after every bar.
 
     Returns:
         Seconds that the engine ran, the data being loaded.
@@ -310,11 +303,7 @@ def run(
 
 
 def _require_sizes(desk: Desk, rows: Sequence[Bar]) -> None:
-    """Refuses positions that the engine's decimals, or the quotes' sizes, cannot hold.
-
-    Raises:
-        BadSettings: with what a position comes to.
-    """
+    """Raises `BadSettings` at positions that the engine's decimals, or the quotes' sizes, cannot hold."""
     sizes = desk.sizing.sizes(np.array([row["close"] for row in rows]))
     least = RESOLVED * 10**-SIZE_DIGITS
     if sizes.min() < least or sizes.max() > ENDLESS:

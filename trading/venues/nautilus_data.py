@@ -25,9 +25,7 @@ SIZE_DIGITS = 6  # of a quantity
 def instrument_of(digits: int, initial_margin: float) -> tuple[CurrencyPair, Currency]:
     """One instrument in a currency of many decimals, so that fees are not rounded away.
 
-    Args:
-        digits: of a price.
-        initial_margin: share of a notional that must be free, before leverage.
+    `initial_margin` is the share of a notional that must be free, before leverage.
     """
     unit, quote = (Currency(code, 8, 0, code, CurrencyType.CRYPTO) for code in ("UNIT", "QUOTE"))
     Currency.register(unit, overwrite=True)

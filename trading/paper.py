@@ -59,9 +59,7 @@ def _resume_command(settings: TradingSettings, folder: Path) -> str:
 
 
 def paper(
-    settings: PaperSettings,
-    say: Callable[[str], None],
-    status: Callable[[str], None],
+    settings: PaperSettings, say: Callable[[str], None], status: Callable[[str], None]
 ) -> SessionResult:
     """Trades on paper until the market ends or a signal comes; `status` takes a line now and then.
 

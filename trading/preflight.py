@@ -65,8 +65,7 @@ def _plain(name: str) -> str:
 class Blocked(NamedTuple):
     """Prices at which no position can be opened."""
 
-    limit: str  # the one that is in the way most often
-    reason: str
+    reason: str  # of the limit that is in the way most often
     prices: NDArray[np.bool_]  # shape (prices,): where any is in the way
 
 
@@ -94,13 +93,12 @@ def blocked(
     for name, most in units.items():
         if isinstance(most, float) and (past := sizes > most + DUST).any():
             reason = f"a position is {sizes.max():,.10g} units, and {name} allows {most:,.10g}"
-            found.append(Blocked(name, reason, past))
+            found.append(Blocked(reason, past))
+    costs = sizes * closes
     for name, most in notionals.items():
-        if most is not None and (past := sizes * closes > most).any():
-            dearest = (
-                f"a position of {sizes.max():,.10g} costs up to {(sizes * closes).max():,.10g}"
-            )
-            found.append(Blocked(name, f"{dearest}, and {name} allows {most:,.10g}", past))
+        if most is not None and (past := costs > most).any():
+            dearest = f"a position of {sizes.max():,.10g} costs up to {costs.max():,.10g}"
+            found.append(Blocked(f"{dearest}, and {name} allows {most:,.10g}", past))
     if not found:
         return None
     tightest = max(found, key=lambda each: int(each.prices.sum()))

@@ -307,7 +307,8 @@ def test_what_blocks_a_position_depends_on_the_funding_by_default() -> None:
     closes = np.array([100.0, 900.0, 1100.0])
     found = blocked(closes, np.ones(3), limits, Account(funded=100.0), None)
     assert found is not None
-    assert (found.limit, found.prices.tolist()) == ("limits.max_notional", [False, False, True])
+    assert found.reason == "a position of 1 costs up to 1,100, and limits.max_notional allows 1,000"
+    assert found.prices.tolist() == [False, False, True]
     assert blocked(closes[:2], np.ones(2), limits, Account(funded=100.0), None) is None
 
 

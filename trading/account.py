@@ -93,13 +93,11 @@ class Account:
 
     def mark(self, price: float, closed: int) -> None:
         """Values the account at a close; a bar that closes at midnight ends its day."""
-        assert self.cash is not None
-        before = self.equity
         self.marked = closed
         day = (closed - 1) // DAY
         if day != self.day:
             self.day = day
-            self.day_equity = before
+            self.day_equity = self.equity
         self.value(price)
 
     def value(self, price: float) -> None:

@@ -13,13 +13,14 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from durable.lines import Lines, ending, fits, seal_all, sealed
-from trading.records import Funding, encoder, record_of
+from trading.records import Funding, record_of
 
 FORMAT = "qdesk-journal/2"
 UNCHECKED = "qdesk-journal/1"  # of versions before, whose lines have no checksum
@@ -86,7 +87,7 @@ class Journal:
         except BaseException:
             os.close(self._file)
             raise
-        self._encode = encoder()
+        self._encode = msgspec.json.Encoder(enc_hook=methodcaller("tolist")).encode  # of NumPy too
         self._lines: list[bytes] = []
         self._left = 0
         self._urgent = False

@@ -5,7 +5,7 @@ that was killed continues from the very state that it had written. A field with 
 it differs from that. Kinds and fields are stored: journals of before must still be read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -338,12 +338,3 @@ def record_of(line: Mapping[str, Any]) -> Record:
     if kind is None:
         return Record(time=line["time"])
     return msgspec.convert(line, kind)
-
-
-def encoder() -> Callable[[object], bytes]:
-    """Makes lines of records; numbers of NumPy are written as such."""
-    return msgspec.json.Encoder(enc_hook=_plain).encode
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist()

@@ -84,14 +84,9 @@ def arriving(
 ) -> Iterator[Row | None]:
     """Rows out of lines of JSON as they arrive; a bar is whole with the first event after it.
 
-    Args:
-        file: to read.
-        every: when a bar ends.
-        instrument: the only one.
-        rejections: counts lines that are passed over.
-        latest: the latest time that an event may have now, ns, where they arrive live. Of rows that
-            arrive together all but the last are `superseded` then.
-        alarm: called when for a minute there were events, but none to trade on.
+    Live, `latest` gives the latest time that an event may have now, ns; of rows that arrive together all
+    but the last are `superseded` then, and `alarm` is called when for a minute there were events, but
+    none to trade on.
 
     Raises:
         EventsError: a line is too long, or events are of several instruments and none was named.

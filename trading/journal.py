@@ -206,7 +206,7 @@ def last_position(path: Path) -> float | None:
     for before, line in reversed(list(pairwise([b"", *lines]))):
         try:
             line_says = TELLING.decode(line)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             continue
         if line_says.type not in ("fill", "decision", "stop"):
             continue

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from time import time_ns
 
-import msgspec
 from pydantic import ValidationError
 
 from durable.lines import Lines
@@ -29,14 +28,8 @@ from trading.records import Bar, Session, record_of
 from trading.settings import BacktestSettings, TradingSettings
 
 JOURNAL = "journal.jsonl"
-DAMAGED = (
-    LookupError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    AttributeError,
-    msgspec.ValidationError,
-)  # raised by what is no record
+# Raised by what is no record; what msgspec raises is a ValueError.
+DAMAGED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 class NotPromoted(Exception):
@@ -205,18 +198,16 @@ def open_desk(
             try:
                 record = record_of(line)
                 record.apply(account)
-                if isinstance(record, Session):
-                    _require_same(path, record.instrument, instrument)
-                    before = record
                 if isinstance(record, Bar) and record.refused is None:
                     try:
                         stream.update({**line, "time": line["closed"] // 1000})
                     except BarsError:  # another model needs what those bars do not have
                         stream = pipeline.stream()
-            except BadSettings:
-                raise
             except DAMAGED as error:
                 raise damaged(path, number, f"not as a desk writes it ({error!r})") from error
+            if isinstance(record, Session):
+                _require_same(path, record.instrument, instrument)
+                before = record
         if known.unchecked:
             context.say(
                 f"{known.unchecked:,} lines of the journal are of a version without checksums"

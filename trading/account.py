@@ -33,9 +33,7 @@ class Account:
     volatility_bars: int = 20  # squares of log returns that are kept
     memory: int = 20  # decisions whose faults are kept
     position: float = 0.0  # units held, below zero where short
-    exposure: float = (
-        0.0  # position in full sizes as of the last fill, where those follow the price
-    )
+    exposure: float = 0.0  # in full sizes as of the last fill, where those depend on the price
     cash: float | None = None  # quote currency; none until the account is funded
     funded: float | None = None  # what `cash` was then
     price: float = float("nan")  # last good close
@@ -60,7 +58,7 @@ class Account:
     off_price: float = float("nan")  # at which the last of them closed
     level: int = 0  # how many of the last of them were within the collar of each other
     gaps: int = 0  # times that the market fell silent
-    silent: bool = False  # since the last decision
+    silent: bool = False  # it did, and nothing was decided since
     outside: Counter[str] = field(default_factory=Counter)  # decisions, by the feature out of range
     liquidated: bool = False  # the venue closed the account
     state: RiskState = "ACTIVE"

@@ -32,7 +32,7 @@ class PriceCollar:
     """How far a close may be from the last one that was believed."""
 
     def __init__(self, account: Account, limits: Limits, interval: float | None) -> None:
-        """Looks at an account without changing it; bars are `interval` s long, None where by trades."""
+        """Looks at an account without changing it; bars are `interval` s long, None: of no length."""
         self.account = account
         self.limits = limits
         self.interval = interval

@@ -87,7 +87,8 @@ class Journal:
         except BaseException:
             os.close(self._file)
             raise
-        self._encode = msgspec.json.Encoder(enc_hook=methodcaller("tolist")).encode  # of NumPy too
+        number_of_numpy = methodcaller("tolist")
+        self._encode = msgspec.json.Encoder(enc_hook=number_of_numpy).encode
         self._lines: list[bytes] = []
         self._left = 0
         self._urgent = False

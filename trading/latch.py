@@ -50,7 +50,7 @@ class Latch:
         self._seen = 0, 0
 
     def changed(self) -> bool:
-        """Whether a file came, went or was written since last asked; `JournalLost`: its folder went."""
+        """Whether a file came, went or was written since last asked; `JournalLost`: the folder went."""
         try:
             now = os.stat(self.folder).st_mtime_ns, self._written  # noqa: PTH116  # at every bar
         except OSError as error:
@@ -118,7 +118,7 @@ class Latch:
     def hold(
         self, state: RiskState, reason: str, by_hand: bool = False, lost: bool = False
     ) -> None:
-        """Latches a state, on the disk when this returns, or raises `OSError`; a lighter one by hand."""
+        """Latches a state, on the disk when this returns, else `OSError`; a lighter one only by hand."""
         path = self.folder / STATE
         content = _written(state, reason, by_hand, lost)
         if not path.exists() and self._create(content):

@@ -20,9 +20,7 @@ class Engine(NamedTuple):
     module: str
     takes: tuple[str, ...] = ()  # settings of `qdesk backtest` that not every engine knows
     needs: tuple[str, str] | None = None  # a package, and the extra of our own that brings it
-    without: Mapping[
-        str, str
-    ] = {}  # why a setting that it does not take means nothing here, by name
+    without: Mapping[str, str] = {}  # why a setting that it does not take means nothing, by name
 
     def load(self, name: str) -> Any:
         """The module; raises `MissingExtra` where the package that it needs is not installed."""

@@ -12,29 +12,6 @@ from models.manifest import TrainedMarket
 from training.data import TrainingData
 from training.settings import TrainSettings
 from training.tracking.origin import code_version
-from training.tracking.run_info import RunInfo
-
-
-def run_of(
-    settings: TrainSettings,
-    data: TrainingData,
-    seed: int,
-    name: str,
-    tags: Mapping[str, str],
-    description: str,
-) -> RunInfo:
-    """What the run of one agent is.
-
-    Args:
-        settings: of the training.
-        data: that they name.
-        seed: of the agent.
-        name: of the run.
-        tags: of the run.
-        description: of the run.
-    """
-    scale = {"reward_scale": f"{data.reward_scale:.9g}", "seed": str(seed)}
-    return RunInfo(name, settings.experiment, {**settings.flat(), **scale}, tags, description)
 
 
 def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:

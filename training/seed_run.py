@@ -7,23 +7,17 @@ from rich.console import Console
 from training import describe
 from training.data import TrainingData
 from training.learning.agent import Agents
-from training.observers.versions import Description, Judge, VersionRecorder
+from training.observers.versions import VersionRecorder
 from training.resume import Start
 from training.settings import TrainSettings
 from training.tracking.journal import RunJournal
 from training.tracking.store import Store
-from training.tracking.tracker import CHECKPOINTS, Tracker
+from training.tracking.tracker import CHECKPOINTS, RunInfo, Tracker
 from training.tracking.uploader import Uploader
 
 
 class SeedRun(NamedTuple):
-    """One agent of a training.
-
-    Attributes:
-        name: of its run.
-        tracker: of its run.
-        recorder: of its versions.
-    """
+    """One agent of a training."""
 
     name: str
     tracker: Tracker
@@ -44,58 +38,49 @@ class Invocation(NamedTuple):
     console: Console
 
 
-class Beginning(NamedTuple):
-    """What the runs of a training have in common.
+def open_run(
+    settings: TrainSettings,
+    data: TrainingData,
+    agents: Agents,
+    index: int,
+    journal: RunJournal,
+    store: Store,
+    uploader: Uploader,
+    invocation: Invocation,
+    checkpoints: str,
+    start: Start | None,
+) -> SeedRun:
+    """Begins the run of the agent of this index, or continues the one in its journal.
 
-    Attributes:
-        settings: of the training.
-        data: that they name.
-        store: to track in.
-        uploader: sends there what is tracked.
-        invocation: how it was asked for.
-        checkpoints: their folder, for people.
-        start: the checkpoint to continue from, if any.
+    The folder of checkpoints is a tag of the run, for people.
     """
+    seed = agents.seeds[index]
+    name = f"{settings.model_name}-{data.bars.name}-s{seed}"
+    tags = describe.tags(settings, data, seed, invocation.group)
+    about = describe.summary(settings, data, seed, invocation.command)
+    scale = {"reward_scale": f"{data.reward_scale:.9g}", "seed": str(seed)}
+    info = RunInfo(
+        name,
+        settings.experiment,
+        {**settings.flat(), **scale},
+        {**tags, **_link(settings, start, index), CHECKPOINTS: checkpoints},
+        describe.description(about, describe.resuming(journal.run, settings)),
+    )
+    begins = journal.head is None
+    resumed = start is not None and start.lock is not None
+    # Where a run is resumed whose journal does not begin here, that is on another machine.
+    elsewhere = resumed and begins
+    tracker = Tracker(store, journal, info, uploader, may_exist_on_server=elsewhere)
+    if begins:
+        tracker.log_data(data.split.train, settings.bars, "training")
+        tracker.log_data(data.split.validation, settings.bars, "validation")
+    recorder = VersionRecorder(agents, index, settings, data, tracker, tags, about)
+    return SeedRun(name, tracker, recorder)
 
-    settings: TrainSettings
-    data: TrainingData
-    store: Store
-    uploader: Uploader
-    invocation: Invocation
-    checkpoints: str
-    start: Start | None
 
-    def run_of(self, agents: Agents, index: int, journal: RunJournal) -> SeedRun:
-        """Begins the run of an agent, or continues the one in its journal."""
-        settings = self.settings
-        data = self.data
-        seed = agents.seeds[index]
-        name = f"{settings.model_name}-{data.bars.name}-s{seed}"
-        tags = describe.tags(settings, data, seed, self.invocation.group)
-        summary = describe.summary(settings, data, seed, self.invocation.command)
-        info = describe.run_of(
-            settings,
-            data,
-            seed,
-            name,
-            {**tags, **self._link(index), CHECKPOINTS: self.checkpoints},
-            describe.description(summary, describe.resuming(journal.run, settings)),
-        )
-        begins = journal.head is None
-        resumed = self.start is not None and self.start.lock is not None
-        # Where a run is resumed whose journal does not begin here, that is on another machine.
-        elsewhere = resumed and begins
-        tracker = Tracker(self.store, journal, info, self.uploader, may_exist_on_server=elsewhere)
-        if begins:
-            tracker.log_data(data.split.train, settings.bars, "training")
-            tracker.log_data(data.split.validation, settings.bars, "validation")
-        label = Description(tags, describe.origin(settings, data, seed, journal.run), summary)
-        judge = Judge(data, data.validation[settings.market.fill], settings.agent.cvar)
-        return SeedRun(name, tracker, VersionRecorder(agents, index, judge, tracker, label))
-
-    def _link(self, index: int) -> dict[str, str]:
-        """Tags that lead from a new run to the one it began with."""
-        if self.start is None or not self.settings.fork:
-            return {}
-        parent = self.start.run_ids[min(index, len(self.start.run_ids) - 1)]
-        return {"forked_from": parent, "forked_from_step": str(self.start.checkpoint.step)}
+def _link(settings: TrainSettings, start: Start | None, index: int) -> dict[str, str]:
+    """Tags that lead from a new run to the one it began with."""
+    if start is None or not settings.fork:
+        return {}
+    parent = start.run_ids[min(index, len(start.run_ids) - 1)]
+    return {"forked_from": parent, "forked_from_step": str(start.checkpoint.step)}

@@ -20,7 +20,7 @@ from training.observers.recording import Recording
 from training.observers.rollback import Rollback
 from training.observers.versions import BestAndLast
 from training.resume import Start
-from training.seed_run import Beginning, Invocation, SeedRun
+from training.seed_run import Invocation, SeedRun, open_run
 from training.settings import TrainSettings
 from training.stop import Stop
 from training.tracking.journal import RunJournal
@@ -231,9 +231,10 @@ def open_session(
             Checkpoints(lock, settings.checkpoints, every, tell, elsewhere)
         )
         folder = str(checkpoints.folder)
-        beginning = Beginning(settings, data, store, uploader, invocation, folder, start)
         for index, journal in enumerate(journals):
-            run_of_seed = beginning.run_of(agents, index, journal)
+            run_of_seed = open_run(
+                settings, data, agents, index, journal, store, uploader, invocation, folder, start
+            )
             stack.enter_context(run_of_seed.tracker)
             runs.append(run_of_seed)
         session = Session(settings, data, agents, runs, checkpoints, invocation.console)

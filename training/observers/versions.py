@@ -18,6 +18,7 @@ from training import describe as labels
 from training.data import TrainingData
 from training.learn import better
 from training.learning.agent import Agents
+from training.settings import TrainSettings
 from training.tracking.tracker import Tracker
 
 GOLDEN_STATES = 64
@@ -44,65 +45,41 @@ class BestAndLast(NamedTuple):
     tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
 
-class Judge(NamedTuple):
-    """What versions are judged on.
-
-    Attributes:
-        data: what an agent learns from, and the validation bars.
-        market: those bars under the settings' fill.
-        cvar: share of worst outcomes that quantiles are averaged over.
-    """
-
-    data: TrainingData
-    market: MarketTable
-    cvar: float
-
-
-class Description(NamedTuple):
-    """What is said of a run's versions.
-
-    Attributes:
-        tags: of run and versions.
-        origin: of its models, but for the step.
-        about: what each is, but for what it did.
-    """
-
-    tags: dict[str, str]
-    origin: dict[str, Any]
-    about: str
-
-
 class VersionRecorder:
     """Registers what an agent has learned whenever validation improves, and at the end.
 
     Args:
         agents: those that learn.
         index: of the agent to keep.
-        judged: what its versions are judged on.
+        settings: of the training.
+        data: what an agent learns from, and the validation bars that its versions are judged on.
         tracker: of its run.
-        label: what is said of them.
+        tags: of run and versions.
+        about: what each version is, but for what it did.
     """
 
     def __init__(
         self,
         agents: Agents,
         index: int,
-        judged: Judge,
+        settings: TrainSettings,
+        data: TrainingData,
         tracker: Tracker,
-        label: Description,
+        tags: Mapping[str, str],
+        about: str,
     ) -> None:
         self.agents = agents
         self.index = index
-        self.data = judged.data
-        self.market = judged.market
-        self.cvar = judged.cvar
+        self.data = data
+        self.market = data.validation[settings.market.fill]
+        self.cvar = settings.agent.cvar
         self.tracker = tracker
-        self.tags = label.tags
-        self.origin = label.origin
-        self.about = label.about
+        self.tags = tags
+        self.origin = labels.origin(settings, data, agents.seeds[index], tracker.run_id)
+        self.about = about
         self.best: Version | None = None
         self.last: Version | None = None
-        self._hold = buy_and_hold(judged.market)
+        self._hold = buy_and_hold(self.market)
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
         """Records a validation, with a version where it is the best so far or the last."""

@@ -38,13 +38,30 @@ from training.tracking.history import Point
 from training.tracking.journal import RunJournal
 from training.tracking.journals import JOURNALS
 from training.tracking.origin import origin
-from training.tracking.run_info import RunInfo
 from training.tracking.store import Store
 from training.tracking.tensorboard import TensorBoardLog
 from training.tracking.uploader import Uploader
 
 ATTEMPTS = 50  # to have a journal to oneself
 CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
+
+
+class RunInfo(NamedTuple):
+    """What a run is.
+
+    Attributes:
+        name: in MLflow and TensorBoard.
+        experiment: MLflow's.
+        params: all settings by their dotted path.
+        tags: whatever runs are grouped and searched by.
+        description: Markdown, shown at the top of the run's page.
+    """
+
+    name: str
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    description: str
 
 
 def new_run() -> str:

@@ -14,18 +14,16 @@ from mlflow.exceptions import MlflowException
 
 from tests.support.stores import fresh
 from training.tracking import uploader as shipping
-from training.tracking.run_info import RunInfo
 from training.tracking.store import Store
-from training.tracking.tracker import Tracker, new_run, open_journal
+from training.tracking.tracker import RunInfo, Tracker, new_run, open_journal
 from training.tracking.uploader import Uploader, send_what_was_left
 
 BEGUN_AND_KILLED = """
 import os, sys
 from pathlib import Path
-from training.tracking.run_info import RunInfo
 from training.tracking.uploader import Uploader
 from training.tracking.store import Store
-from training.tracking.tracker import Tracker, open_journal
+from training.tracking.tracker import RunInfo, Tracker, open_journal
 store = Store(Path(sys.argv[1]))
 with Uploader() as uploader:
     tracker = Tracker(

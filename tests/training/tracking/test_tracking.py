@@ -22,9 +22,8 @@ from tests.support.stores import fresh
 from training.tracking.history import Point
 from training.tracking.machine import Machine
 from training.tracking.origin import code_version
-from training.tracking.run_info import RunInfo
 from training.tracking.store import RUN, Store
-from training.tracking.tracker import Tracker, new_run, open_journal
+from training.tracking.tracker import RunInfo, Tracker, new_run, open_journal
 from training.tracking.uploader import Uploader
 
 

@@ -13,6 +13,16 @@ from training.data import TrainingData
 from training.settings import TrainSettings
 from training.tracking.origin import code_version
 
+# Measures that are compared, and how each is written.
+COMPARED = {
+    "net_return_close": "{:+.1%}",
+    "net_return_next_open": "{:+.1%}",
+    "sharpe": "{:+.2f}",
+    "max_drawdown": "{:.1%}",
+    "position_changes": "{:.2%}",
+    "cost": "{:.1%}",
+}
+
 
 def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:
     """What runs and versions are grouped and searched by."""
@@ -132,33 +142,26 @@ def resuming(run_id: str, settings: TrainSettings) -> str:
 
 def with_results(about: str, rows: Mapping[str, Mapping[str, float]], caveat: str) -> str:
     """What a run that ended was, and what it did beside the baselines."""
-    columns, cells = table(rows)
+    columns, body = table(rows)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in cells]
+    lines += [f"| {' | '.join(row)} |" for row in body]
     head = "Validation, net of costs, by when orders are filled:"
     return "\n".join([head, "", *lines, "", caveat, "", about])
 
 
-def table(
-    rows: Mapping[str, Mapping[str, float]],
-) -> tuple[list[str], list[list[str]]]:
+def table(rows: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
     """Measures side by side as text: names of columns, and rows."""
-    columns = {
-        "return at close": ("net_return_close", "{:+.1%}"),
-        "at next open": ("net_return_next_open", "{:+.1%}"),
-        "Sharpe": ("sharpe", "{:+.2f}"),
-        "drawdown": ("max_drawdown", "{:.1%}"),
-        "bars with a trade": ("position_changes", "{:.2%}"),
-        "costs": ("cost", "{:.1%}"),
-    }
-    cells = [
-        [
-            name,
-            *("-" if isnan(row[key]) else form.format(row[key]) for key, form in columns.values()),
-        ]
-        for name, row in rows.items()
+    columns = ["policy", "return at close", "at next open", "Sharpe", "drawdown"]
+    columns += ["bars with a trade", "costs"]
+    return columns, [[name, *cells(measures)] for name, measures in rows.items()]
+
+
+def cells(measures: Mapping[str, float]) -> list[str]:
+    """The measures that are compared, as text."""
+    return [
+        "-" if isnan(measures[name]) else form.format(measures[name])
+        for name, form in COMPARED.items()
     ]
-    return ["policy", *columns], cells
 
 
 def _days(bars: Bars) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from durable.command_line import Given
+from durable.command_line import Given, from_tree
 from durable.errors import InUse
 from durable.verified import MANIFEST, CorruptError, read_manifest
 from models.configuration import completed, flatten
@@ -26,10 +26,15 @@ from training.data import TrainingData
 from training.describe import identity
 from training.learning.agent import State, require_fits
 from training.settings import TrainSettings
-from training.sources import given_by_user, load_from, settings_of
+from training.sources import given_by_user, settings_of
 from training.tracking.journals import run_known_as
 
-FORKS_KEEP = ("data_hash", "train_hash", "features_hash", "reward_scale")
+# What a fork may not change, and why.
+FORKS_KEEP = {
+    "seed": "a fork continues with the random numbers of its parent",
+    "seeds": "a fork continues with the random numbers of its parent",
+    "replay.prefill": "a fork begins where its parent stood, a new run with what desks lived",
+}
 
 
 class Start(NamedTuple):
@@ -125,7 +130,7 @@ def _resumed(which: str, given: Mapping[str, Given], tell: Tell) -> tuple[TrainS
             **checkpoint.manifest["settings"],
             "checkpoints": checkpoint.manifest["checkpoints"],
         }
-        settings = load_from(saved, str(checkpoint.folder), given)
+        settings = settings_of({**from_tree(saved, str(checkpoint.folder)), **given})
         _require_same(checkpoint, settings, asked.fork)
     except BaseException:
         if lock is not None:
@@ -141,10 +146,9 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
     Raises:
         NoCheckpoint: what differs, there and here.
     """
-    here = identity(data)
     there = start.checkpoint.manifest
-    was = completed(flatten(there["settings"]))
-    now = completed(flatten(settings.tree()))
+    was = _comparable(there["settings"])
+    now = _comparable(settings.tree())
     said = there["settings"]["market"]["episode_bars"]
     was["market.episode_bars"] = str(_episode_bars(said, data))
     now["market.episode_bars"] = str(data.train.episode_bars)
@@ -154,12 +158,12 @@ def require_same_data(start: Start, settings: TrainSettings, data: TrainingData)
                 f"{start.checkpoint.folder}: {name} is {was[name]} in the checkpoint and {now[name]} "
                 "now; replay and streams would mean something else"
             )
-    for name in FORKS_KEEP:
-        if here[name] != there[name]:
+    for name, here in identity(data).items():
+        if here != there[name]:
             raise NoCheckpoint(
-                f"{start.checkpoint.folder}: {name} is {there[name]} in the checkpoint and "
-                f"{here[name]} with --bars {settings.bars}; replay and streams mean nothing on other "
-                "bars, splits or features"
+                f"{start.checkpoint.folder}: {name} is {there[name]} in the checkpoint and {here} with "
+                f"--bars {settings.bars}; replay and streams mean nothing on other bars, splits or "
+                "features"
             )
 
 
@@ -169,33 +173,26 @@ def _episode_bars(said: int | None, data: TrainingData) -> int:
     return replace(data.train, settings=market).episode_bars
 
 
+def _comparable(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by dotted path, as those of all versions can be compared."""
+    return completed(flatten(tree))
+
+
 def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -> None:
+    was = _comparable(checkpoint.manifest["settings"])
+    now = _comparable(settings.tree())
     if fork:
         if settings.steps <= checkpoint.step:
             raise NoCheckpoint(
                 f"steps is {settings.steps}, but the checkpoint has done {checkpoint.step} already; set "
                 "--steps above that"
             )
-        for name in ("seed", "seeds"):
-            was = checkpoint.manifest["settings"][name]
-            now = getattr(settings, name)
-            if was != now:
+        for name, why in FORKS_KEEP.items():
+            if was[name] != now[name]:
                 raise NoCheckpoint(
-                    f"{name} is {was} in the checkpoint and {now} here; a fork continues with the random "
-                    "numbers of its parent"
+                    f"{name} is {was[name]} in the checkpoint and {now[name]} here; {why}"
                 )
-        was, now = (
-            completed(flatten(tree))["replay.prefill"]
-            for tree in (checkpoint.manifest["settings"], settings.tree())
-        )
-        if was != now:
-            raise NoCheckpoint(
-                f"replay.prefill is {was} in the checkpoint and {now} here; a fork begins where its "
-                "parent stood, a new run with what desks lived"
-            )
         return
-    was = completed(flatten(checkpoint.manifest["settings"]))
-    now = completed(flatten(settings.tree()))
     # What an episode's length comes to is compared once the bars are known.
     open_now = "none" in (was["market.episode_bars"], now["market.episode_bars"])
     known_later = ("bars", "market.episode_bars") if open_now else ("bars",)

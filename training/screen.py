@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import isnan
-from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from training.describe import cells
 from training.learning.agent import LogWindow
 
+# Draws the iterations done, each agent's means since the last call, and iterations a second.
+Show = Callable[[int, list[LogWindow], float], None]
 CAVEAT = (
     "At close, next open: net return by when orders fill. Trades: share of bars with one. † Ruined: "
     "equity fell to the floor, flat since. IQM: mean of the middle half of the seeds. The best "
@@ -19,11 +20,9 @@ CAVEAT = (
 )
 
 
-class Show(Protocol):
-    """Takes the iterations done, each agent's means since the last call, and iterations a second."""
-
-    def __call__(self, step: int, windows: list[LogWindow], rate: float) -> None:
-        """Draws them."""
+def teller(console: Console) -> Callable[[str], None]:
+    """Shows a user sentences, whatever is in them."""
+    return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -78,21 +77,9 @@ def comparison(title: str, rows: dict[str, dict[str, float]]) -> Table:
     table.padding = (0, 0, 0, 1)
     table.show_edge = False
     table.add_column("policy", no_wrap=True)
-    columns = {
-        "at close": ("net_return_close", "{:+.1%}"),
-        "next open": ("net_return_next_open", "{:+.1%}"),
-        "Sharpe": ("sharpe", "{:+.2f}"),
-        "drawdown": ("max_drawdown", "{:.1%}"),
-        "trades": ("position_changes", "{:.2%}"),
-        "costs": ("cost", "{:.1%}"),
-    }
-    for heading in columns:
+    for heading in ("at close", "next open", "Sharpe", "drawdown", "trades", "costs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, measures in rows.items():
         label = f"{name} †" if measures["ruined"] else name
-        cells = [
-            "-" if isnan(measures[key]) else form.format(measures[key])
-            for key, form in columns.values()
-        ]
-        table.add_row(label, *cells)
+        table.add_row(label, *cells(measures))
     return table

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from training import describe, screen
-from training.checkpoints.checkpoint import AGENTS, Checkpoint, Checkpoints, RunLock, Tell, part
+from training.checkpoints.checkpoint import AGENTS, Checkpoint, Checkpoints, RunLock, part
 from training.data import TrainingData
 from training.learn import learn, validate_all
 from training.learning.agent import Agents
@@ -61,7 +61,7 @@ class Session:
         self._runs = runs
         self._checkpoints = checkpoints
         self._console = console
-        tell = teller(console)
+        tell = screen.teller(console)
         self._tell = tell
         trackers = [run.tracker for run in runs]
         recorders = [run.recorder for run in runs]
@@ -206,7 +206,7 @@ def open_session(
     """
     seeds = range(settings.seed, settings.seed + settings.seeds)
     agents = settings.agent.agents(data.train, seeds, data.reward_scale, settings.model_name)
-    tell = teller(invocation.console)
+    tell = screen.teller(invocation.console)
     runs: list[SeedRun] = []
     with ExitStack() as stack:
         if start is not None:
@@ -247,11 +247,6 @@ def open_session(
         else:
             session.fork(start.checkpoint)
         yield session
-
-
-def teller(console: Console) -> Tell:
-    """Shows a user sentences, whatever is in them."""
-    return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _close_if_unused(journal: RunJournal, runs: Sequence[SeedRun]) -> None:

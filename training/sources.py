@@ -8,7 +8,6 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,7 +17,6 @@ from durable.command_line import (
     from_command_line,
     from_environment,
     from_file,
-    from_tree,
     parser_of,
     tree_of,
 )
@@ -81,20 +79,6 @@ def load_settings(arguments: list[str]) -> list[TrainSettings]:
                 "each with a --name of its own"
             )
     return trees
-
-
-def load_from(tree: Mapping[str, Any], source: str, given: Mapping[str, Given]) -> TrainSettings:
-    """Settings that start from a tree in place of a preset's.
-
-    Args:
-        tree: as `TrainSettings.tree` gives it.
-        source: what it is from, for messages.
-        given: by the user, above it.
-
-    Raises:
-        BadSettings: a key is unknown or a value out of range.
-    """
-    return settings_of({**from_tree(tree, source), **given})
 
 
 def settings_of(given: Mapping[str, Given]) -> TrainSettings:

@@ -12,6 +12,7 @@ from evaluation.baselines import buy_and_hold, flat
 from evaluation.statistics import interquartile_mean
 from training import describe as labels
 from training import screen
+from training.checkpoints.checkpoint import Tell
 from training.checkpoints.errors import NoCheckpoint
 from training.data import TrainingData
 from training.observers.versions import BestAndLast, measures_of
@@ -54,12 +55,13 @@ def train(
     invocation = Invocation(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
     done: list[tuple[TrainSettings, TrainingData, list[BestAndLast]]] = []
     undone = len(runs)
+    tell = screen.teller(console)
     with Stop() as stop, Uploader() as uploader:
         try:
             for settings, data in runs:
                 for note in data.notes:
-                    console.print(f"note: {note}", highlight=False, soft_wrap=True)
-                store = Store(settings.mlruns, _server(settings, start, console))
+                    tell(f"note: {note}")
+                store = Store(settings.mlruns, _server(settings, start, tell))
                 store.require_experiment(settings.experiment)
                 lay_out(store.folder / "tensorboard", _settings_of(store.folder, runs))
                 with open_session(settings, data, store, uploader, invocation, start) as session:
@@ -75,34 +77,29 @@ def train(
             now = isinstance(error, KeyboardInterrupt)  # a second signal
             if isinstance(error, NoCheckpoint):  # one that has ended may not have sent all of it
                 uploader.add_orphans(runs[0][0].mlruns)
-            _sent(uploader, stop, console, runs[0][0], 0.0 if now else STOP_SECONDS)
+            _sent(uploader, stop, tell, runs[0][0].mlruns, 0.0 if now else STOP_SECONDS)
             raise
         patience = STOP_SECONDS if stop.by else END_SECONDS
-        _sent(uploader, stop, console, runs[0][0], patience, lambda: _compare(done, console))
+        _sent(uploader, stop, tell, runs[0][0].mlruns, patience, lambda: _compare(done, console))
     return stop.by if undone else None
 
 
-def _server(settings: TrainSettings, start: Start | None, console: Console) -> str | None:
+def _server(settings: TrainSettings, start: Start | None, tell: Tell) -> str | None:
     """The server to track with: a run that is gone on with stays where it is."""
     if start is None or start.lock is None:
         return settings.tracking_uri
     head = head_of(settings.mlruns / JOURNALS / start.run_ids[0])
     if head is None or head.server == settings.tracking_uri:
         return settings.tracking_uri
-    server = head.server
-    console.print(
-        f"note: this run is tracked at {server or settings.mlruns}, and goes on there",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return server
+    tell(f"note: this run is tracked at {head.server or settings.mlruns}, and goes on there")
+    return head.server
 
 
 def _sent(
     uploader: Uploader,
     stop: Stop,
-    console: Console,
-    settings: TrainSettings,
+    tell: Tell,
+    mlruns: Path,
     patience: float,
     then: Callable[[], None] = lambda: None,
 ) -> None:
@@ -112,32 +109,27 @@ def _sent(
         StoreLost: something is neither sent nor on disk.
     """
     stopped = stop.count
-    where = settings.mlruns
     arrived = uploader.flush(patience, lambda: stop.count > stopped)
     then()
     if uploader.unended:
         runs = ", ".join(run[:8] for run in uploader.unended)
-        console.print(
+        tell(
             f"not ended in MLflow yet, their processes being gone ({uploader.why_unended}): {runs}; the "
-            "next start tries again",
-            highlight=False,
-            soft_wrap=True,
+            "next start tries again"
         )
     if arrived:
         return
     left = uploader.unsent
     if left.lost:
         raise StoreLost(
-            f"mlruns {where}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "
+            f"mlruns {mlruns}: cannot be written; {left.lost:,} entries of the runs' journals are lost, "
             "with all that they track"
         )
-    flags = [] if str(where) == "mlruns" else ["--mlruns", str(where)]
+    flags = [] if str(mlruns) == "mlruns" else ["--mlruns", str(mlruns)]
     command = shlex.join(["qdesk", "tracking", "sync", *flags])
-    console.print(
-        f"{left} not sent to MLflow ({uploader.why}); all of it is in {where / JOURNALS}. Send it: "
-        + command,
-        highlight=False,
-        soft_wrap=True,
+    tell(
+        f"{left} not sent to MLflow ({uploader.why}); all of it is in {mlruns / JOURNALS}. Send it: "
+        + command
     )
 
 

@@ -291,6 +291,11 @@ def _set_aside(folder: Path) -> str:
     return f" (set aside as {aside.name})"
 
 
+def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    """The arrays with this before their names; `part` takes them back."""
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
+
+
 def part(arrays: Arrays, prefix: str) -> Arrays:
     """The arrays whose names begin so, without that."""
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from durable.verified import NotFinite
-from training.checkpoints.checkpoint import AGENTS, Checkpoint, Checkpoints, Tell, part
+from training.checkpoints.checkpoint import (
+    AGENTS,
+    Checkpoint,
+    Checkpoints,
+    Tell,
+    part,
+    prefixed,
+)
 from training.learn import Progress
 from training.learning.agent import Agents, Diverged
 from training.observers.early_stopping import EarlyStopping
@@ -50,12 +57,12 @@ class Checkpointing(Observer):
     def save(self, score: float | None = None) -> None:
         """Saves a checkpoint; where that fails training goes on, and the one before stays."""
         step = self.agents.iteration
-        arrays = {f"{AGENTS}{name}": array for name, array in self.agents.state().items()}
+        arrays = prefixed(AGENTS, self.agents.state())
         manifest = dict(self.about)
         for observer in self.observers:
             if observer.key:
                 manifest[observer.key], held = observer.state()
-                arrays |= {f"{observer.key}/{name}": array for name, array in held.items()}
+                arrays = {**arrays, **prefixed(f"{observer.key}/", held)}
         try:
             self.checkpoints.save(step, arrays, manifest, score)
         except NotFinite as error:

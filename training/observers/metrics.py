@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.verified import Arrays
+from training.checkpoints.checkpoint import part, prefixed
 from training.learn import Progress
 from training.learning.agent import Agents
-from training.observers.observer import Observer, Saved, by_run, of_run
+from training.observers.observer import Observer, Saved
 from training.tracking.history import packed, unpacked
 from training.tracking.machine import Machine
 from training.tracking.tracker import Tracker
@@ -49,15 +50,16 @@ class Metrics(Observer):
     def state(self) -> tuple[Any, Arrays]:
         """Every point that was logged. What a checkpoint knows, the journals have."""
         names = []
-        arrays = {}
+        arrays: Arrays = {}
         for index, tracker in enumerate(self.trackers):
             tracker.flush()
-            logged, arrays[index] = packed(tracker.history)
+            logged, columns = packed(tracker.history)
             names.append(logged)
-        return names, by_run(arrays)
+            arrays = {**arrays, **prefixed(f"{index}/", columns)}
+        return names, arrays
 
     def restore(self, saved: Saved) -> None:
         """Has the curves go on from there, without a gap and without a point twice."""
         for index, tracker in enumerate(self.trackers):
-            history = unpacked(saved.known[index], of_run(saved.arrays, index))
+            history = unpacked(saved.known[index], part(saved.arrays, f"{index}/"))
             tracker.go_back(history, saved.step, saved.repeats)

@@ -1,6 +1,5 @@
 """What an observer of a training is."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from durable.verified import Arrays
@@ -41,14 +40,3 @@ class Observer:
 
     def restore(self, saved: Saved) -> None:
         """Makes everything what it was at a checkpoint."""
-
-
-def by_run(arrays: Mapping[int, Arrays]) -> Arrays:
-    """Arrays of several runs under one name each; `of_run` takes them back."""
-    return {f"{index}/{name}": a for index, each in arrays.items() for name, a in each.items()}
-
-
-def of_run(arrays: Arrays, index: int) -> Arrays:
-    """The arrays of one run."""
-    own = f"{index}/"
-    return {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}

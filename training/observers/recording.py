@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.verified import Arrays
+from training.checkpoints.checkpoint import part, prefixed
 from training.learn import Progress
 from training.observers.early_stopping import EarlyStopping
-from training.observers.observer import Observer, Saved, by_run, of_run
+from training.observers.observer import Observer, Saved
 from training.observers.versions import VersionRecorder
 
 
@@ -35,13 +36,14 @@ class Recording(Observer):
     def state(self) -> tuple[Any, Arrays]:
         """The versions that count so far."""
         known = []
-        arrays = {}
+        arrays: Arrays = {}
         for index, recorder in enumerate(self.recorders):
-            versions, arrays[index] = recorder.state()
+            versions, held = recorder.state()
             known.append(versions)
-        return known, by_run(arrays)
+            arrays = {**arrays, **prefixed(f"{index}/", held)}
+        return known, arrays
 
     def restore(self, saved: Saved) -> None:
         """Takes them back; registers anew what the journals here do not have."""
         for index, recorder in enumerate(self.recorders):
-            recorder.restore(saved.known[index], of_run(saved.arrays, index))
+            recorder.restore(saved.known[index], part(saved.arrays, f"{index}/"))

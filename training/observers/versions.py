@@ -15,6 +15,7 @@ from market.table import MarketTable
 from models.bundle import Bundle
 from models.manifest import Manifest, Origin
 from training import describe as labels
+from training.checkpoints.checkpoint import part, prefixed
 from training.data import TrainingData
 from training.learn import better
 from training.learning.agent import Agents
@@ -159,8 +160,8 @@ class VersionRecorder:
         for which, kept in (("best", self.best), ("last", self.last)):
             if kept is not None:
                 known[which] = kept.bundle.as_json()
-                weights = {f"{which}/{n}": a for n, a in kept.bundle.weights.items()}
-                arrays = {**arrays, **weights, f"{which}/positions": kept.validation.positions}
+                held = {**kept.bundle.weights, "positions": kept.validation.positions}
+                arrays = {**arrays, **prefixed(f"{which}/", held)}
         return known, arrays
 
     def restore(self, known: Mapping[str, Any], arrays: Arrays) -> None:
@@ -168,8 +169,7 @@ class VersionRecorder:
         for which in ("best", "last"):
             kept = None
             if which in known and (which == "last" or self.data.chooses):
-                own = f"{which}/"
-                weights = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
+                weights = dict(part(arrays, f"{which}/"))
                 positions = weights.pop("positions")
                 bundle = Bundle(Manifest.model_validate(known[which]), weights)
                 kept = self._register(bundle, backtest(self.market, positions))

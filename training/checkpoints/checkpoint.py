@@ -5,18 +5,17 @@ and `manifest.json`, which says what it is. `root` is `checkpoints` in the folde
 what `--checkpoints` names. A run's `lock` keeps a second trainer out.
 """
 
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from durable.errors import InUse
 from durable.files import TEMPORARY, tidy
+from durable.locks import Busy, locked
 from durable.verified import (
     MANIFEST,
     Arrays,
@@ -32,7 +31,7 @@ from training.checkpoints.settings import CheckpointSettings
 FORMAT = "qdesk-checkpoint/1"
 STATE = "state.safetensors"
 AGENTS = "agents/"  # what the names of arrays of learning begin with
-ATTEMPTS = 3  # to have a run to oneself
+LOCK_SECONDS = 0.2  # for a trainer that was killed just now to be gone
 UPLOAD_SECONDS = 300.0  # that a training's end waits for what is not uploaded yet
 STOP_SECONDS = 8.0  # that a stop does
 
@@ -76,21 +75,24 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held = ExitStack()
+        file = folder / "lock"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _lock(folder)
+            self._held.enter_context(locked(file, LOCK_SECONDS))
+            file.write_text(f"{os.getpid()}\n")
             tidy(folder)
-        except InUse:
-            raise
+        except Busy:
+            owner = file.read_text(errors="replace").strip()
+            raise InUse(f"{folder}: process {owner} trains this run; stop it first") from None
         except OSError as error:
+            self._held.close()
             reason = error.strerror or str(error)
             raise CheckpointError(f"checkpoints {folder}: cannot be written ({reason})") from error
 
     def close(self) -> None:
         """Lets others in; a second time it does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._held.close()
 
 
 class Checkpoints:
@@ -192,7 +194,8 @@ class Checkpoints:
             OSError: it cannot be written; those before it are as they were.
         """
         score = self._scores.get(step) if score is None else score  # it may be saved a second time
-        known = {"format": FORMAT, "step": step, "score": score, "saved_at": _now()}
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        known = {"format": FORMAT, "step": step, "score": score, "saved_at": now}
         folder = self.folder / _name(step)
         write_verified(folder, STATE, arrays, {**known, **manifest})
         self._scores[step] = score
@@ -212,13 +215,11 @@ class Checkpoints:
         best = sorted(scored, key=lambda step: (-(scores[step] or 0.0), step))
         return {*steps[-self.settings.keep_last :], *best[: self.settings.keep_best]}
 
-    def _waiting(self) -> set[str]:
-        return self._uploads.waiting if self._uploads is not None else set()
-
     def _prune(self) -> None:
+        waiting = self._uploads.waiting if self._uploads is not None else set()
         for step in self._scores.keys() - self._kept():
             folder = self.folder / _name(step)
-            if folder.name not in self._waiting():
+            if folder.name not in waiting:
                 gone = folder.with_name(f"{TEMPORARY}gone-{folder.name}")
                 with suppress(FileNotFoundError):
                     folder.rename(gone)  # never seen half
@@ -262,24 +263,6 @@ def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) 
     raise NoCheckpoint(f"{looked}: there is no checkpoint that can be used")
 
 
-def _lock(folder: Path) -> int:
-    """An open file that no other process can lock until this one closes it, or dies."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if attempt == ATTEMPTS:
-                owner = os.read(descriptor, 100).decode(errors="replace").strip()
-                os.close(descriptor)
-                raise InUse(f"{folder}: process {owner} trains this run; stop it first") from None
-            time.sleep(0.1)  # one that was killed just now may not be gone yet
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
 def _set_aside(folder: Path) -> str:
     """Renames a damaged checkpoint, so that it is not looked at again, and says so."""
     aside = folder.with_name(f"damaged-{folder.name}")
@@ -309,7 +292,3 @@ def steps_in(folder: Path) -> dict[int, Path]:
 
 def _name(step: int) -> str:
     return f"step-{step:012d}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -5,7 +5,7 @@ A checkpoint is there once its manifest is, which is uploaded last; whoever list
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,23 +55,12 @@ class Bucket:
 
     def names(self, *path: str) -> list[str]:
         """What a folder holds, sorted; nothing where there is no such folder."""
-        with self._answering():
-            self._files.invalidate_cache()
-            try:
-                found = self._files.ls(self._path(*path), detail=False)
-            except FileNotFoundError:
-                return []
-        return sorted({str(name).rstrip("/").rsplit("/", 1)[-1] for name in found})
+        found = self._listed(self._files.ls, *path)
+        return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
 
     def steps(self, run: str) -> list[str]:
         """Whole checkpoints of a run, sorted."""
-        with self._answering():
-            self._files.invalidate_cache()
-            try:
-                found = self._files.find(self._path(run))
-            except FileNotFoundError:
-                return []
-        parts = [str(path).split("/") for path in found]
+        parts = [path.split("/") for path in self._listed(self._files.find, run)]
         return sorted(path[-2] for path in parts if path[-1] == MANIFEST)
 
     def manifest(self, run: str, step: str) -> dict[str, Any]:
@@ -100,6 +89,14 @@ class Bucket:
             self._files.rm_file(self._path(run, step, name))
         if self.url.startswith("file:"):
             self._files.rmdir(self._path(run, step))
+
+    def _listed(self, look: Callable[..., Iterable[str]], *path: str) -> list[str]:
+        with self._answering():
+            self._files.invalidate_cache()
+            try:
+                return [str(name) for name in look(self._path(*path), detail=False)]
+            except FileNotFoundError:
+                return []
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

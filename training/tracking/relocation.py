@@ -49,11 +49,7 @@ def move(old: Path, new: Path) -> Mended:
 
 def _mended(database: Path, before: str, after: str) -> Mended:
     try:
-        with closing(
-            sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=5)
-        ) as connection:
-            connection.isolation_level = None
-            connection.execute("BEGIN IMMEDIATE")
+        with changing(database) as connection:
             changed: dict[str, int] = {}
             for table, column in text_columns(connection):
                 for prefix, became in ((before, after), (f"file://{before}", f"file://{after}")):
@@ -65,17 +61,26 @@ def _mended(database: Path, before: str, after: str) -> Mended:
                     changed[table] = changed.get(table, 0) + done.rowcount
             places = _places(connection)
             if not any(changed.values()):
-                connection.execute("ROLLBACK")
                 seen = sorted({p.partition("/artifacts")[0] for p in places if "/artifacts" in p})
                 raise StoreMoved(
                     f"{database}: no path begins with {before}"
                     + (f"; there are {', '.join(seen[:3])}" if seen else "")
                 )
-            connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise StoreMoved(f"{database}: cannot be changed ({error}); nothing was") from error
     missing = [place for place in places if place.startswith(after) and not Path(place).exists()]
     return Mended(sum(changed.values()), sorted(t for t, n in changed.items() if n), missing)
+
+
+@contextmanager
+def changing(database: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction on a database: all of it is done, or where something is raised none."""
+    uri = f"{database.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=5)) as connection:
+        connection.isolation_level = None
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from durable.locks import Busy, locked
 from durable.verified import MANIFEST, rewrite_manifest
 from evaluation.ledger import ASKED, CHECKSUM, OPENED, PRINT, checksum_of
 from training.tracking.journal import DELIVERED
-from training.tracking.relocation import no_training, text_columns
+from training.tracking.relocation import changing, no_training, text_columns
 
 TEXT = {".json", ".jsonl", ".html", ".txt", ".csv", ".md", ".toml", ".yaml", ".yml", ""}
 LONGEST = 64 << 20  # bytes of a file of text that is looked into
@@ -154,12 +154,9 @@ def _database(path: Path) -> int:
     if not path.is_file():
         return 0
     cells = 0
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=5)) as connection:
-        connection.isolation_level = None
-        connection.create_function("hidden", 1, lambda text: hidden(str(text)))
+    with changing(path) as connection:
         connection.execute("PRAGMA secure_delete = ON")  # what is freed is overwritten
-        connection.execute("BEGIN IMMEDIATE")
+        connection.create_function("hidden", 1, lambda text: hidden(str(text)))
         for table, column in text_columns(connection, all_of_them=True):
             done = connection.execute(
                 f'UPDATE "{table}" SET "{column}" = hidden("{column}") '  # noqa: S608
@@ -168,7 +165,6 @@ def _database(path: Path) -> int:
             cells += done.rowcount
         if cells:
             _reseal_openings(connection)
-        connection.execute("COMMIT")
     return cells
 
 

@@ -138,11 +138,16 @@ def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
 def test_one_that_was_killed_just_now_gets_a_moment_to_be_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    killed = RunLock(tmp_path / RUN)
     pauses: list[float] = []
-    monkeypatch.setattr("training.checkpoints.checkpoint.time.sleep", pauses.append)
-    with checkpoints_of(tmp_path / RUN), pytest.raises(InUse):
-        RunLock(tmp_path / RUN)
-    assert pauses == [0.1, 0.1]
+
+    def gone(seconds: float) -> None:
+        pauses.append(seconds)
+        killed.close()
+
+    monkeypatch.setattr("durable.locks.time.sleep", gone)
+    RunLock(tmp_path / RUN).close()
+    assert len(pauses) == 1
 
 
 def test_what_a_bucket_does_not_have_is_not_looked_for_there(tmp_path: Path) -> None:

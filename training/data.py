@@ -114,10 +114,6 @@ def with_lived(settings: TrainSettings, data: TrainingData) -> TrainingData:
     scales them otherwise; positions, actions and rewards are those that were lived. Risk penalties, which
     no account pays, are not in them. What was lived among bars that versions are judged on is left out.
 
-    Args:
-        settings: of the training.
-        data: that they name.
-
     Raises:
         BadSettings: a journal is of another sizing or scheme, or holds no transition to begin with.
         EventsError, BarsError: it cannot be read, or lacks what the features need.

@@ -125,11 +125,6 @@ def summary(settings: TrainSettings, data: TrainingData, seed: int, command: str
     return "\n".join([*lines, "", "Repeat it:", "", f"    {command}"])
 
 
-def description(about: str, resume: str) -> str:
-    """What a run is while it trains."""
-    return f"{about}\n\nGo on with it, should it stop:\n\n    {resume}"
-
-
 def resuming(run_id: str, settings: TrainSettings) -> str:
     """The command that resumes a run."""
     where = settings.checkpoints.where

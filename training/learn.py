@@ -15,12 +15,10 @@ from training.settings import TrainSettings
 
 
 class Validation(NamedTuple):
-    """What an agent's policy did on validation bars."""
+    """What an agent's policy did on validation bars, and all Q-values that it looked up there."""
 
     result: Backtest
-    q_values: (
-        NDArray[np.float64] | None
-    )  # learning units: all that were looked up; None of no Q-agent
+    q_values: NDArray[np.float64] | None  # learning units; None of no Q-agent
 
 
 class Progress(NamedTuple):
@@ -40,11 +38,8 @@ def learn(
 ) -> Iterator[Progress]:
     """Trains until `settings.steps` iterations are done, yielding at every logged point.
 
-    Args:
-        agents: what trains.
-        validation: what the greedy policies are judged on.
-        settings: how long, and how often to log and to judge.
-        stopped: where it says so, training ends, even between two points.
+    Greedy policies are judged on the validation table. Where `stopped` says so, training ends, even
+    between two points.
 
     Raises:
         Diverged: a metric or a weight is no longer finite.
@@ -83,12 +78,7 @@ def validate(policy: Policy, table: MarketTable) -> Validation:
 def choice(
     policy: Policy, table: MarketTable, seen: list[NDArray[np.float64]] | None = None
 ) -> NDArray[np.int8]:
-    """The positions that a policy takes, see `greedy_choice`.
-
-    Args:
-        policy: of an agent.
-        table: the market.
-        seen: takes the Q-values that were looked up, if there are such.
+    """The positions that a policy takes, see `greedy_choice`; `seen` takes the Q-values it looked up.
 
     Raises:
         NotFinite: a Q-value is not finite.

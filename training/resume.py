@@ -68,9 +68,7 @@ class Start(NamedTuple):
     def require_unfinished(self, settings: TrainSettings, ends: Sequence[str | None]) -> None:
         """Refuses a training of which nothing is left to do.
 
-        Args:
-            settings: to go on under.
-            ends: how its runs ended, None for those that have not, as far as is known.
+        `ends` says how its runs ended, None for those that have not, as far as is known.
 
         Raises:
             NoCheckpoint: names it, and those that have not ended.

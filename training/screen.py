@@ -31,12 +31,7 @@ def progress(
 ) -> Iterator[Show]:
     """A progress bar; where the output is no terminal, one line when a run starts and ends.
 
-    Args:
-        console: to draw on.
-        name: of what trains.
-        steps: iterations in all.
-        backlog: says what tracking has not sent, or nothing.
-        begun_at: iterations that were done before.
+    `begun_at` iterations were done before; `backlog` says what tracking has not sent.
     """
     columns = (
         TextColumn("{task.description}", style="bold", markup=False),

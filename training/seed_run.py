@@ -25,16 +25,10 @@ class SeedRun(NamedTuple):
 
 
 class Invocation(NamedTuple):
-    """How trainings were asked for.
+    """How trainings were asked for."""
 
-    Attributes:
-        command: what was typed; it stands in each run's description.
-        group: of the runs that it made.
-        console: to draw on.
-    """
-
-    command: str
-    group: str
+    command: str  # what was typed; it stands in each run's description
+    group: str  # of the runs that it made
     console: Console
 
 
@@ -50,10 +44,7 @@ def open_run(
     checkpoints: str,
     start: Start | None,
 ) -> SeedRun:
-    """Begins the run of the agent of this index, or continues the one in its journal.
-
-    The folder of checkpoints is a tag of the run, for people.
-    """
+    """Begins the run of the agent of this index, or continues the one in its journal."""
     seed = agents.seeds[index]
     name = f"{settings.model_name}-{data.bars.name}-s{seed}"
     tags = describe.tags(settings, data, seed, invocation.group)
@@ -64,7 +55,7 @@ def open_run(
         settings.experiment,
         {**settings.flat(), **scale},
         {**tags, **_link(settings, start, index), CHECKPOINTS: checkpoints},
-        describe.description(about, describe.resuming(journal.run, settings)),
+        f"{about}\n\nGo on with it, should it stop:\n\n    {describe.resuming(journal.run, settings)}",
     )
     begins = journal.head is None
     resumed = start is not None and start.lock is not None

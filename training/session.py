@@ -32,19 +32,7 @@ from training.tracking.uploader import Uploader
 
 
 class Session:
-    """A training that is open; `open_session` makes one.
-
-    Args:
-        settings: of the training.
-        data: what they name.
-        agents: that train.
-        runs: of the agents, in their order.
-        checkpoints: of the training.
-        console: to draw on.
-
-    Attributes:
-        checkpointing: saves agents and observers.
-    """
+    """A training that is open; `open_session` makes one."""
 
     def __init__(
         self,
@@ -105,11 +93,7 @@ class Session:
         return self._stopping.ended
 
     def run(self, stop: Stop, backlog: Callable[[], str]) -> None:
-        """Trains to the end, or until a stop, and saves.
-
-        Args:
-            stop: says when to stop.
-            backlog: what tracking has not sent, for people.
+        """Trains to the end, or until a stop, and saves; `backlog` says what tracking has not sent.
 
         Raises:
             Diverged: numbers are no longer finite, and going back was not asked for or did not help.
@@ -191,14 +175,6 @@ def open_session(
     start: Start | None = None,
 ) -> Iterator[Session]:
     """Begins the runs of a training, or continues those of a checkpoint.
-
-    Args:
-        settings: of the training.
-        data: what they name.
-        store: to track in.
-        uploader: sends there what is tracked.
-        invocation: how it was asked for.
-        start: the checkpoint to go on from, if any.
 
     Raises:
         NoCheckpoint: the run to be resumed has ended, or the checkpoint does not fit the settings.

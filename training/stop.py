@@ -4,23 +4,19 @@ import signal
 from types import FrameType
 from typing import Self
 
+from durable.stopping import STOPS
+
 
 class Stop:
     """Turns the first SIGINT or SIGTERM into a wish; a second one interrupts at once.
 
     Training sees the wish between two calls of the compiled program.
-
-    Attributes:
-        by: the signal that was received, or None.
-        count: how many were.
     """
 
     def __init__(self) -> None:
-        self.by: signal.Signals | None = None
-        self.count = 0
-        self._handlers = {
-            which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)
-        }
+        self.by: signal.Signals | None = None  # the first that was received
+        self.count = 0  # of those that were
+        self._handlers = {which: signal.getsignal(which) for which in STOPS}
 
     def __enter__(self) -> Self:
         for which in self._handlers:

@@ -36,14 +36,8 @@ def train(
 ) -> signal.Signals | None:
     """Trains runs one after the other, the seeds of each at once, and prints a comparison.
 
-    Args:
-        runs: settings and the data that they name.
-        console: to draw on.
-        command: what was typed; it stands in each run's description.
-        start: the checkpoint that the only run goes on from, if any.
-
-    Returns:
-        The signal that stopped it early, if one did.
+    The only run goes on from a start, if there is one. Returns the signal that stopped it early, if one
+    did.
 
     Raises:
         TrackingError: the store cannot be written.

@@ -96,14 +96,9 @@ class RunLock:
 
 
 class Checkpoints:
-    """The checkpoints of one training, used as a context.
+    """The checkpoints of one training, saved `every` so many iterations; used as a context.
 
-    Args:
-        lock: of its folder; closed with the context.
-        settings: how many to keep, and where.
-        every: iterations between two.
-        tell: takes a sentence for the user.
-        elsewhere: scores of those that a bucket has, by step.
+    The context closes the lock of their folder. `elsewhere` has the scores of those in a bucket, by step.
     """
 
     def __init__(
@@ -175,9 +170,7 @@ class Checkpoints:
     def due(self, step: int, score: float | None = None) -> bool:
         """Whether to save now: after `every` iterations, at the best validation so far, at the first.
 
-        Args:
-            step: iterations done.
-            score: on validation, where there was one at this very step; higher is better.
+        The score is that on validation, where there was one at this very step; higher is better.
         """
         known = [each for each in self._scores.values() if each is not None]
         best = score is not None and self.settings.keep_best and score > max(known, default=-1e300)
@@ -231,11 +224,7 @@ class Checkpoints:
 def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) -> Checkpoint:
     """The newest good checkpoint of a run, here or in a bucket; it is here afterwards.
 
-    Args:
-        folder: of the run.
-        bucket: where else to look.
-        tell: takes a sentence for each that is damaged.
-        aside: whether to rename those that are damaged; only who holds the lock may.
+    Each that is damaged is told, and with `aside` renamed, which only the holder of the lock may do.
 
     Raises:
         NoCheckpoint: there is none that is good.

@@ -118,14 +118,7 @@ class Uploads:
     """Uploads folders in the background, in their order, again and again until each has arrived.
 
     Training never waits: where more than `most` folders wait behind the one on its way, the oldest of
-    them is left out, and said.
-
-    Args:
-        bucket: where to.
-        run: the folder in it.
-        most: folders that may wait.
-        gone: steps that are no longer to be in the bucket; asked after each upload.
-        tell: takes a sentence for the user.
+    them is left out, and said. After each upload `gone` says what is no longer to be in the bucket.
     """
 
     def __init__(
@@ -154,12 +147,7 @@ class Uploads:
             return {folder.name for folder in self._waiting}
 
     def put(self, folder: Path, if_missing: bool = False) -> None:
-        """Has a folder uploaded; it must stay until it is no longer `waiting`.
-
-        Args:
-            folder: whole.
-            if_missing: only where the bucket does not have it.
-        """
+        """Has a whole folder uploaded, or only if missing there; it must stay while it is `waiting`."""
         with self._changed:
             self._waiting.append(folder)
             if if_missing:

@@ -23,27 +23,15 @@ from training.observers.observer import Observer, Saved
 
 @dataclass(eq=False)
 class Checkpointing(Observer):
-    """Saves agents and observers together, so that they are restored as they were.
-
-    Args:
-        agents: that train.
-        checkpoints: where to.
-        about: what the training is, as a manifest says it.
-        stopping: says which point is the last.
-        tell: takes a sentence for the user.
-        scored: whether a checkpoint may be kept for what it did on validation.
-
-    Attributes:
-        observers: whose state is saved beside the agents'.
-    """
+    """Saves agents and observers together, so that they are restored as they were."""
 
     agents: Agents
     checkpoints: Checkpoints
-    about: Mapping[str, Any]
+    about: Mapping[str, Any]  # what the training is, as a manifest says it
     stopping: EarlyStopping
     tell: Tell
-    scored: bool
-    observers: Sequence[Observer] = ()
+    scored: bool  # whether a checkpoint may be kept for what it did on validation
+    observers: Sequence[Observer] = ()  # whose state is saved beside the agents'
 
     def on_point(self, point: Progress) -> None:
         """Saves what is due."""

@@ -13,21 +13,13 @@ from training.settings import TrainSettings
 
 @dataclass(eq=False)
 class EarlyStopping(Observer):
-    """Ends a training after `settings.patience` validations that were no agent's best.
-
-    Args:
-        settings: how long to train, and how patient to be.
-        recorders: of the agents' versions; they know the best.
-
-    Attributes:
-        ended: whether there is nothing left to train.
-    """
+    """Ends a training after `settings.patience` validations that were no agent's best."""
 
     key = "ended"
 
     settings: TrainSettings
-    recorders: Sequence[VersionRecorder]
-    ended: bool = False
+    recorders: Sequence[VersionRecorder]  # they know the best
+    ended: bool = False  # whether there is nothing left to train
 
     def on_point(self, point: Progress) -> None:
         """Looks whether this is the last point."""

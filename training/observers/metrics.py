@@ -16,20 +16,13 @@ from training.tracking.tracker import Tracker
 
 @dataclass(eq=False)
 class Metrics(Observer):
-    """Logs what agents did and learned since the point before.
-
-    Args:
-        agents: that train.
-        trackers: of their runs.
-        streams: that each steps at an iteration.
-        machine: that they train on.
-    """
+    """Logs what agents did and learned since the point before."""
 
     key = "metrics"
 
     agents: Agents
     trackers: Sequence[Tracker]
-    streams: int
+    streams: int  # that each agent steps at an iteration
     machine: Machine
 
     def on_point(self, point: Progress) -> None:

@@ -7,29 +7,18 @@ from training.learn import Progress
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds of an observer.
+    """What a checkpoint holds of an observer."""
 
-    Attributes:
-        known: as JSON has it.
-        arrays: by name.
-        step: iterations done then.
-        repeats: whether what follows gives the same values again, as it does in a run that is resumed.
-    """
-
-    known: Any
+    known: Any  # as JSON has it
     arrays: Arrays
-    step: int
-    repeats: bool = True
+    step: int  # iterations done then
+    repeats: bool = True  # whether the same values follow again, as in a run that is resumed
 
 
 class Observer:
-    """Follows a training from point to point.
+    """Follows a training from point to point."""
 
-    Attributes:
-        key: what its state stands under in a checkpoint; empty where it has none.
-    """
-
-    key = ""
+    key = ""  # what its state stands under in a checkpoint; empty where it has none
 
     def on_point(self, point: Progress) -> None:
         """Takes notice of a logged point."""

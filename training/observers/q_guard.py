@@ -14,15 +14,9 @@ from training.tracking.tracker import Tracker
 
 @dataclass(eq=False)
 class QGuard(Observer):
-    """Logs the largest Q-value as a share of what rewards can explain, and warns once.
+    """Logs the largest Q-value as a share of what rewards can explain, and warns once."""
 
-    Args:
-        most: the largest that they can, learning units.
-        trackers: of the agents' runs.
-        tell: takes a sentence for the user.
-    """
-
-    most: float
+    most: float  # that rewards can explain, learning units
     trackers: Sequence[Tracker]
     tell: Tell
     warned: bool = False

@@ -14,17 +14,12 @@ from training.observers.versions import VersionRecorder
 
 @dataclass(eq=False)
 class Recording(Observer):
-    """Hands every validation to the recorders of versions.
-
-    Args:
-        recorders: one for each agent.
-        stopping: says which validation is the last.
-    """
+    """Hands every validation to the recorders of versions, one for each agent."""
 
     key = "kept"
 
     recorders: Sequence[VersionRecorder]
-    stopping: EarlyStopping
+    stopping: EarlyStopping  # says which validation is the last
 
     def on_point(self, point: Progress) -> None:
         """Judges what was validated."""

@@ -15,16 +15,7 @@ from training.tracking.tracker import Tracker
 
 @dataclass(eq=False)
 class Rollback(Observer):
-    """Has training go on from the last checkpoint with half the learning rate.
-
-    Args:
-        agents: that train.
-        checkpoints: where to look.
-        checkpointing: goes back to one.
-        trackers: of the agents' runs.
-        tell: takes a sentence for the user.
-        asked_for: whether that is to be done.
-    """
+    """Has training go on from the last checkpoint with half the learning rate."""
 
     key = "rolled_back"
 

@@ -49,14 +49,7 @@ class BestAndLast(NamedTuple):
 class VersionRecorder:
     """Registers what an agent has learned whenever validation improves, and at the end.
 
-    Args:
-        agents: those that learn.
-        index: of the agent to keep.
-        settings: of the training.
-        data: what an agent learns from, and the validation bars that its versions are judged on.
-        tracker: of its run.
-        tags: of run and versions.
-        about: what each version is, but for what it did.
+    Its index is that among the agents, and `about` says what each version is, but for what it did.
     """
 
     def __init__(

@@ -40,10 +40,7 @@ ENTRIES = 200  # that are looked at at once
 def deliver(store: Store, journal: RunJournal, paused: Callable[[], bool] = lambda: False) -> None:
     """Sends everything of a journal that was not sent.
 
-    Args:
-        store: where to.
-        journal: the journal.
-        paused: asked between two batches; where it says so, the rest is left for another time.
+    Between two batches `paused` is asked; where it says so, the rest is left for another time.
 
     Raises:
         MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.

@@ -77,7 +77,7 @@ class RunJournal:
     Attributes:
         points: time and value of every point that was ever put, by metric and step.
         versions: keys of all model versions that were ever put.
-        old: whether another process began it.
+        reopened: whether another process began it.
         head: what the run is: its first entry, or None before that.
         ended: how it ended, or None while it has not.
         damage: a sentence for every line that is not what was written; its content is left out.

@@ -1,6 +1,7 @@
 """How busy the machine is while it trains, under the names of MLflow's page of system metrics."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -10,11 +11,7 @@ SYSTEM = "system/"  # what the names of readings begin with
 
 
 class Machine:
-    """Takes readings, at most one every `EVERY_SECONDS`.
-
-    Args:
-        folder: whose disk is looked at.
-    """
+    """Takes readings, at most one every `EVERY_SECONDS`; the disk is the one that a folder is on."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,11 +34,8 @@ class Machine:
             "process_cpu_utilization_percentage": self._process.cpu_percent(),
             "process_memory_usage_megabytes": self._process.memory_info().rss / 1e6,
         }
-        try:
+        with suppress(OSError):
             disk = psutil.disk_usage(str(self._folder))
-        except OSError:
-            pass
-        else:
             found["disk_usage_percentage"] = disk.percent
             found["disk_available_megabytes"] = disk.free / 1e6
         return {f"{SYSTEM}{name}": round(value, 1) for name, value in found.items()}

@@ -26,21 +26,16 @@ def code_version() -> str:
 
 def origin() -> dict[str, str]:
     """Tags of every run; those that begin with `mlflow.` are MLflow's own."""
-    from mlflow.utils.mlflow_tags import (
-        MLFLOW_GIT_COMMIT,
-        MLFLOW_SOURCE_NAME,
-        MLFLOW_SOURCE_TYPE,
-        MLFLOW_USER,
-    )
+    from mlflow.utils import mlflow_tags
 
     from models.registry import user
 
     code = code_version()
     return {
-        MLFLOW_GIT_COMMIT: code.removesuffix("-dirty"),
-        MLFLOW_SOURCE_NAME: "qdesk train",
-        MLFLOW_SOURCE_TYPE: "LOCAL",
-        MLFLOW_USER: user(),
+        mlflow_tags.MLFLOW_GIT_COMMIT: code.removesuffix("-dirty"),
+        mlflow_tags.MLFLOW_SOURCE_NAME: "qdesk train",
+        mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
+        mlflow_tags.MLFLOW_USER: user(),
         "code_version": code,
         "host": platform.node(),
         "platform": platform.platform(),

@@ -57,14 +57,7 @@ def find(
     order: str = "attributes.start_time DESC",
     most: int | None = None,
 ) -> list[Run]:
-    """Runs of an experiment.
-
-    Args:
-        client: of the store.
-        experiment: MLflow's.
-        filters: values of tags that runs must have.
-        order: as MLflow has it.
-        most: how many at most.
+    """Runs of an experiment whose tags have these values, at most so many.
 
     Raises:
         NoRun: there is no such experiment.

@@ -40,9 +40,6 @@ class Scrubbed(NamedTuple):
 def scrub(mlruns: Path) -> Scrubbed:
     """Takes credentials out of every address in a store's database, journals, checkpoints and logs.
 
-    Args:
-        mlruns: the folder of the tracking data.
-
     Raises:
         InUse: a training or a desk writes there.
         OSError, sqlite3.Error: something cannot be read or written; what was changed by then stays so.

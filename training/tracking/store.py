@@ -165,10 +165,7 @@ class Store:
     def find_run(self, run: str, experiment: str, by_id: bool = False) -> Run | None:
         """MLflow's run of a run of ours, by the tag that names it.
 
-        Args:
-            run: our id.
-            experiment: MLflow's, by name.
-            by_id: whether it may be a run of old, which has MLflow's own id and no such tag.
+        Where `by_id` is set it may be a run of old, which has MLflow's own id and no such tag.
         """
         found = self.client.search_runs(
             [self.experiment(experiment)], f"tags.`{RUN}` = '{run}'", max_results=1

@@ -78,11 +78,7 @@ COUNT = itertools.count()  # a process may write several files of one run
 
 
 class TensorBoardLog:
-    """The TensorBoard log of one run. Nothing raises: what cannot be written waits, or is left out.
-
-    Args:
-        folder: of the run, created where it is missing.
-    """
+    """The TensorBoard log of one run. Nothing raises: what cannot be written waits, or is left out."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -145,9 +141,7 @@ class TensorBoardLog:
     def go_back(self, history: Iterable[Point], step: int) -> None:
         """Writes the log anew as it was at a step: no curve has a gap, and no point is there twice.
 
-        Args:
-            history: all points up to then.
-            step: later histograms and figures are left out.
+        The history is all points up to then; later histograms and figures are left out.
         """
         self.flush()
         old = [path for path in self.folder.glob(f"*{MARK}*") if path.is_file()]
@@ -207,9 +201,7 @@ class TensorBoardLog:
 def lay_out(folder: Path, runs: Sequence[Mapping[str, str]]) -> None:
     """Writes the one file that says what TensorBoard's table of settings and charts show.
 
-    Args:
-        folder: that all runs' logs are in.
-        runs: settings of each; those in which they differ become columns.
+    It lies in the folder of all runs' logs; the settings in which these runs differ become columns.
     """
     names = dict.fromkeys(name for run in runs for name in run)
     differ = [name for name in names if len({run.get(name) for run in runs}) > 1]

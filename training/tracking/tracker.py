@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from matplotlib.figure import Figure
@@ -47,21 +46,13 @@ CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are o
 
 
 class RunInfo(NamedTuple):
-    """What a run is.
+    """What a run is."""
 
-    Attributes:
-        name: in MLflow and TensorBoard.
-        experiment: MLflow's.
-        params: all settings by their dotted path.
-        tags: whatever runs are grouped and searched by.
-        description: Markdown, shown at the top of the run's page.
-    """
-
-    name: str
-    experiment: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    description: str
+    name: str  # in MLflow and TensorBoard
+    experiment: str  # MLflow's
+    params: Mapping[str, str]  # all settings by their dotted path
+    tags: Mapping[str, str]  # what runs are grouped and searched by
+    description: str  # Markdown, shown at the top of the run's page
 
 
 def new_run() -> str:
@@ -101,14 +92,8 @@ class Tracker:
     """One run, used as a context.
 
     Left by an exception the run is FAILED, left by `KeyboardInterrupt` or after `killed()` it is
-    KILLED, else FINISHED.
-
-    Args:
-        store: where to.
-        journal: its journal; one that another process began is continued.
-        about: what it is; a journal that has begun keeps what it said.
-        uploader: sends the journal.
-        may_exist_on_server: it may have the run from another machine.
+    KILLED, else FINISHED. A journal that another process began is continued, and keeps what it said of
+    the run; the server may have the run from another machine.
 
     Attributes:
         history: all that was logged, in its order.
@@ -160,11 +145,8 @@ class Tracker:
     ) -> None:
         """Records metrics at a step; those that are not finite (no value yet) are left out.
 
-        Args:
-            metrics: by name; `/` makes a section.
-            step: iterations done.
-            version: key of the model version that they were measured on.
-            data: that it was measured on.
+        A `/` in a name makes a section. `version` is the key of the model version that they were measured
+        on, `data` the bars.
         """
         now = int(time.time() * 1000)
         before = self._points_of_before
@@ -321,12 +303,7 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status = "FINISHED" if kind is None else "FAILED"
         if self._killed or kind is KeyboardInterrupt:
             status = "KILLED"

@@ -45,13 +45,14 @@ class Uploader:
 
     Attributes:
         trouble: why nothing arrives, or None.
+        why_unended: why runs could not be ended, as far as that is known.
     """
 
     def __init__(self) -> None:
         self.trouble: str | None = None
+        self.why_unended = "no time was left"
         self._journals: list[tuple[Store, RunJournal]] = []
         self._orphans: list[OrphanedRun] = []
-        self._leftover_fault = "no time was left"
         self._draining = False
         self._worker = RetryingWorker("tracking", self._attempt, EVERY_SECONDS)
         self._changed = self._worker.changed
@@ -137,11 +138,6 @@ class Uploader:
         return not self.unsent
 
     @property
-    def why_unended(self) -> str:
-        """Why, as far as that is known."""
-        return self._leftover_fault
-
-    @property
     def unended(self) -> list[str]:
         """Runs of processes that are gone which could not be ended yet, by their ids."""
         return [each.folder.name for each in self._orphans if each.awaited]
@@ -202,7 +198,7 @@ class Uploader:
         except InUse:
             awaited = False
         except Exception as error:
-            self._leftover_fault = reason_of(error, str(each.mlruns))
+            self.why_unended = reason_of(error, str(each.mlruns))
         with self._changed:
             self._orphans.remove(each)
             if not done:
@@ -224,11 +220,7 @@ def send_what_was_left(
 ) -> bool:
     """Sends the journal of a run whose process is gone, and ends the run; says whether all arrived.
 
-    Args:
-        journal: the journal.
-        mlruns: the folder of the tracking data.
-        uri: of the server, where it is another than when the run began.
-        paused: asked between two batches; where it says so, the rest is left for another time.
+    `uri` is the server's, where it is another than when the run began; `paused` is as in `deliver`.
 
     Raises:
         MlflowException, SQLAlchemyError, sqlite3.Error, OSError: it does not arrive now.

@@ -18,7 +18,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
@@ -52,24 +52,24 @@ METRICS = (
     ("train/reward", "reward"),
     ("train/loss", "loss"),
 )
-CHARTS = {
+CHARTS = {  # patterns of tags by title
     "learning": {
-        "loss": [r"train/loss"],
-        "reward": [r"train/reward"],
-        "epsilon": [r"train/epsilon"],
-        "TD error": [r"train/td_error"],
-        "gradient norm": [r"train/gradient_norm"],
-        "Q-values": [r"train/q_mean"],
+        "loss": r"train/loss",
+        "reward": r"train/reward",
+        "epsilon": r"train/epsilon",
+        "TD error": r"train/td_error",
+        "gradient norm": r"train/gradient_norm",
+        "Q-values": r"train/q_mean",
     },
     "validation": {
-        "net return": [r"eval/validation/net_return.*"],
-        "Sharpe ratio": [r"eval/validation/sharpe"],
-        "drawdown": [r"eval/validation/max_drawdown"],
-        "trading": [r"eval/validation/(position_changes|turnover|exposure)"],
+        "net return": r"eval/validation/net_return.*",
+        "Sharpe ratio": r"eval/validation/sharpe",
+        "drawdown": r"eval/validation/max_drawdown",
+        "trading": r"eval/validation/(position_changes|turnover|exposure)",
     },
     "speed": {
-        "iterations a second": [r"perf/iterations_per_second"],
-        "machine, %": [r"system/.*_percentage"],
+        "iterations a second": r"perf/iterations_per_second",
+        "machine, %": r"system/.*_percentage",
     },
 }
 SCALAR = TensorShapeProto()
@@ -110,13 +110,8 @@ class TensorBoardLog:
         """Adds a picture."""
         width, height = struct.unpack(">II", png[16:24])
         parts = np.array([str(width).encode(), str(height).encode(), png], object)
-        summary = Summary()
-        summary.value.add(
-            tag=name,
-            tensor=make_tensor_proto(parts),
-            metadata=create_summary_metadata(display_name="", description=""),
-        )
-        self._add(summary, step)
+        metadata = create_summary_metadata(display_name="", description="")
+        self._add(_summary(name, metadata, make_tensor_proto(parts)), step)
 
     def settings(self, settings: Mapping[str, str], trial: str) -> None:
         """Adds the run to the table of settings, once a run."""
@@ -127,16 +122,12 @@ class TensorBoardLog:
         """Says in the table of settings how the run ended."""
         good = status == "FINISHED"
         kind = api_pb2.STATUS_SUCCESS if good else api_pb2.STATUS_FAILURE
-        end = HParamsPluginData(
-            session_end_info=SessionEndInfo(status=kind, end_time_secs=time.time())
+        info = SessionEndInfo(status=kind, end_time_secs=time.time())
+        metadata = hparams_metadata.create_summary_metadata(
+            HParamsPluginData(session_end_info=info)
         )
-        summary = Summary()
-        summary.value.add(
-            tag=hparams_metadata.SESSION_END_INFO_TAG,
-            metadata=hparams_metadata.create_summary_metadata(end),
-            tensor=hparams_metadata.NULL_TENSOR,
-        )
-        self._add(summary, 0)
+        tag = hparams_metadata.SESSION_END_INFO_TAG
+        self._add(_summary(tag, metadata, hparams_metadata.NULL_TENSOR), 0)
 
     def go_back(self, history: Iterable[Point], step: int) -> None:
         """Writes the log anew as it was at a step: no curve has a gap, and no point is there twice.
@@ -183,7 +174,7 @@ class TensorBoardLog:
         except OSError as error:
             self._fault = error
             return
-        self._file.add(_record(Event(wall_time=now, file_version="brain.Event:2")))
+        self._file.add(_record(_first_event(now)))
         for record in self._pending:
             self._file.add(record)
         self._pending.clear()
@@ -206,30 +197,20 @@ def lay_out(folder: Path, runs: Sequence[Mapping[str, str]]) -> None:
     names = dict.fromkeys(name for run in runs for name in run)
     differ = [name for name in names if len({run.get(name) for run in runs}) > 1]
     metrics = [Metric(name, display_name=shown) for name, shown in METRICS]
-    layout = layout_pb2.Layout(
-        category=[
-            layout_pb2.Category(
-                title=title,
-                chart=[
-                    layout_pb2.Chart(
-                        title=name, multiline=layout_pb2.MultilineChartContent(tag=list(tags))
-                    )
-                    for name, tags in charts.items()
-                ],
-            )
-            for title, charts in CHARTS.items()
-        ]
-    )
-    summary = Summary()
-    summary.value.add(
-        tag=layout_metadata.CONFIG_SUMMARY_TAG,
-        metadata=layout_metadata.create_summary_metadata(),
-        tensor=make_tensor_proto(layout.SerializeToString()),
+    layout = layout_pb2.Layout()
+    for title, charts in CHARTS.items():
+        category = layout.category.add(title=title)
+        for name, tag in charts.items():
+            category.chart.add(title=name, multiline={"tag": [tag]})
+    summary = _summary(
+        layout_metadata.CONFIG_SUMMARY_TAG,
+        layout_metadata.create_summary_metadata(),
+        make_tensor_proto(layout.SerializeToString()),
     )
     config = hparams_config_pb([HParam(name) for name in differ or ["network.kind"]], metrics)
     now = time.time()
     before = list(folder.glob(f"*.{LAYOUT}"))
-    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events = [_first_event(now)]
     events += [Event(wall_time=now, step=0, summary=each) for each in (summary, config)]
     new = folder / f"events.out{MARK}{now * 1000:.0f}.{LAYOUT}"
     with suppress(OSError):  # it can be read without
@@ -256,6 +237,15 @@ def _drawings(paths: Sequence[Path], step: int) -> Iterator[Event]:
                     if drawn and event.step <= step and key not in seen:
                         seen.add(key)
                         yield event
+
+
+def _summary(tag: str, metadata: SummaryMetadata, tensor: TensorProto) -> Summary:
+    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+
+
+def _first_event(now: float) -> Event:
+    """What every file of events begins with."""
+    return Event(wall_time=now, file_version="brain.Event:2")
 
 
 def _record(event: Event) -> bytes:

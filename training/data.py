@@ -12,15 +12,7 @@ import polars as pl
 from durable.settings import BadSettings
 from evaluation.choosing import FEWEST, bars_to_choose_on, too_few_note
 from market.accounting import FILLS, Fill
-from market.bars import (
-    NUMBERS,
-    QUOTES,
-    Bars,
-    BarsError,
-    Split,
-    SplitSettings,
-    carried_note,
-)
+from market.bars import NUMBERS, QUOTES, Bars, BarsError, Split, SplitSettings, carried_note
 from market.events.journal import transitions_of
 from market.features import FeaturePipeline
 from market.source import bars_from
@@ -33,27 +25,19 @@ from training.settings import TrainSettings
 class TrainingData:
     """What training and validation walk along. The test split is kept apart, untabulated.
 
-    Attributes:
-        bars: all of them.
-        split: their parts.
-        features: fitted on the training part.
-        train: the training part.
-        validation: the validation part under either fill.
-        reward_scale: 1 / standard deviation of what holding the full size earns in a bar of training,
-            in the unit of the sizing: of price changes where one unit is traded, else of relative ones.
-            So rewards and TD errors are of order one whatever the price level.
-        lived: transitions from elsewhere that training begins with, if any.
-        left_out: how many more there were, among the bars that versions are judged on.
+    The reward scale is 1 / standard deviation of what holding the full size earns in a bar of training,
+    in the unit of the sizing: of price changes where one unit is traded, else of relative ones. So
+    rewards and TD errors are of order one whatever the price level.
     """
 
     bars: Bars
     split: Split
-    features: FeaturePipeline
+    features: FeaturePipeline  # fitted on the training part
     train: MarketTable
     validation: dict[Fill, MarketTable]
     reward_scale: float
-    lived: ReplayBuffer | None = None
-    left_out: int = 0
+    lived: ReplayBuffer | None = None  # transitions from elsewhere that training begins with
+    left_out: int = 0  # how many more there were, among the bars that versions are judged on
 
     @property
     def chooses(self) -> bool:

@@ -7,14 +7,7 @@ from typing import Any
 import numpy as np
 
 from durable.verified import NotFinite
-from training.checkpoints.checkpoint import (
-    AGENTS,
-    Checkpoint,
-    Checkpoints,
-    Tell,
-    part,
-    prefixed,
-)
+from training.checkpoints.checkpoint import AGENTS, Checkpoint, Checkpoints, Tell, part, prefixed
 from training.learn import Progress
 from training.learning.agent import Agents, Diverged
 from training.observers.early_stopping import EarlyStopping

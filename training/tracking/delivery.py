@@ -187,12 +187,7 @@ class _Delivery:
     def _data(self, entry: Data) -> None:
         tag = InputTag(MLFLOW_DATASET_CONTEXT, entry.context)
         described = Dataset(
-            entry.name,
-            entry.digest,
-            entry.source_type,
-            entry.source,
-            entry.schema,
-            entry.profile,
+            entry.name, entry.digest, entry.source_type, entry.source, entry.schema, entry.profile
         )
         self.client.log_inputs(self.run_id, [DatasetInput(described, [tag])])
 
@@ -213,13 +208,7 @@ class _Delivery:
 
     def _version(self, entry: Registered) -> dict[str, Any]:
         bundle = Bundle.load(self.journal.files_of(entry))
-        made = register(
-            self.client,
-            bundle,
-            self.run_id,
-            entry.tags,
-            entry.description,
-        )
+        made = register(self.client, bundle, self.run_id, entry.tags, entry.description)
         known = {"name": made.name, "version": str(made.version), "model_id": model_id_of(made)}
         return {"versions": {**self.journal.answers.get("versions", {}), entry.key: known}}
 

@@ -1,5 +1,6 @@
 """The entries of a run's journal: one class a kind. Kinds and fields are stored, and read for good."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -7,17 +8,11 @@ import msgspec
 
 
 class Entry(msgspec.Struct, tag_field="kind", kw_only=True, omit_defaults=True):
-    """One thing to be tracked.
+    """One thing to be tracked."""
 
-    Attributes:
-        counted: what it counts as where something is not sent: a point, a version, or anything else.
-        number: from 1 on, without a gap; the journal gives it.
-        time: when it was so, milliseconds since 1970.
-    """
-
-    counted: ClassVar[str] = "others"
-    number: int = msgspec.field(default=0, name="n")
-    time: int = 0
+    counted: ClassVar[str] = "others"  # what it counts as where something is not sent
+    number: int = msgspec.field(default=0, name="n")  # from 1 on, without a gap, by the journal
+    time: int = 0  # when it was so, milliseconds since 1970
 
     @property
     def count(self) -> int:
@@ -46,19 +41,14 @@ class Resumed(Entry, tag="resumed", kw_only=True):
 
 
 class Points(Entry, tag="points", kw_only=True):
-    """Values of metrics at a step; `data` is name and digest of what they were measured on.
-
-    Attributes:
-        version: key of the model version that they are of.
-        beside: whether they lie beside others of the same step.
-    """
+    """Values of metrics at a step."""
 
     counted: ClassVar[str] = "points"
     step: int
     metrics: dict[str, float]
-    version: str | None = None
-    data: tuple[str, str] | None = None
-    beside: bool = False
+    version: str | None = None  # key of the model version that they are of
+    data: tuple[str, str] | None = None  # name and digest of what they were measured on
+    beside: bool = False  # whether they lie beside others of the same step
 
     @property
     def count(self) -> int:
@@ -134,15 +124,5 @@ def line_of(entry: Entry) -> bytes:
     try:
         return _ENCODE(entry)
     except (TypeError, UnicodeError, AttributeError):  # a path that is no Unicode, say
-        return _ENCODE(_clean(msgspec.to_builtins(entry, enc_hook=str)))
-
-
-def _clean(value: Any) -> Any:
-    """The same with every text made one that can be written."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {_clean(str(key)): _clean(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(each) for each in value]
-    return value
+        plain = msgspec.to_builtins(entry, enc_hook=str)
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

@@ -68,20 +68,9 @@ class Unsent(NamedTuple):
 
 
 class RunJournal:
-    """The journal of one run, which one process at a time may have.
+    """The journal of one run, which one process at a time may have; begun where there is none.
 
-    Args:
-        folder: of the run's journal; its name is the run's id.
-        make: whether to begin a journal where there is none.
-
-    Attributes:
-        points: time and value of every point that was ever put, by metric and step.
-        versions: keys of all model versions that were ever put.
-        reopened: whether another process began it.
-        head: what the run is: its first entry, or None before that.
-        ended: how it ended, or None while it has not.
-        damage: a sentence for every line that is not what was written; its content is left out.
-        answers: of MLflow: `run_id`, `versions` by key, `candidate` …
+    The name of its folder is the run's id.
 
     Raises:
         InUse: another process has it.
@@ -102,11 +91,11 @@ class RunJournal:
             self._file.close()
             raise InUse(f"{folder}: another process writes this journal") from None
         self._changed = threading.RLock()
-        self.points: dict[tuple[str, int], tuple[int, float]] = {}
-        self.versions: set[str] = set()
-        self.head: Begun | None = None
-        self.ended: str | None = None
-        self.damage: list[str] = []
+        self.points: dict[tuple[str, int], tuple[int, float]] = {}  # time and value of all ever put
+        self.versions: set[str] = set()  # keys of all model versions ever put
+        self.head: Begun | None = None  # what the run is: its first entry
+        self.ended: str | None = None  # how it ended, if it has
+        self.damage: list[str] = []  # a sentence for every line that was changed, and is left out
         self._checksum = 0  # of the last line
         self._closed = False
         self._last_time = 0
@@ -114,11 +103,12 @@ class RunJournal:
         self._counted = {"points": 0, "versions": 0, "others": 0}  # of what waits
         self._unwritten: deque[tuple[Entry, Write | None]] = deque()
         known = delivery_of(folder)
+        # Of MLflow: `run_id`, `versions` by key, `candidate` …
         self.answers: dict[str, Any] = known.get("learned", {})
         self._delivered = int(known.get("up_to", 0))
         self._number = self._delivered
         self._read()
-        self.reopened = bool(self._number)
+        self.reopened = bool(self._number)  # another process began it
         self._added = self._on_disk = self._number  # the last entry in the file, and on disk
         self._tried = -RETRY_SECONDS  # when files of an entry could not be written
         self._tidy()
@@ -126,9 +116,8 @@ class RunJournal:
     def append(self, entry: Entry, write: Write | None = None) -> Entry:
         """Adds and returns an entry. It never fails: what the disk does not take is given again later.
 
-        Args:
-            entry: without a number; without a time it is of now.
-            write: writes files that belong to it; may be called again, and later.
+        Without a time it is of now. `write` writes files that belong to it; it may be called again, and
+        later.
         """
         with self._changed:
             entry.time = entry.time or int(time.time() * 1000)
@@ -284,9 +273,8 @@ class RunJournal:
         """Takes an entry in, and returns its number; None where it is none."""
         try:
             entry = entry_of(record)
-            waits = entry.number > self._delivered
             self._note(entry)
-            if waits:
+            if entry.number > self._delivered:
                 self._wait(entry)
         except DAMAGED:
             return None

@@ -37,9 +37,7 @@ REQUEST_SECONDS = (
 class Store:
     """The tracking data of a folder: `artifacts/`, `tensorboard/`, `journals/`, and MLflow's data.
 
-    Args:
-        folder: created where it is missing.
-        uri: of the server that has MLflow's data; by default `mlflow.db` in the folder does.
+    The folder is created where it is missing. MLflow's data are on a server, else in `mlflow.db` there.
 
     Raises:
         TrackingError: the folder cannot be written, or what is there can never be used.

@@ -94,9 +94,6 @@ class Tracker:
     Left by an exception the run is FAILED, left by `KeyboardInterrupt` or after `killed()` it is
     KILLED, else FINISHED. A journal that another process began is continued, and keeps what it said of
     the run; the server may have the run from another machine.
-
-    Attributes:
-        history: all that was logged, in its order.
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class Tracker:
         may_exist_on_server: bool = False,
     ) -> None:
         self.run_id = journal.run
-        self.history = list[Point]()
+        self.history = list[Point]()  # all that was logged, in its order
         self._journal = journal
         self._killed = False
         self._points_of_before: dict[tuple[str, int], tuple[int, float]] = {}
@@ -225,8 +222,7 @@ class Tracker:
         folder, _, name = path.rpartition("/")
 
         self._journal.append(
-            Artifact(folder=folder, table=table),
-            lambda into: (into / name).write_bytes(content),
+            Artifact(folder=folder, table=table), lambda into: (into / name).write_bytes(content)
         )
 
     def set_tags(self, **tags: str) -> None:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -185,14 +185,11 @@ class Uploader:
         awaited = True
         pause = min(2 * each.pause or EVERY_SECONDS, LONGEST_PAUSE)
         try:
-            journal = RunJournal(each.folder, make=False)
-            try:
+            with closing(RunJournal(each.folder, make=False)) as journal:
                 awaited = not needs_keras(journal) or "keras" in sys.modules
                 if awaited:
                     done = send_what_was_left(journal, each.mlruns, None, self._own_wait)
                     pause = 0.0  # not done: it gave way
-            finally:
-                journal.close()
         except FileNotFoundError:
             done = True
         except InUse:

@@ -68,14 +68,8 @@ class Session:
         self.checkpointing = Checkpointing(
             agents, checkpoints, about, self._stopping, tell, scored=data.chooses
         )
-        self._rollback = Rollback(
-            agents,
-            checkpoints,
-            self.checkpointing,
-            trackers,
-            tell,
-            asked_for=settings.on_divergence == "rollback",
-        )
+        asked_for = settings.on_divergence == "rollback"
+        self._rollback = Rollback(self.checkpointing, trackers, tell, asked_for)
         # In this order: what a point says is logged before it is known whether it is the last; what is
         # registered then knows; and a checkpoint has all of it.
         self._observers: list[Observer] = [

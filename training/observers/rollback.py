@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.verified import Arrays
-from training.checkpoints.checkpoint import Checkpoints, Tell, newest
+from training.checkpoints.checkpoint import Tell, newest
 from training.checkpoints.errors import NoCheckpoint
-from training.learning.agent import Agents, Diverged
+from training.learning.agent import Diverged
 from training.observers.checkpointing import Checkpointing
 from training.observers.observer import Observer, Saved
 from training.tracking.tracker import Tracker
@@ -19,8 +19,6 @@ class Rollback(Observer):
 
     key = "rolled_back"
 
-    agents: Agents
-    checkpoints: Checkpoints
     checkpointing: Checkpointing
     trackers: Sequence[Tracker]
     tell: Tell
@@ -33,17 +31,18 @@ class Rollback(Observer):
         Raises:
             Diverged: it was done before, or is not asked for.
         """
-        at = self.agents.iteration
+        agents = self.checkpointing.agents
+        at = agents.iteration
         if not self.asked_for or self.done:
             again = ", again after going back to a checkpoint" if self.done else ""
             raise Diverged(f"{error}{again}") from error
         try:
-            checkpoint = newest(self.checkpoints.folder, None, self.tell)
+            checkpoint = newest(self.checkpointing.checkpoints.folder, None, self.tell)
         except NoCheckpoint as none:
             raise Diverged(f"{error}; and {none}") from error
         self.checkpointing.go_back(checkpoint, repeats=False)
-        rate = self.agents.learning_rate / 2
-        self.agents.set_learning_rate(rate)
+        rate = agents.learning_rate / 2
+        agents.set_learning_rate(rate)
         self.done = True
         said = f"from iteration {at} to {checkpoint.step}, learning rate now {rate:g}"
         for tracker in self.trackers:

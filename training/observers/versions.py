@@ -1,6 +1,7 @@
 """The versions of one run: registered whenever validation improves, and at the end; and its figures."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,33 +47,24 @@ class BestAndLast(NamedTuple):
     tracker: Tracker  # knows which numbers MLflow gave them, and what the candidate is
 
 
+@dataclass(eq=False)
 class VersionRecorder:
-    """Registers what an agent has learned whenever validation improves, and at the end.
+    """Registers what an agent has learned whenever validation improves, and at the end."""
 
-    Its index is that among the agents, and `about` says what each version is, but for what it did.
-    """
+    agents: Agents
+    index: int  # of its agent
+    settings: TrainSettings
+    data: TrainingData
+    tracker: Tracker
+    tags: Mapping[str, str]  # of run and versions
+    about: str  # what each version is, but for what it did
+    best: Version | None = None
+    last: Version | None = None
 
-    def __init__(
-        self,
-        agents: Agents,
-        index: int,
-        settings: TrainSettings,
-        data: TrainingData,
-        tracker: Tracker,
-        tags: Mapping[str, str],
-        about: str,
-    ) -> None:
-        self.agents = agents
-        self.index = index
-        self.data = data
-        self.market = data.validation[settings.market.fill]
-        self.cvar = settings.agent.cvar
-        self.tracker = tracker
-        self.tags = tags
-        self.origin = labels.origin(settings, data, agents.seeds[index], tracker.run_id)
-        self.about = about
-        self.best: Version | None = None
-        self.last: Version | None = None
+    def __post_init__(self) -> None:
+        seed = self.agents.seeds[self.index]
+        self.origin = labels.origin(self.settings, self.data, seed, self.tracker.run_id)
+        self.market = self.data.validation[self.settings.market.fill]
         self._hold = buy_and_hold(self.market)
 
     def judge(self, step: int, validation: Backtest, last: bool) -> None:
@@ -171,7 +163,8 @@ class VersionRecorder:
     def _keep(self, step: int, validation: Backtest) -> Version:
         model = self.agents.model(self.index)
         origin = Origin(**self.origin, step=step)
-        bundle = Bundle.of(model, origin, _spread_states(self.data.train, GOLDEN_STATES), self.cvar)
+        states = _spread_states(self.data.train, GOLDEN_STATES)
+        bundle = Bundle.of(model, origin, states, self.settings.agent.cvar)
         return self._register(bundle, validation)
 
     def _register(self, bundle: Bundle, validation: Backtest) -> Version:

@@ -143,11 +143,11 @@ class _Delivery:
             return set()
         there = self.store.there
         if self.run_id not in there:
-            names = self.client.get_run(self.run_id).data.metrics
-            points = [
-                p for name in names for p in self.client.get_metric_history(self.run_id, name)
-            ]
-            there[self.run_id] = {(point.key, point.step) for point in points}
+            there[self.run_id] = {
+                (point.key, point.step)
+                for name in self.client.get_run(self.run_id).data.metrics
+                for point in self.client.get_metric_history(self.run_id, name)
+            }
         return there[self.run_id]
 
     def _measured_on(self, entry: Points) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class Candidate(NamedTuple):
 
     name: str  # of the registered model
     version: str | None  # None where there is no candidate
-    before: str | None  # the one before; of journals of before that was kept None
-    reason: str
+    before: str | None = None  # the one before; journals of before that was kept lack it
+    reason: str = ""
 
 
 class Tracker:
@@ -220,7 +220,6 @@ class Tracker:
     def log_file(self, path: str, content: bytes, table: bool = False) -> None:
         """Records a file under a path among the run's artifacts."""
         folder, _, name = path.rpartition("/")
-
         self._journal.append(
             Artifact(folder=folder, table=table), lambda into: (into / name).write_bytes(content)
         )
@@ -254,11 +253,7 @@ class Tracker:
     def candidate(self) -> Candidate | None:
         """What became of the candidate after `propose`, or None before MLflow has said so."""
         known = self._journal.answers.get("candidate")
-        if known is None:
-            return None
-        return Candidate(
-            known["name"], known["version"], known.get("before"), known.get("reason", "")
-        )
+        return None if known is None else Candidate(**known)
 
     @property
     def board_fault(self) -> OSError | None:

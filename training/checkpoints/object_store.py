@@ -19,8 +19,7 @@ from durable.retrying import RetryingWorker
 from durable.verified import MANIFEST
 from training.checkpoints.errors import BucketError
 
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0  # seconds between two attempts
+FIRST_PAUSE = 0.5  # s after the first attempt that failed
 
 
 class Bucket:

@@ -13,14 +13,12 @@ from pathlib import Path
 def code_version() -> str:
     """The commit of this checkout, with `-dirty` where tracked files differ; else the release."""
     git = ["git", "-C", str(Path(__file__).parent)]
+    commit = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     with suppress(OSError, subprocess.CalledProcessError):
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True
         )
-        if tracked.returncode == 0:
-            commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-            changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
-            return commit + ("-dirty" if changed else "")
+        return subprocess.check_output([*git, *commit], text=True).strip()
     return version("qdesk")
 
 

@@ -29,9 +29,7 @@ EXPERIMENT_TAGS = {
 }
 FULL = ("disk is full", "no space left", "disk quota exceeded")
 DRIVER = re.compile(r"\((?:sqlite3|psycopg2?)\.[\w.]+\) (.+)")  # as SQLAlchemy names it
-REQUEST_SECONDS = (
-    30  # what a server is given for each answer; it may itself wait 20 s for its database
-)
+REQUEST_SECONDS = 30  # for each answer of a server; it may itself wait 20 s for its database
 
 
 class Store:

@@ -146,17 +146,14 @@ class Tracker:
         on, `data` the bars.
         """
         now = int(time.time() * 1000)
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        # What was logged after the checkpoint that training goes on from is in the journal.
         before = self._points_of_before
-        new = {}
-        points = []
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                continue
-            # What was logged after the checkpoint that training goes on from is in the journal.
-            known = before.get((name, step))
-            points.append(Point(name, float(value), now if known is None else known[0], step))
-            if known is None:
-                new[name] = points[-1].value
+        new = {name: value for name, value in finite.items() if (name, step) not in before}
+        points = [
+            Point(name, value, now if name in new else before[name, step][0], step)
+            for name, value in finite.items()
+        ]
         self.history += points
         self._board.scalars(points)
         if new:

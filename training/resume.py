@@ -208,11 +208,8 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
 def find(which: str, root: Path, bucket: Bucket | None, known_as: Sequence[str] = ()) -> Path:
     """The folder of the run, or of the one checkpoint, that is to be resumed.
 
-    Args:
-        which: `latest`, a run's id (its first characters do), or the path of either folder.
-        root: where checkpoints are.
-        bucket: where else to look for ids and the latest.
-        known_as: runs that MLflow knows by such an id.
+    That is `latest`, a run's id (its first characters do), or the path of either folder; `known_as` has
+    the runs that MLflow knows by such an id.
 
     Raises:
         NoCheckpoint: there is none such.

@@ -27,6 +27,8 @@ from training.tracking.store import Store
 from training.tracking.tensorboard import lay_out
 from training.tracking.uploader import END_SECONDS, STOP_SECONDS, Uploader
 
+Done = tuple[TrainSettings, TrainingData, list[BestAndLast]]  # a training, and what each seed made
+
 
 def train(
     runs: Sequence[tuple[TrainSettings, TrainingData]],
@@ -47,7 +49,7 @@ def train(
         Diverged: a run's numbers are no longer finite.
     """
     invocation = Invocation(command, f"{datetime.now(UTC):%Y%m%d-%H%M%S}", console)
-    done: list[tuple[TrainSettings, TrainingData, list[BestAndLast]]] = []
+    done: list[Done] = []
     undone = len(runs)
     tell = screen.teller(console)
     with Stop() as stop, Uploader() as uploader:
@@ -140,9 +142,7 @@ def _settings_of(
     ]
 
 
-def _compare(
-    done: Sequence[tuple[TrainSettings, TrainingData, list[BestAndLast]]], console: Console
-) -> None:
+def _compare(done: Sequence[Done], console: Console) -> None:
     """Prints what came of the runs, beside the baselines on the same bars."""
     compared: dict[str, dict[str, dict[str, float]]] = {}
     baselines: dict[str, dict[str, dict[str, float]]] = {}

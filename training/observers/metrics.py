@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.verified import Arrays
-from training.checkpoints.checkpoint import part, prefixed
+from training.checkpoints.checkpoint import part
 from training.learn import Progress
 from training.learning.agent import Agents
-from training.observers.observer import Observer, Saved
+from training.observers.observer import Observer, Saved, joined
 from training.tracking.history import packed, unpacked
 from training.tracking.machine import Machine
 from training.tracking.tracker import Tracker
@@ -42,14 +42,9 @@ class Metrics(Observer):
 
     def state(self) -> tuple[Any, Arrays]:
         """Every point that was logged. What a checkpoint knows, the journals have."""
-        names = []
-        arrays: Arrays = {}
-        for index, tracker in enumerate(self.trackers):
+        for tracker in self.trackers:
             tracker.flush()
-            logged, columns = packed(tracker.history)
-            names.append(logged)
-            arrays = {**arrays, **prefixed(f"{index}/", columns)}
-        return names, arrays
+        return joined(packed(tracker.history) for tracker in self.trackers)
 
     def restore(self, saved: Saved) -> None:
         """Has the curves go on from there, without a gap and without a point twice."""

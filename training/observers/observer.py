@@ -1,8 +1,10 @@
 """What an observer of a training is."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from durable.verified import Arrays
+from training.checkpoints.checkpoint import prefixed
 from training.learn import Progress
 
 
@@ -29,3 +31,13 @@ class Observer:
 
     def restore(self, saved: Saved) -> None:
         """Makes everything what it was at a checkpoint."""
+
+
+def joined(states: Iterable[tuple[Any, Arrays]]) -> tuple[list[Any], Arrays]:
+    """The states of several runs as one: names of arrays begin with the index of their run."""
+    known = []
+    arrays: Arrays = {}
+    for index, (each, held) in enumerate(states):
+        known.append(each)
+        arrays = {**arrays, **prefixed(f"{index}/", held)}
+    return known, arrays

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.verified import Arrays
-from training.checkpoints.checkpoint import part, prefixed
+from training.checkpoints.checkpoint import part
 from training.learn import Progress
 from training.observers.early_stopping import EarlyStopping
-from training.observers.observer import Observer, Saved
+from training.observers.observer import Observer, Saved, joined
 from training.observers.versions import VersionRecorder
 
 
@@ -30,13 +30,7 @@ class Recording(Observer):
 
     def state(self) -> tuple[Any, Arrays]:
         """The versions that count so far."""
-        known = []
-        arrays: Arrays = {}
-        for index, recorder in enumerate(self.recorders):
-            versions, held = recorder.state()
-            known.append(versions)
-            arrays = {**arrays, **prefixed(f"{index}/", held)}
-        return known, arrays
+        return joined(recorder.state() for recorder in self.recorders)
 
     def restore(self, saved: Saved) -> None:
         """Takes them back; registers anew what the journals here do not have."""

@@ -32,8 +32,7 @@ from training.tracking.store import RUN, Store, is_transient, short
 
 OWNER = "qdesk_journal"  # the tag that names the journal which a run was trained with last
 ENDED = "ended"  # the tag of a run whose end was never recorded
-BATCH = 1000  # metrics that MLflow takes at once
-PARAMS = 100  # settings that it does
+BATCH = 500  # metrics that are sent at once; MLflow's client divides what is too much for a server
 ENTRIES = 200  # that are looked at at once
 
 
@@ -65,7 +64,7 @@ class _Delivery:
             for entry in entries:
                 if isinstance(entry, Points):
                     batch.append(entry)
-                    if sum(each.count for each in batch) < BATCH // 2:
+                    if sum(each.count for each in batch) < BATCH:
                         continue
                 self._send_points(batch)
                 batch = []
@@ -84,8 +83,7 @@ class _Delivery:
             if entry.beside or (name, entry.step) not in there
         ]
         try:
-            for start in range(0, len(metrics), BATCH):
-                self.client.log_batch(self.run_id, metrics[start : start + BATCH])
+            self.client.log_batch(self.run_id, metrics)
         except MlflowException as error:
             if not self._never(error):
                 raise
@@ -127,8 +125,7 @@ class _Delivery:
         run_id = str(run.info.run_id)
         if not run.data.params:  # it was made just now, or its maker died right after
             params = [Param(key, value) for key, value in head.params.items()]
-            for start in range(0, len(params), PARAMS):
-                self.client.log_batch(run_id, params=params[start : start + PARAMS])
+            self.client.log_batch(run_id, params=params)
         self.journal.answers["run_id"] = run_id
         return run_id
 

@@ -26,11 +26,7 @@ def move(old: Path, new: Path) -> Mended:
     """Makes every path in `new/mlflow.db` that begins with `old` begin with `new`; all of them or none.
 
     Direct SQLite keeps absolute paths of artifacts, so that a folder that was moved, or is mounted
-    elsewhere, has runs and models whose files are not found.
-
-    Args:
-        old: where the store was, as an absolute path; it need not be there any more.
-        new: where it is.
+    elsewhere, has runs and models whose files are not found. The old folder need not be there any more.
 
     Raises:
         StoreMoved: there is no store, or nothing in it leads to the old folder.

@@ -260,11 +260,8 @@ class Tracker:
     def go_back(self, history: Sequence[Point], step: int, repeats: bool = True) -> None:
         """Makes the run what it was at a checkpoint: its curves have no gap, and no point twice.
 
-        Args:
-            history: what the checkpoint knew.
-            step: iterations done then.
-            repeats: whether what follows gives the same values again; else MLflow, which forgets nothing,
-                gets them beside those that it has.
+        The history is what the checkpoint knew. Where what follows does not repeat the same values,
+        MLflow, which forgets nothing, gets them beside those that it has.
         """
         known = dict(self._journal.points)
         self.history = list(history)

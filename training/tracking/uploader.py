@@ -105,10 +105,8 @@ class Uploader:
     ) -> bool:
         """Sends what is left, and says whether all of it arrived; dead runs are ended meanwhile.
 
-        Args:
-            patience: seconds; a store that is away gets `AWAY_SECONDS`, one that only hangs
-                `HANGING_SECONDS`.
-            stopped: where it says so, there is no more waiting.
+        At most these seconds are waited; for a store that is away `AWAY_SECONDS`, for one that only hangs
+        `HANGING_SECONDS`, and not at all where `stopped` says so.
         """
         began = moved = time.monotonic()
         left = self.unsent

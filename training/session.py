@@ -62,9 +62,7 @@ class Session:
         }
         most = explained_q(settings, data.train, data.reward_scale)
         streams = settings.agent.replay.streams
-        metrics = Metrics(agents, trackers, streams, Machine(settings.mlruns))
         self._stopping = EarlyStopping(settings, recorders)
-        recording = Recording(recorders, self._stopping)
         self.checkpointing = Checkpointing(
             agents, checkpoints, about, self._stopping, tell, scored=data.chooses
         )
@@ -73,10 +71,10 @@ class Session:
         # In this order: what a point says is logged before it is known whether it is the last; what is
         # registered then knows; and a checkpoint has all of it.
         self._observers: list[Observer] = [
-            metrics,
+            Metrics(agents, trackers, streams, Machine(settings.mlruns)),
             QGuard(most, trackers, tell),
             self._stopping,
-            recording,
+            Recording(recorders, self._stopping),
             self.checkpointing,
         ]
         self.checkpointing.observers = [*self._observers, self._rollback]

@@ -4,6 +4,7 @@ Where their values come from stands in `sources.py`. Nothing here imports Tensor
 is quick.
 """
 
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
@@ -182,11 +183,9 @@ def known_settings() -> Fields:
     return {**groups, KIND: FieldInfo.from_annotated_attribute(str, kind), **_settings_of_agents()}
 
 
-def _settings_of_agents() -> dict[str, FieldInfo]:
-    found: dict[str, FieldInfo] = {}
-    for kind in KINDS.values():
-        found = {**fields(kind), **found}
-    return found
+def _settings_of_agents() -> Fields:
+    """Of every kind; what several have is described by the first."""
+    return ChainMap(*map(fields, KINDS.values()))
 
 
 def _kind_of(given: dict[str, Any]) -> type[AgentSettings]:

@@ -263,7 +263,7 @@ def _set_aside(folder: Path) -> str:
     return f" (set aside as {aside.name})"
 
 
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+def prefixed(arrays: Arrays, prefix: str) -> Arrays:
     """The arrays with this before their names; `part` takes them back."""
     return {f"{prefix}{name}": array for name, array in arrays.items()}
 

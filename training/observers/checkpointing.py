@@ -38,12 +38,12 @@ class Checkpointing(Observer):
     def save(self, score: float | None = None) -> None:
         """Saves a checkpoint; where that fails training goes on, and the one before stays."""
         step = self.agents.iteration
-        arrays = prefixed(AGENTS, self.agents.state())
+        arrays = prefixed(self.agents.state(), AGENTS)
         manifest = dict(self.about)
         for observer in self.observers:
             if observer.key:
                 manifest[observer.key], held = observer.state()
-                arrays = {**arrays, **prefixed(f"{observer.key}/", held)}
+                arrays = {**arrays, **prefixed(held, f"{observer.key}/")}
         try:
             self.checkpoints.save(step, arrays, manifest, score)
         except NotFinite as error:

@@ -39,5 +39,5 @@ def joined(states: Iterable[tuple[Any, Arrays]]) -> tuple[list[Any], Arrays]:
     arrays: Arrays = {}
     for index, (each, held) in enumerate(states):
         known.append(each)
-        arrays = {**arrays, **prefixed(f"{index}/", held)}
+        arrays = {**arrays, **prefixed(held, f"{index}/")}
     return known, arrays

@@ -146,7 +146,7 @@ class VersionRecorder:
             if kept is not None:
                 known[which] = kept.bundle.as_json()
                 held = {**kept.bundle.weights, "positions": kept.validation.positions}
-                arrays = {**arrays, **prefixed(f"{which}/", held)}
+                arrays = {**arrays, **prefixed(held, f"{which}/")}
         return known, arrays
 
     def restore(self, known: Mapping[str, Any], arrays: Arrays) -> None:

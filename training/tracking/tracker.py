@@ -41,7 +41,7 @@ from training.tracking.store import Store
 from training.tracking.tensorboard import TensorBoardLog
 from training.tracking.uploader import Uploader
 
-ATTEMPTS = 50  # to have a journal to oneself
+JOURNAL_SECONDS = 5.0  # that another training may take to send what is left of a journal
 CHECKPOINTS = "checkpoints"  # the tag that says where a run's checkpoints are on its host
 
 
@@ -67,16 +67,16 @@ def open_journal(folder: Path, run: str) -> RunJournal:
         InUse: another process has it.
         TrackingError: it cannot be written.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    deadline = time.monotonic() + JOURNAL_SECONDS
+    while True:
         try:
             return RunJournal(folder.resolve() / JOURNALS / run)
         except InUse:
-            if attempt == ATTEMPTS:
+            if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)  # another training may be sending what is left of it
+            time.sleep(0.1)
         except OSError as error:
             raise TrackingError(f"mlruns {folder}: cannot be used ({error.strerror})") from error
-    raise AssertionError("the last attempt returns or raises")
 
 
 class Candidate(NamedTuple):

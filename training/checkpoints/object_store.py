@@ -25,9 +25,8 @@ FIRST_PAUSE = 0.5  # s after the first attempt that failed
 class Bucket:
     """Folders of folders of files under a URL: `<url>/<run>/<step>/<file>`.
 
-    Args:
-        url: `s3://bucket/prefix`, `gs://...`, `abfs://...`, `file:///...`; where to find the server and
-            who we are comes from the environment, as each provider has it.
+    That is `s3://bucket/prefix`, `gs://...`, `abfs://...` or `file:///...`; where to find the server and
+    who we are comes from the environment, as each provider has it.
 
     Raises:
         MissingExtra: a package is missing.

@@ -196,10 +196,9 @@ class _Delivery:
             self.client.log_artifact(self.run_id, str(path), entry.folder or None)
             if entry.table:
                 name = "/".join(part for part in (entry.folder, path.name) if part)
-                known = self.client.get_run(self.run_id).data.tags.get(
-                    MLFLOW_LOGGED_ARTIFACTS, "[]"
-                )
-                tables = [each for each in json.loads(known) if each["path"] != name]
+                tags = self.client.get_run(self.run_id).data.tags
+                known = json.loads(tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+                tables = [each for each in known if each["path"] != name]
                 tables.append({"path": name, "type": "table"})
                 self.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps(tables))
 

@@ -42,15 +42,11 @@ class Uploader:
     """Sends the journals of running trainings, and what dead ones left, used as a context.
 
     Training never waits for it, and nothing that happens to it is raised.
-
-    Attributes:
-        trouble: why nothing arrives, or None.
-        why_unended: why runs could not be ended, as far as that is known.
     """
 
     def __init__(self) -> None:
-        self.trouble: str | None = None
-        self.why_unended = "no time was left"
+        self.trouble: str | None = None  # why nothing arrives
+        self.why_unended = "no time was left"  # for runs of processes that are gone
         self._journals: list[tuple[Store, RunJournal]] = []
         self._orphans: list[OrphanedRun] = []
         self._draining = False

@@ -21,6 +21,11 @@ def plain(text: str) -> str:
     )
 
 
+def say(console: Console, sentence: str) -> None:
+    """Prints a sentence without colours of rich's own; only the terminal breaks its line."""
+    console.print(sentence, highlight=False, soft_wrap=True)
+
+
 class Terminal(Console):
     """A console that takes no style from text, and sends a terminal nothing that it would obey."""
 

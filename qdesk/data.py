@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from durable.stopping import terminable
-from durable.terminal import plain
+from durable.terminal import plain, say
 from market.bars import BarsError, carried_note
 from market.check import check
 from market.events.convert import MAX_REJECTED, Conversion, convert, spoken
@@ -159,7 +159,7 @@ def _print_conversion(result: Conversion, console: Console) -> None:
         bars.add_row("written to", str(written.path))
         console.print(bars)
         if note := carried_note(str(written.path), written.carried / written.bars):
-            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+            say(console, f"note: {note}")
     if result.rejected_path:
         console.print(f"\nrejected lines are in {result.rejected_path}", soft_wrap=True)
 

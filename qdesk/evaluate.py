@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from durable.stopping import terminable
+from durable.terminal import say
 from evaluation.assessment import Figures, Findings
 from evaluation.errors import BadEvaluation
 from evaluation.evaluate import Evaluated, evaluate
@@ -87,7 +88,7 @@ def _evaluate(options: argparse.Namespace, arguments: Sequence[str], console: Co
         _print(console, evaluated, conditions)
     path = options.report or folder / file
     _write(path, report)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    say(console, f"report: {path}")
     return 0
 
 
@@ -196,7 +197,7 @@ def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Conditio
             console.print(_equity_sized(found))
         console.print()
     for note in evaluation.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        say(console, f"note: {note}")
     console.print(conditions_table(conditions))
     answer = ("Yes.", "green bold") if passed(conditions) else ("No.", "red bold")
     if evaluation.walk_forward is None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from durable.terminal import say
 from evaluation.judging import gate
 from models.bundle import Bundle
 from models.configuration import flatten
@@ -118,22 +119,15 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
     console.print("net return: on the validation bars that each version was chosen on\n")
     elsewhere = recorded(client, options.name).elsewhere
     if elsewhere is not None:
-        console.print(
-            f"{elsewhere}; a desk trades what the records say", highlight=False, soft_wrap=True
-        )
+        say(console, f"{elsewhere}; a desk trades what the records say")
     if not moves:
         console.print("no champion yet: `qdesk models promote` makes one")
     for move in moves:
         before = f" in place of v{move.before}" if move.before else ""
-        console.print(
-            (
-                f"{move.when[:19]} {move.kind} v{move.version}{before} by {move.who}: {move.why}"
-                + (f" (gate {move.gate})" if move.gate else "")
-                + (_UNFINISHED[move.undone] if not move.completed else "")
-            ),
-            highlight=False,
-            soft_wrap=True,
-        )
+        judged = f" (gate {move.gate})" if move.gate else ""
+        unfinished = "" if move.completed else _UNFINISHED[move.undone]
+        moved = f"{move.kind} v{move.version}{before} by {move.who}: {move.why}{judged}{unfinished}"
+        say(console, f"{move.when[:19]} {moved}")
 
 
 def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> None:
@@ -195,7 +189,7 @@ def _promote(client: MlflowClient, options: argparse.Namespace, console: Console
         console.print(conditions_table(judgement.conditions))
         if any(each.found == "not evaluated" for each in judgement.conditions):
             command = f"qdesk evaluate {options.name} {options.version} --walk-forward"
-            console.print(f"judge it first: {command}", highlight=False, soft_wrap=True)
+            say(console, f"judge it first: {command}")
         return judgement
 
     made = promote(
@@ -207,7 +201,7 @@ def _promote(client: MlflowClient, options: argparse.Namespace, console: Console
         judge=judge,
         override=options.override,
     )
-    console.print(_moved(client, options.name, made, ""), highlight=False, soft_wrap=True)
+    say(console, _moved(client, options.name, made, ""))
 
 
 def conditions_table(conditions: Sequence[Condition]) -> Table:
@@ -221,7 +215,7 @@ def conditions_table(conditions: Sequence[Condition]) -> Table:
 
 def _rollback(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
     made = rollback(client, options.name, options.reason, options.by)
-    console.print(_moved(client, options.name, made, " again"), highlight=False, soft_wrap=True)
+    say(console, _moved(client, options.name, made, " again"))
 
 
 def _moved(client: MlflowClient, name: str, made: Promotion, again: str) -> str:
@@ -237,11 +231,10 @@ def _moved(client: MlflowClient, name: str, made: Promotion, again: str) -> str:
 def _verify(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:
     version = resolve(client, options.name, options.version)
     bundle = load_bundle(client, version)
-    console.print(
+    say(
+        console,
         f"{version.name} v{version.version} is good: hashes, schema, shapes, finite weights, "
         f"{len(bundle.manifest.golden.states)} golden states",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

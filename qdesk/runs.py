@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from durable.terminal import plain
+from durable.terminal import plain, say
 from models.store import opened, store_arguments
 from training.tracking.errors import NoRun
 from training.tracking.runs import (
@@ -73,7 +73,7 @@ def run(arguments: list[str], console: Console) -> int:
     console.print(table)
     console.print(said, highlight=False)
     if options.csv is not None:
-        console.print(f"written to {options.csv}", highlight=False, soft_wrap=True)
+        say(console, f"written to {options.csv}")
     return 0
 
 

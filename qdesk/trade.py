@@ -4,6 +4,7 @@ import argparse
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from durable.addresses import hidden
 from durable.settings import BadSettings
+from durable.terminal import say
 from market.findings import amount
 from models.places import default_mlruns
 from trading import paper as desks
@@ -27,16 +29,13 @@ MOST_UNBELIEVED = 0.05  # share of the bars that a backtest may pass over
 def paper(arguments: list[str], console: Console) -> int:
     """Runs `qdesk paper ...` and returns its exit code; raises what `paper` does."""
     settings = load(PaperSettings, "paper", arguments)
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, soft_wrap=True)
-
+    tell = partial(say, console)
     with _lost("paper"):
         if console.is_terminal:
             with console.status("") as line:
-                result = desks.paper(settings, say, lambda text: line.update(Text(text)))
+                result = desks.paper(settings, tell, lambda text: line.update(Text(text)))
         else:
-            result = desks.paper(settings, say, lambda _: None)
+            result = desks.paper(settings, tell, lambda _: None)
     _print(result, console)
     if result.stopped_by is not None:
         return 128 + result.stopped_by
@@ -47,20 +46,16 @@ def backtest(arguments: list[str], console: Console) -> int:
     """Runs `qdesk backtest ...` and returns its exit code; raises what `backtest` does."""
     settings = load(BacktestSettings, "backtest", arguments)
     with _lost("backtest"):
-        result = desks.backtest(
-            settings,
-            lambda sentence: console.print(sentence, highlight=False, soft_wrap=True),
-        )
+        result = desks.backtest(settings, partial(say, console))
     _print(result, console)
     account = result.desk.account
     seen = account.bars + account.unbelieved
     if account.unbelieved > MOST_UNBELIEVED * seen:
-        console.print(
+        say(
+            console,
             f"{account.unbelieved:,} of {seen:,} bars were not believed, more than "
             f"{MOST_UNBELIEVED:.0%}: this backtest says little; `qdesk data check` looks at the bars, "
             "--limits.price-collar sets how far a price may move",
-            highlight=False,
-            soft_wrap=True,
         )
         return 1
     return 0 if account.state == "ACTIVE" else 1
@@ -85,20 +80,11 @@ def kill(arguments: list[str], console: Console) -> int:
             Latch(folder).kill(hidden(f"{options.reason} ({getpass.getuser()})"))
         except OSError as error:  # the others are to be stopped all the same
             failed += 1
-            reason = error.strerror or str(error)
-            console.print(
-                f"{folder}: NOT stopped ({reason})",
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(console, f"{folder}: NOT stopped ({error.strerror or error})")
             continue
         held = last_position(folder / JOURNAL)
-        console.print(
-            f"{folder}: HALTED. Nothing is sent before `qdesk resume`."
-            + (f" A position of {held:+g} is open." if held else ""),
-            highlight=False,
-            soft_wrap=True,
-        )
+        position = f" A position of {held:+g} is open." if held else ""
+        say(console, f"{folder}: HALTED. Nothing is sent before `qdesk resume`.{position}")
     return 1 if failed else 0
 
 
@@ -114,11 +100,7 @@ def resume(arguments: list[str], console: Console) -> int:
             raise BadSettings(
                 f"{folder}: NOT set free ({error.strerror or error}); it stays as it was, or HALTED"
             ) from error
-        console.print(
-            f"{folder}: ACTIVE again from the next bar, or the next start.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"{folder}: ACTIVE again from the next bar, or the next start.")
     return 0
 
 
@@ -225,5 +207,4 @@ def _print(result: SessionResult, console: Console) -> None:
         figures.add_row(name, *([session, life] if summary.continued else [life]))
     console.print(figures, highlight=False)
     for name, value in facts:
-        line = f"{name:<{wide}}  {value}"
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, f"{name:<{wide}}  {value}")

@@ -8,7 +8,6 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import NamedTuple
 
 
@@ -19,10 +18,15 @@ class Command(NamedTuple):
     module: str  # is loaded when the command is asked for
     function: str = "run"  # of it: takes arguments and a terminal, returns the exit code
     needs: tuple[str, ...] = ()  # packages without which it cannot begin
-    parser: str = "parser"  # of it: makes the parser of its arguments
     listed: bool = True  # in the usage
 
+    @property
+    def parser(self) -> str:
+        """What makes the parser of its arguments, in the same module."""
+        return "parser" if self.function == "run" else f"{self.function}_parser"
 
+
+MLFLOW = ("mlflow",)
 COMMANDS = {
     "train": Command(
         "train Q-networks or tables on bars, track them, register their checkpoints", "qdesk.train"
@@ -31,42 +35,32 @@ COMMANDS = {
     "evaluate": Command(
         "judge a version: backtest, walk-forward, statistics, a report that can say no",
         "qdesk.evaluate",
-        needs=("mlflow",),
+        needs=MLFLOW,
     ),
     "runs": Command(
-        "list and compare trainings, rank them by a metric", "qdesk.runs", needs=("mlflow",)
+        "list and compare trainings, rank them by a metric", "qdesk.runs", needs=MLFLOW
     ),
     "models": Command(
         "list, compare, verify, promote and roll back what was trained",
         "qdesk.models",
-        needs=("mlflow",),
+        needs=MLFLOW,
     ),
     "tracking": Command(
         "send what a tracking server missed; mend a store that was moved",
         "qdesk.tracking",
-        needs=("mlflow",),
+        needs=MLFLOW,
     ),
     "paper": Command(
         "trade a model version on paper, behind safety switch and risk engine",
         "qdesk.trade",
         "paper",
-        parser="paper_parser",
     ),
     "backtest": Command(
-        "the same over recorded bars, in NautilusTrader's engine too",
-        "qdesk.trade",
-        "backtest",
-        parser="backtest_parser",
+        "the same over recorded bars, in NautilusTrader's engine too", "qdesk.trade", "backtest"
     ),
-    "kill": Command(
-        "stop a desk's orders; resume sets it free", "qdesk.trade", "kill", parser="kill_parser"
-    ),
+    "kill": Command("stop a desk's orders; resume sets it free", "qdesk.trade", "kill"),
     "resume": Command(
-        "let a desk that was stopped trade again",
-        "qdesk.trade",
-        "resume",
-        parser="resume_parser",
-        listed=False,
+        "let a desk that was stopped trade again", "qdesk.trade", "resume", listed=False
     ),
     "completion": Command(
         "print a script for bash, zsh or fish to complete all this",
@@ -74,6 +68,13 @@ COMMANDS = {
         listed=False,
     ),
 }
+USAGE = """usage: qdesk COMMAND [OPTIONS]
+
+commands:
+%s
+
+`qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version;
+`qdesk completion SHELL` prints what bash, zsh or fish completes."""
 # Nothing keeps a desk from being stopped, and no address in these is used.
 STOPPING = ("kill", "resume")
 
@@ -81,17 +82,7 @@ STOPPING = ("kill", "resume")
 def usage() -> str:
     """What `qdesk --help` prints."""
     rows = [f"  {name:<8} {each.about}" for name, each in COMMANDS.items() if each.listed]
-    return "\n".join(
-        [
-            "usage: qdesk COMMAND [OPTIONS]",
-            "",
-            "commands:",
-            *rows,
-            "",
-            "`qdesk COMMAND --help` lists a command's options; `qdesk --version` prints the version;",
-            "`qdesk completion SHELL` prints what bash, zsh or fish completes.",
-        ]
-    )
+    return USAGE % "\n".join(rows)
 
 
 def main() -> int:
@@ -117,16 +108,14 @@ def main() -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    from durable.errors import require_packages
     from durable.stopping import Terminated, acknowledged
+    from durable.terminal import Terminal
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     command = COMMANDS[name]
-    missing = " ".join(package for package in command.needs if find_spec(package) is None)
-    if missing:
-        return _fail(f"qdesk {name} needs {missing}, not installed here: pip install {missing}", 3)
-    from durable.terminal import Terminal
-
     try:
+        require_packages(f"qdesk {name}", command.needs)
         with acknowledged(name):
             run = getattr(import_module(command.module), command.function)
             code: int = run(arguments, Terminal())

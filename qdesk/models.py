@@ -1,7 +1,7 @@
 """`qdesk models`: what it does and says in the terminal."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from models.promotion_records import ALIASES, Promotion, history, recorded, reso
 from models.registry import model_id_of, net_return_of
 from models.store import opened, store_arguments
 
+Subcommand = Callable[[MlflowClient, argparse.Namespace, Console], None]
 _UNFINISHED = {
     False: " (under way or broken off; if so, the next promotion or rollback completes or undoes it)",
     True: " (broken off and undone: it counts for nothing)",
@@ -39,16 +40,8 @@ def run(arguments: list[str], console: Console) -> int:
     options = parser().parse_args(arguments)
     if options.command == "promote":
         options.judge = gate(options.policy)
-    commands = {
-        "list": _list,
-        "show": _show,
-        "compare": _compare,
-        "promote": _promote,
-        "rollback": _rollback,
-        "verify": _verify,
-    }
     with opened(options) as client:
-        commands[options.command](client, options, console)
+        options.run(client, options, console)
     return 0
 
 
@@ -59,32 +52,30 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, about: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=about, description=about, parents=[store_arguments()])
+    def add(name: str, run: Subcommand, about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about, parents=[store_arguments()])
+        made.set_defaults(run=run)
+        return made
 
-    add("list", "all models, with their versions' aliases")
-    show = add("show", "a model's versions and who moved its champion, or one version")
-    show.add_argument("name", help="of the registered model, see `list`")
+    add("list", _list, "all models, with their versions' aliases")
+    show = add("show", _show, "a model's versions and who moved its champion, or one version")
+    compare = add(
+        "compare", _compare, "versions side by side: what they did, and settings that differ"
+    )
+    promoted = add("promote", _promote, "make a version the champion, the model that may trade")
+    rolled_back = add("rollback", _rollback, "make the previous champion the champion again")
+    verify = add("verify", _verify, "check a version's bundle: hashes, shapes, golden Q-values")
+    for each in (show, compare, promoted, rolled_back, verify):
+        each.add_argument("name", help="of the registered model, see `list`")
     show.add_argument("version", nargs="?", help="a number or an alias")
-    compare = add("compare", "versions side by side: what they did, and settings that differ")
-    compare.add_argument("name", help="of the registered model, see `list`")
-    compare.add_argument("version", help="a number or an alias")
+    for each in (compare, promoted, verify):
+        each.add_argument("version", help="a number or an alias")
     compare.add_argument("others", nargs="+", metavar="version", help="to compare it with")
-    for name, about in (
-        ("promote", "make a version the champion, the model that may trade"),
-        ("rollback", "make the previous champion the champion again"),
-    ):
-        move = add(name, about)
-        move.add_argument("name", help="of the registered model, see `list`")
-        if name == "promote":
-            move.add_argument("version", help="a number or an alias")
-            move.add_argument("--policy", type=Path, help="TOML file of conditions (default: all)")
-            move.add_argument("--override", metavar="REASON", help="promote what the gate refuses")
-        move.add_argument("--reason", required=True, help="why; it stands in the record")
-        move.add_argument("--by", help="who, for the record (default: user@host)")
-    verify = add("verify", "check a version's bundle: hashes, shapes, golden Q-values")
-    verify.add_argument("name", help="of the registered model, see `list`")
-    verify.add_argument("version", help="a number or an alias")
+    promoted.add_argument("--policy", type=Path, help="TOML file of conditions (default: all)")
+    promoted.add_argument("--override", metavar="REASON", help="promote what the gate refuses")
+    for each in (promoted, rolled_back):
+        each.add_argument("--reason", required=True, help="why; it stands in the record")
+        each.add_argument("--by", help="who, for the record (default: user@host)")
     return whole
 
 
@@ -131,7 +122,6 @@ def _show(client: MlflowClient, options: argparse.Namespace, console: Console) -
 
 
 def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> None:
-    grid = Table.grid(padding=(0, 2))
     origin = bundle.manifest.origin
     network = bundle.manifest.network
     features = [feature["name"] for feature in origin.features["features"]]
@@ -145,11 +135,12 @@ def _show_version(version: ModelVersion, bundle: Bundle, console: Console) -> No
         "actions": f"scheme {origin.scheme}",
         "data": origin.data_hash,
         "code": origin.code_version,
-        "bundle": f"{bundle.sha256}",
+        "bundle": bundle.sha256,
         "verified": f"hashes, shapes, {len(bundle.manifest.golden.states)} golden states",
     }
-    for name, text in rows.items():
-        grid.add_row(name, text)
+    grid = Table.grid(padding=(0, 2))
+    for row in rows.items():
+        grid.add_row(*row)
     console.print(grid)
 
 
@@ -177,10 +168,11 @@ def _known(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
         "iterations": f"{origin.step:,}",
         "seed": str(origin.seed),
         "data": origin.data_hash[:12],
+        "net return": _net_return(version),
+        "code": origin.code_version[:12],
+        "run": origin.run_id[:8],
     }
-    known["net return"] = _net_return(version)
-    known |= {"code": origin.code_version[:12], "run": origin.run_id[:8]}
-    return {**known, **dict(sorted(figures.items())), **flatten(origin.settings)}
+    return known | dict(sorted(figures.items())) | flatten(origin.settings)
 
 
 def _promote(client: MlflowClient, options: argparse.Namespace, console: Console) -> None:

@@ -35,14 +35,7 @@ TAGS = ("group", "algorithm", "network", "bars", "seed")
 PERCENT = ("net_return", "max_drawdown", "position_changes", "cost", "exposure")
 NET_RETURN, SHARPE = METRICS[:2]
 WIDE = 150  # columns of a terminal from which on a list shows everything; the CSV file always does
-WIDE_ONLY = {
-    "began, UTC",
-    "took",
-    "algorithm",
-    "network",
-    "bars",
-    "seed",
-}  # most of it is in name and group
+WIDE_ONLY = {"began, UTC", "took", *TAGS} - {"group"}  # most of it is in name and group
 
 Rows = Sequence[Sequence[str]]
 

@@ -2,16 +2,17 @@
 
 import argparse
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from durable.errors import InUse, MissingExtra
+from durable.errors import InUse, MissingExtra, require_packages
+from durable.terminal import say
 from models.places import default_mlruns
 from training.quiet import NEEDED_BY_NETWORKS, import_tensorflow
 from training.tracking.errors import TrackingError
@@ -21,6 +22,8 @@ from training.tracking.relocation import move
 from training.tracking.scrub import scrub
 from training.tracking.store import reason_of
 from training.tracking.uploader import needs_keras, send_what_was_left
+
+Tell = Callable[[str], None]
 
 
 def run(arguments: list[str], console: Console) -> int:
@@ -34,15 +37,12 @@ def run(arguments: list[str], console: Console) -> int:
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, soft_wrap=True)
-
+    tell = partial(say, console)
     if options.command == "move":
         mended = move(options.old, options.new)
-        say(f"{mended.paths:,} paths mended, in {', '.join(mended.tables)}")
+        tell(f"{mended.paths:,} paths mended, in {', '.join(mended.tables)}")
         for place in mended.missing:
-            say(f"missing: {place}")
+            tell(f"missing: {place}")
         return 1 if mended.missing else 0
     if not options.mlruns.is_dir():
         raise TrackingError(f"mlruns {options.mlruns}: there is no such folder")
@@ -56,8 +56,8 @@ def run(arguments: list[str], console: Console) -> int:
                 f"mlruns {options.mlruns}: cannot be cleaned ({error}); end what uses it, and try again"
             ) from error
         for path in done.files:
-            say(f"cleaned: {path}")
-        say(
+            tell(f"cleaned: {path}")
+        tell(
             f"{done.cells:,} cells of the database and {len(done.files):,} files had credentials in "
             "addresses, and have none any more. What a server or a bucket holds is to be cleaned there; "
             "keys that were stored should be replaced"
@@ -65,8 +65,8 @@ def run(arguments: list[str], console: Console) -> int:
         return 0
     left = [folder for folder in journals(options.mlruns) if undelivered(folder)]
     if options.command == "status":
-        return _status(left, say)
-    return _sync(left, options.mlruns, options.tracking_uri, say)
+        return _status(left, tell)
+    return _sync(left, options.mlruns, options.tracking_uri, tell)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,82 +98,64 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _status(left: list[Path], say: Callable[[str], None]) -> int:
+def _status(left: list[Path], tell: Tell) -> int:
     none = True
     for folder in left:
         name = _name(folder)
         try:
-            with _opened(folder) as journal:
+            with closing(RunJournal(folder, make=False)) as journal:
                 for sentence in journal.damage:
-                    say(f"{name}: {sentence}")
+                    tell(f"{name}: {sentence}")
                 if journal.head is None and not journal.unsent:
                     continue
                 said = str(journal.unsent) if journal.unsent else "how it ended"
-                say(f"{name}: {said} not sent")
+                tell(f"{name}: {said} not sent")
         except InUse:
-            say(f"{name}: trains now, and sends by itself")
+            tell(f"{name}: trains now, and sends by itself")
         except OSError as error:
-            say(f"{name}: cannot be read ({error.strerror})")
+            tell(f"{name}: cannot be read ({error.strerror})")
         none = False
     if none:
-        say("everything is sent")
+        tell("everything is sent")
     return 0
 
 
-def _load_keras() -> None:
-    """Imports what registering a network needs."""
-    missing = " ".join(package for package in NEEDED_BY_NETWORKS if find_spec(package) is None)
-    if missing:
-        raise MissingExtra(
-            f"registering a network needs {missing}, not installed here: pip install {missing}"
-        )
-    import_tensorflow()
-
-
-def _sync(left: list[Path], mlruns: Path, uri: str | None, say: Callable[[str], None]) -> int:
+def _sync(left: list[Path], mlruns: Path, uri: str | None, tell: Tell) -> int:
     failed = False
     missing: MissingExtra | None = None
     for folder in left:
         name = _name(folder)
         try:
-            with _opened(folder) as journal:
+            with closing(RunJournal(folder, make=False)) as journal:
                 for sentence in journal.damage:
-                    say(f"{name}: {sentence}")
+                    tell(f"{name}: {sentence}")
                 if journal.head is None and not journal.unsent:
                     continue  # it never began
                 unsent = journal.unsent
                 if needs_keras(journal):
-                    _load_keras()
+                    require_packages("registering a network", NEEDED_BY_NETWORKS)
+                    import_tensorflow()
                 send_what_was_left(journal, mlruns, uri)
-                say(f"{name}: sent {unsent}" if unsent else f"{name}: ended")
+                tell(f"{name}: sent {unsent}" if unsent else f"{name}: ended")
                 for number, why in journal.answers.get("refused", []):
-                    say(f"{name}: MLflow refuses entry {number} of its journal ({why})")
+                    tell(f"{name}: MLflow refuses entry {number} of its journal ({why})")
         except InUse:
-            say(f"{name}: trains now, and sends by itself")
+            tell(f"{name}: trains now, and sends by itself")
         except MissingExtra as error:
             missing = error
-            say(f"{name}: not sent ({error})")
+            tell(f"{name}: not sent ({error})")
         except TrackingError:
             raise
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             head = head_of(folder)
             server = uri or (head.server if head else None)
-            say(f"{name}: not sent ({reason_of(error, server or str(mlruns))})")
+            tell(f"{name}: not sent ({reason_of(error, server or str(mlruns))})")
             failed = True
     if not left:
-        say("everything is sent already")
+        tell("everything is sent already")
     if missing is not None:
         raise missing
     return 1 if failed else 0
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[RunJournal]:
-    journal = RunJournal(folder, make=False)
-    try:
-        yield journal
-    finally:
-        journal.close()
 
 
 def _name(folder: Path) -> str:

@@ -104,37 +104,26 @@ def resume(arguments: list[str], console: Console) -> int:
     return 0
 
 
-def paper_parser() -> argparse.ArgumentParser:
-    """The arguments of `qdesk paper`."""
-    return parser_for(PaperSettings, "paper")
-
-
-def backtest_parser() -> argparse.ArgumentParser:
-    """The arguments of `qdesk backtest`."""
-    return parser_for(BacktestSettings, "backtest")
+paper_parser = partial(parser_for, PaperSettings, "paper")
+backtest_parser = partial(parser_for, BacktestSettings, "backtest")
 
 
 def kill_parser() -> argparse.ArgumentParser:
     """The arguments of `qdesk kill`."""
-    parser = argparse.ArgumentParser(
-        prog="qdesk kill", description="Stop the orders of one desk or of all, now."
-    )
-    _which(parser)
+    parser = _parser_of_desks("kill", "Stop the orders of one desk or of all, now.")
     parser.add_argument("--reason", default="by hand", help="what the journal will say")
     return parser
 
 
 def resume_parser() -> argparse.ArgumentParser:
     """The arguments of `qdesk resume`."""
-    parser = argparse.ArgumentParser(
-        prog="qdesk resume", description="Set a desk free that was killed, halted or reducing."
-    )
-    _which(parser)
+    parser = _parser_of_desks("resume", "Set a desk free that was killed, halted or reducing.")
     parser.add_argument("--reason", required=True, help="what the journal will say")
     return parser
 
 
-def _which(parser: argparse.ArgumentParser) -> None:
+def _parser_of_desks(command: str, about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"qdesk {command}", description=about)
     parser.add_argument(
         "model", nargs="?", help="as `qdesk paper` was given it, or any part of a desk's name"
     )
@@ -143,6 +132,7 @@ def _which(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mlruns", type=Path, default=default_mlruns(), help="(default: QDESK_MLRUNS, else mlruns)"
     )
+    return parser
 
 
 def _folders(options: argparse.Namespace) -> list[Path]:
@@ -199,12 +189,12 @@ def _print(result: SessionResult, console: Console) -> None:
     rows = summary.rows()
     wide = max(len(name) for name, *_ in (*facts, *rows))
     figures = Table(box=None, padding=(0, 2, 0, 0), show_header=summary.continued)
-    figures.add_column("", min_width=wide)
-    figures.add_column("this session" if summary.continued else "", justify="right")
+    figures.add_column(min_width=wide)
     if summary.continued:
-        figures.add_column("whole life", justify="right")
+        figures.add_column("this session", justify="right")
+    figures.add_column("whole life", justify="right")
     for name, session, life in rows:
-        figures.add_row(name, *([session, life] if summary.continued else [life]))
+        figures.add_row(name, *([session] if summary.continued else []), life)
     console.print(figures, highlight=False)
     for name, value in facts:
         say(console, f"{name:<{wide}}  {value}")

@@ -2,11 +2,10 @@
 
 import shlex
 import signal
-from importlib.util import find_spec
 
 from rich.console import Console
 
-from durable.errors import MissingExtra
+from durable.errors import require_packages
 from durable.stopping import Stopped
 from models.places import require_database, require_writable
 from training.checkpoints.object_store import Bucket
@@ -47,11 +46,7 @@ def prepared(
     start = goes_on and goes_on[1]
     trees = load_settings(arguments) if goes_on is None else [goes_on[0]]
     needed = [*dict.fromkeys(package for each in trees for package in each.agent.packages), *NEEDED]
-    missing = " ".join(package for package in needed if find_spec(package) is None)
-    if missing:
-        raise MissingExtra(
-            f"qdesk train needs {missing}, not installed here: pip install {missing}"
-        )
+    require_packages("qdesk train", needed)
     for settings in trees:
         require_writable(settings.mlruns)
         require_database(settings.mlruns)

@@ -52,10 +52,7 @@ SCHEMES = {
 
 
 def take(address: str) -> str:
-    """An address without credentials, which are in the environment from now on.
-
-    Args:
-        address: or any other text, which comes back as it is.
+    """An address without credentials, which are in the environment from now on; other text as it is.
 
     Raises:
         BadAddress: it holds credentials, and there is no place for those of its kind, or no telling where

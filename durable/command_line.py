@@ -17,7 +17,6 @@ from pydantic.fields import FieldInfo
 from durable.settings import BadSettings, Fault, leaves, nested
 
 Fields = Mapping[str, FieldInfo]
-NOTHING: Mapping[str, str] = {}
 
 
 class Given(NamedTuple):
@@ -50,38 +49,23 @@ def parser_of(
             continue
         default = field.get_default(call_default_factory=True)
         shown = "none" if default is None else text(default)
-        about = f"{field.description} (default: {shown})".replace("%", "%%")
-        flag = "--" + path.replace("_", "-")
+        meaning = f"{field.description} (default: {shown})".replace("%", "%%")
+        form: dict[str, Any] = {"metavar": _metavar(field)}
         if field.annotation is bool:
-            parser.add_argument(
-                flag,
-                dest=path,
-                help=about,
-                action=argparse.BooleanOptionalAction,
-                default=argparse.SUPPRESS,
-            )
-        else:
-            parser.add_argument(
-                flag,
-                dest=path,
-                help=about,
-                metavar=_metavar(field),
-                default=argparse.SUPPRESS,
-                action="extend" if get_origin(field.annotation) is tuple else "store",
-                nargs=1 if get_origin(field.annotation) is tuple else None,
-            )
+            form = {"action": argparse.BooleanOptionalAction}
+        elif get_origin(field.annotation) is tuple:
+            form |= {"action": "extend", "nargs": 1}
+        flag = "--" + path.replace("_", "-")
+        parser.add_argument(flag, dest=path, help=meaning, default=argparse.SUPPRESS, **form)
     return parser
 
 
 def from_command_line(
-    parser: argparse.ArgumentParser, arguments: list[str], alone: Mapping[str, str] = NOTHING
+    parser: argparse.ArgumentParser, arguments: list[str], alone: Mapping[str, str] = {}
 ) -> dict[str, Given]:
-    """What a command line sets.
+    """What a command line sets, by a parser that `parser_of` made.
 
-    Args:
-        parser: that `parser_of` made.
-        arguments: of the command.
-        alone: groups that may be written for one setting of theirs: `{"features": "names"}`.
+    `alone` are groups that may be written for one setting of theirs: `{"features": "names"}`.
 
     Raises:
         BadSettings: a flag is unknown, or lacks its value.
@@ -118,13 +102,8 @@ def from_environment(known: Fields, names: Mapping[str, str], prefix: str = "") 
     return found | {path: _variable(name) for name, path in names.items() if name in os.environ}
 
 
-def from_file(path: Path, source: str, alone: Mapping[str, str] = NOTHING) -> dict[str, Given]:
-    """What a TOML file sets.
-
-    Args:
-        path: of the file.
-        source: the words for it.
-        alone: see `from_command_line`.
+def from_file(path: Path, source: str, alone: Mapping[str, str] = {}) -> dict[str, Given]:
+    """What a TOML file sets; for `alone` see `from_command_line`.
 
     Raises:
         FileNotFoundError: there is none.

@@ -24,9 +24,7 @@ def sync(path: Path) -> None:
 def whole_file(path: Path, awaited: bool = True) -> Iterator[Path]:
     """A name to write a file under; it takes its place, with a file's that is there, once it is whole.
 
-    Args:
-        path: of the file.
-        awaited: whether to wait until it is on the disk.
+    Unless it is `awaited`, it may not be on the disk yet.
 
     Raises:
         OSError: it cannot be written; a file that was there is as it was, and nothing else is left.
@@ -47,9 +45,7 @@ def whole_file(path: Path, awaited: bool = True) -> Iterator[Path]:
 def whole_folder(folder: Path, awaited: bool = True) -> Iterator[Path]:
     """An empty folder to write into; it takes its place, with a folder's that is there, once it is whole.
 
-    Args:
-        folder: of files alone; the folders around it are made where they are missing.
-        awaited: whether to wait until it is on the disk.
+    It is to hold files alone; folders around it are made. For `awaited` see `whole_file`.
 
     Raises:
         OSError: it cannot be written; nothing of it is left.

@@ -18,11 +18,7 @@ class Busy(OSError):
 
 @contextmanager
 def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Holds a file's lock; the file is made where it is missing, and stays.
-
-    Args:
-        path: in a folder that is there.
-        patience: s that another process is waited for.
+    """Holds a file's lock, for which it waits `patience` s; a missing file is made, and stays.
 
     Raises:
         Busy: another process still has it.

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from durable.files import sync
+from durable.files import sync, whole_file
 from durable.locks import Busy, locked
 
 PREFIX = ".converting-"  # of a folder that is locked while its process lives
@@ -37,10 +37,7 @@ class Renaming(NamedTuple):
 
 @contextmanager
 def workplace(parent: Path) -> Iterator[Path]:
-    """A hidden folder to write a set of files in; it goes when it is left.
-
-    Args:
-        parent: the folder that the files are to be in.
+    """A hidden folder to write a set of files in, inside the one that they are for; it goes when left.
 
     Raises:
         OSError: it cannot be written.
@@ -67,11 +64,8 @@ def rename_all(folder: Path, renamings: Sequence[Renaming]) -> None:
         sync(written)
         before.append(_kept(name, folder / f"before-{written.name}"))
     names = [[written.name, name.name] for written, name in renamings]
-    draft = folder / f"{INTENT}.draft"
-    draft.write_text(json.dumps(names))
-    sync(draft)
-    draft.rename(folder / INTENT)
-    sync(folder)
+    with whole_file(folder / INTENT) as draft:
+        draft.write_text(json.dumps(names))
     try:
         for written, name in renamings:
             written.replace(name)

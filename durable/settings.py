@@ -44,13 +44,6 @@ class Fault(NamedTuple):
         reason = first["msg"].removeprefix("Value error, ")
         return cls(".".join(names), kind, reason, first["input"])
 
-    @property
-    def sentence(self) -> str:
-        """`is VALUE: reason`, or the reason alone where it is ours."""
-        if self.kind == "value_error":
-            return self.reason
-        return f"is {self.value!r}: {self.reason[0].lower()}{self.reason[1:]}"
-
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a tree by dotted path."""

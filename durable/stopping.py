@@ -21,9 +21,6 @@ def acknowledged(command: str) -> Iterator[None]:
     """Says at the first signal that the command is stopping, and ends the process at the second.
 
     What the signals mean is for the command's own handlers to say.
-
-    Args:
-        command: as it was typed, for the sentence.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only that one may listen
@@ -60,8 +57,7 @@ class Terminated(BaseException):
 def terminable(said: str = "") -> Iterator[None]:
     """Makes SIGTERM an exception, so that whoever is at work can tidy up.
 
-    Args:
-        said: added to the sentence that the command ends with.
+    What is `said` is added to the sentence that the command ends with.
     """
 
     def stop(*_: object) -> None:

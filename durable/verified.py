@@ -48,14 +48,8 @@ def write_verified(folder: Path, file: str, arrays: Arrays, manifest: Mapping[st
     """Writes a folder that is there whole or not at all, whatever happens in between.
 
     It is written under a temporary name beside its own, synced to the disk, renamed, and the folder
-    around it synced. A folder of that name is replaced. Arrays are written as they lie in memory, without
-    a copy.
-
-    Args:
-        folder: to be made; the folders around it are made where they are missing.
-        file: name of the file of arrays in it.
-        arrays: by name.
-        manifest: what is known of them, as JSON has it.
+    around it synced. A folder of that name is replaced; missing folders around it are made. Arrays are
+    written as they lie in memory, without a copy. `manifest` is what is known of them, as JSON has it.
 
     Raises:
         NotFinite: an array is not finite; nothing was written.

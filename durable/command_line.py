@@ -146,7 +146,7 @@ def explained(fault: Fault, given: Mapping[str, Given]) -> str:
     if fault.kind == "value_error":
         return f"{path}: {fault.reason}" if path else fault.reason
     source = given[path].source if path in given else "settings"
-    return f"{path} is {fault.value!r} ({source}): {fault.reason[0].lower()}{fault.reason[1:]}"
+    return f"{path} is {fault.value!r} ({source}): {fault.sentence}"
 
 
 def text(value: Any) -> str:

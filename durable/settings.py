@@ -44,6 +44,11 @@ class Fault(NamedTuple):
         reason = first["msg"].removeprefix("Value error, ")
         return cls(".".join(names), kind, reason, first["input"])
 
+    @property
+    def sentence(self) -> str:
+        """The reason, as it goes on behind a colon."""
+        return f"{self.reason[0].lower()}{self.reason[1:]}"
+
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a tree by dotted path."""

@@ -20,6 +20,7 @@ from market.findings import Report
 EVERY = "1s, 30m, 4h, 1d, or '500 trades', or '12.5 volume'"
 
 
+@terminable()  # what is half written is taken away first
 def run(arguments: list[str], console: Console) -> int:
     """Runs `qdesk data ...` and returns its exit code.
 
@@ -28,11 +29,6 @@ def run(arguments: list[str], console: Console) -> int:
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)
-    with terminable():  # what is half written is taken away first
-        return _data(options, console)
-
-
-def _data(options: argparse.Namespace, console: Console) -> int:
     if options.command == "check":
         return max(_check(path, console) for path in options.path)
     out = options.out or options.events[0].parent / f"{_stem(options.events[0])}.bars.csv"
@@ -60,10 +56,9 @@ def _journal(options: argparse.Namespace, out: Path, console: Console) -> int:
             f"{path}: a journal has bars of its own; leave --every {options.every} out"
         )
     table = convert_journal(path, out)
-    told = table["reward"].drop_nulls().len()
     lines = _grid("journal", str(path))
     lines.add_row("bars seen", f"{len(table):,}")
-    lines.add_row("transitions", f"{told:,}")
+    lines.add_row("transitions", f"{table['reward'].count():,}")
     lines.add_row("written", str(out))
     console.print(lines)
     return 0
@@ -138,9 +133,8 @@ def _stem(path: Path) -> str:
 def _print_conversion(result: Conversion, console: Console) -> None:
     lines = _grid("lines", f"{result.lines:,}")
     for kind, count in result.events.most_common():
-        lines.add_row(
-            f"  {kind}", f"{count:,}", "" if kind in {"trade", "quote", "book"} else "unused"
-        )
+        use = "" if kind in {"trade", "quote", "book"} else "unused"
+        lines.add_row(f"  {kind}", f"{count:,}", use)
     for fault, count in result.rejected.most_common():
         lines.add_row(f"  rejected: {fault}", f"{count:,}")
     if result.blank:
@@ -176,12 +170,10 @@ def _print_report(report: Report, console: Console) -> None:
     found.add_column("found", justify="right")
     found.add_column("examples")
     for finding in report.findings:
-        examples = "\n".join([*([finding.note] if finding.note else []), *finding.examples])
-        found.add_row(
-            finding.name,
-            Text(f"{finding.count:,}", "bold red" if finding.count and finding.fault else ""),
-            examples if finding.count else "",
-        )
+        count = Text(f"{finding.count:,}", "bold red" if finding.count and finding.fault else "")
+        notes = [finding.note] if finding.note else []
+        examples = [*notes, *finding.examples] if finding.count else []
+        found.add_row(finding.name, count, "\n".join(examples))
     console.print()
     console.print(found)
     if report.refusal:

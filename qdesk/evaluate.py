@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from durable.settings import Fault
 from durable.stopping import terminable
 from durable.terminal import say
 from evaluation.assessment import Figures, Findings
@@ -39,6 +40,7 @@ SHOWN = (
 )
 
 
+@terminable("; agents that were trained are kept")
 def run(arguments: Sequence[str], console: Console) -> int:
     """Runs `qdesk evaluate ...` and returns its exit code.
 
@@ -48,11 +50,6 @@ def run(arguments: Sequence[str], console: Console) -> int:
         SystemExit: bad arguments, or `--help`.
     """
     options = parser().parse_args(arguments)
-    with terminable("; agents that were trained are kept"):
-        return _evaluate(options, arguments, console)
-
-
-def _evaluate(options: argparse.Namespace, arguments: Sequence[str], console: Console) -> int:
     policy = Policy.load(options.policy)
     request = _request(options, arguments)
     folder = (options.mlruns or default_mlruns()) / "evaluations"
@@ -119,10 +116,10 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, field in WalkForwardSettings.model_fields.items():
         flag = _flag(name)
-        about = f"{field.description} (default: {field.default})"
         if field.annotation is bool:
             made.add_argument(flag, dest=name, action="store_true", help=field.description)
         else:
+            about = f"{field.description} (default: {field.default})"
             made.add_argument(flag, dest=name, type=type(field.default), help=about)
     made.add_argument("--workers", type=int, default=2, help="processes that train (default: 2)")
     made.add_argument(
@@ -142,10 +139,8 @@ def _request(options: argparse.Namespace, arguments: Sequence[str]) -> Request:
         try:
             divided = WalkForwardSettings(**changed)
         except ValidationError as error:
-            fault = error.errors()[0]
-            made.error(
-                f"{_flag(str(fault['loc'][0]))}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-            )
+            fault = Fault.of(error)
+            made.error(f"{_flag(fault.path)}: {fault.sentence}")
     elif changed:
         made.error(f"{_flag(next(iter(changed)))} does nothing without --walk-forward")
     if options.bars is not None and options.split != "validation":
@@ -189,12 +184,12 @@ def _flag(name: str) -> str:
 
 def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Condition]) -> None:
     evaluation = evaluated.evaluation
-    parts = [evaluation.walk_forward, evaluation.own]
-    for found in [part for part in parts if part is not None]:
+    for found in filter(None, [evaluation.walk_forward, evaluation.own]):
         console.print(_track(found))
         if (said := misleading(found)) is not None:
             console.print(said, style="yellow", highlight=False)
-            console.print(_equity_sized(found))
+            title = f"the same positions as shares of the account, sizing equity; {found.costs}"
+            console.print(_policies(title, found.equity_sized or {}))
         console.print()
     for note in evaluation.notes:
         say(console, f"note: {note}")
@@ -216,11 +211,6 @@ def _track(found: Findings) -> Table:
     )
     agent = found.measures[found.typical]
     return _policies(title, {"typical seed" if several else "agent": agent, **found.baselines})
-
-
-def _equity_sized(found: Findings) -> Table:
-    title = f"the same positions as shares of the account, sizing equity; {found.costs}"
-    return _policies(title, found.equity_sized or {})
 
 
 def _policies(title: str, rows: Mapping[str, Figures]) -> Table:

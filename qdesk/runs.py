@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -32,6 +33,7 @@ from training.tracking.runs import (
 )
 
 TAGS = ("group", "algorithm", "network", "bars", "seed")
+FACTS = ("name", "run", "status", "began, UTC", "took", *TAGS)  # columns of every list
 PERCENT = ("net_return", "max_drawdown", "position_changes", "cost", "exposure")
 NET_RETURN, SHARPE = METRICS[:2]
 WIDE = 150  # columns of a terminal from which on a list shows everything; the CSV file always does
@@ -56,13 +58,13 @@ def run(arguments: list[str], console: Console) -> int:
         columns, rows, said = COMMANDS[options.command](client, options)
     if options.csv is not None:
         _write(options.csv, columns, rows)
-    kept = [i for i, name in enumerate(columns) if console.width >= WIDE or name not in WIDE_ONLY]
+    kept = [console.width >= WIDE or name not in WIDE_ONLY for name in columns]
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for index in kept:
-        wraps = options.command == "compare" or columns[index] == "name"
-        table.add_column(columns[index], overflow="fold", no_wrap=not wraps)
+    for name in compress(columns, kept):
+        wraps = options.command == "compare" or name == "name"
+        table.add_column(name, overflow="fold", no_wrap=not wraps)
     for row in rows:
-        table.add_row(*(Text(row[index]) for index in kept))
+        table.add_row(*map(Text, compress(row, kept)))
     console.print(table)
     console.print(said, highlight=False)
     if options.csv is not None:
@@ -110,20 +112,15 @@ def _list(client: MlflowClient, options: argparse.Namespace) -> tuple[list[str],
     found = find(client, options.experiment, _filters(options), most=options.most)
     if not found:
         raise NoRun(f"{options.experiment}: no run fits; `qdesk train` makes some")
-    columns = ["name", "run", "status", "began, UTC", "took", *TAGS, "return", "Sharpe"]
-    return columns, [_row(run) for run in found], LAST
+    return [*FACTS, "return", "Sharpe"], [_row(run) for run in found], LAST
 
 
 def _best(client: MlflowClient, options: argparse.Namespace) -> tuple[list[str], Rows, str]:
     metric = options.metric
-    found = best(
-        client, options.experiment, _filters(options), metric, options.lowest, options.most
-    )
-    columns = ["", metric.rpartition("/")[2], "name", "run", "status", "began, UTC", "took", *TAGS]
-    rows = [
-        [str(place), _cell(run, metric), *_row(run)[:-2]]
-        for place, run in enumerate(found, start=1)
-    ]
+    tags = _filters(options)
+    found = best(client, options.experiment, tags, metric, options.lowest, options.most)
+    columns = ["", metric.rpartition("/")[2], *FACTS]
+    rows = [[str(n), _cell(run, metric), *_row(run)[:-2]] for n, run in enumerate(found, start=1)]
     said = LAST if metric.startswith("eval/validation/") else f"{metric}: its last value"
     return columns, rows, said
 
@@ -131,10 +128,11 @@ def _best(client: MlflowClient, options: argparse.Namespace) -> tuple[list[str],
 def _compare(client: MlflowClient, options: argparse.Namespace) -> tuple[list[str], Rows, str]:
     found = configurations(named(client, options.experiment, options.names))
     columns = ["", *(each.name for each in found)]
-    rows = [["runs", *(str(len(each.runs)) for each in found)]]
-    seeds = [sorted((seed_of(run) for run in each.runs), key=_in_order) for each in found]
-    rows.append(["seeds", *(", ".join(each) for each in seeds)])
-    rows += [[name, *values] for name, values in differing(found)]
+    rows = [
+        ["runs", *(str(len(each.runs)) for each in found)],
+        ["seeds", *(_seeds(each.runs) for each in found)],
+        *([name, *values] for name, values in differing(found)),
+    ]
     known = {name for each in found for run in each.runs for name in run.data.metrics}
     for metric in options.metric or [name for name in METRICS if name in known]:
         if metric not in known:
@@ -167,11 +165,10 @@ def shown(metric: str, value: float) -> str:
 def _figure(metric: str, figure: Figure | None) -> str:
     if figure is None:
         return "-"
+    mean = shown(metric, figure.mean)
     if figure.low is None or figure.high is None:
-        return shown(metric, figure.mean)
-    low = shown(metric, figure.low)
-    high = shown(metric, figure.high)
-    return f"{shown(metric, figure.mean)} [{low} to {high}]"
+        return mean
+    return f"{mean} [{shown(metric, figure.low)} to {shown(metric, figure.high)}]"
 
 
 def _row(run: Run) -> list[str]:
@@ -219,13 +216,12 @@ def guarded(cell: str) -> str:
     return f"'{text}" if text.startswith(tuple("=+-@")) and not FIGURE.fullmatch(text) else text
 
 
-def seed_of(run: Run) -> str:
-    """The seed of a run, as its tag says it."""
-    return str(run.data.tags.get("seed", "-"))
+def _seeds(runs: Sequence[Run]) -> str:
+    """The seeds of runs: numbers first, as numbers."""
+    return ", ".join(sorted((run.data.tags.get("seed", "-") for run in runs), key=_in_order))
 
 
 def _in_order(seed: str) -> tuple[bool, int, str]:
-    """Numbers first, as numbers."""
     number = seed.isascii() and seed.isdigit()
     return (False, int(seed), "") if number else (True, 0, seed)
 

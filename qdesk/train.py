@@ -1,7 +1,6 @@
 """`qdesk train`: settings and data are checked before TensorFlow is loaded or anything written."""
 
 import shlex
-import signal
 
 from rich.console import Console
 
@@ -30,7 +29,12 @@ def run(arguments: list[str], console: Console) -> int:
         Stopped: by a signal, which it has obeyed.
     """
     runs, start = prepared(arguments, console)
-    stopped_by = _train_on(runs, start, shlex.join(["qdesk", "train", *arguments]), console)
+    networks = any("tensorflow" in settings.agent.packages for settings, _ in runs)
+    with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
+        if networks:
+            import_tensorflow()
+        from training.train import train
+    stopped_by = train(runs, console, shlex.join(["qdesk", "train", *arguments]), start)
     if stopped_by is not None:
         raise Stopped(
             f"qdesk train: stopped by {stopped_by.name} after a last checkpoint", stopped_by
@@ -63,17 +67,3 @@ def prepared(
             start.close()
         raise
     return runs, start
-
-
-def _train_on(
-    runs: list[tuple[TrainSettings, TrainingData]],
-    start: Start | None,
-    command: str,
-    console: Console,
-) -> signal.Signals | None:
-    networks = any("tensorflow" in settings.agent.packages for settings, _ in runs)
-    with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):
-        if networks:
-            import_tensorflow()
-        from training.train import train
-    return train(runs, console, command, start)

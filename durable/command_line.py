@@ -87,11 +87,9 @@ def from_command_line(
 def from_environment(known: Fields, names: Mapping[str, str], prefix: str = "") -> dict[str, Given]:
     """What the environment sets.
 
-    Args:
-        known: settings that may be set.
-        names: of variables with a name of their own, and the settings that they stand for; they win.
-        prefix: of all others, in whatever case: `QDESK_` and the path, two underscores for a dot; none:
-            there are no others.
+    `names` are variables with a name of their own, and the settings that they stand for; they win. All
+    others have the prefix, in whatever case: `QDESK_` and the path, two underscores for a dot. Without a
+    prefix there are no others.
     """
     found: dict[str, Given] = {}
     if prefix:

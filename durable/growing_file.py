@@ -13,13 +13,8 @@ class GrowingFile:
     """A file to which pieces are added; what cannot be written now is written later, in its order.
 
     Each write goes on at the very byte where the last one stopped, so that a disk that was full for a
-    while leaves no gap and no half piece, but at the very end where the process dies.
-
-    Args:
-        path: created where it is missing; a file that is there is gone on with.
-
-    Attributes:
-        fault: why the last write failed, or None.
+    while leaves no gap and no half piece, but at the very end where the process dies. A file that is
+    missing is created; one that is there is gone on with.
 
     Raises:
         OSError: it cannot be opened.
@@ -28,7 +23,7 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.fault: OSError | None = None
+        self.fault: OSError | None = None  # why the last write failed
         self._end = os.fstat(self.descriptor).st_size
         self._waiting = bytearray()
 
@@ -50,11 +45,7 @@ class GrowingFile:
         return True
 
     def cut(self, size: int) -> None:
-        """Cuts the file to a size, bytes.
-
-        Raises:
-            OSError: it cannot be changed.
-        """
+        """Cuts the file to a size, bytes; raises `OSError`."""
         os.ftruncate(self.descriptor, size)
         self._end = size
 

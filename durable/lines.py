@@ -45,9 +45,8 @@ def seal(line: bytes, before: int) -> tuple[bytes, int]:
 def seal_all(lines: Iterable[bytes], before: int) -> tuple[bytes, int]:
     """Lines with their checksums and newlines, one behind the other, and the last one's checksum.
 
-    Args:
-        lines: each a JSON object with at least one member, without a newline.
-        before: the checksum of the line before them, 0 of the first.
+    Each is a JSON object with at least one member, without a newline; `before` is the checksum of the
+    line before them, 0 of the first.
     """
     sealed_lines = []
     checksum = before
@@ -73,22 +72,16 @@ def fits(line: bytes, before: int) -> bool:
 class Lines:
     """The lines of a file, in order; a torn last line is left out.
 
-    Attributes:
-        unchecked: how many lines without a checksum came before the first with one.
-        checksum: what the next line that is added is to be begun with.
-        torn: what stands at the end without being a line.
-        unended: whether the last line lacks its newline, and no more.
-
     Raises:
         OSError: when iterated over, the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.unchecked = 0
-        self.checksum = 0
-        self.torn = b""
-        self.unended = False
+        self.unchecked = 0  # lines without a checksum, before the first with one
+        self.checksum = 0  # what the next line that is added is to be begun with
+        self.torn = b""  # what stands at the end without being a line
+        self.unended = False  # whether the last line lacks its newline, and no more
         self._checked = False
 
     def __iter__(self) -> Iterator[Line]:

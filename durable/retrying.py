@@ -15,19 +15,15 @@ class RetryingWorker:
         attempt: one attempt, which raises nothing; says whether it succeeded.
         pause: seconds after an attempt that succeeded, and after the first that failed.
         idle: whether it sleeps after one that succeeded, until it is woken.
-
-    Attributes:
-        changed: to be held where what `attempt` works on is changed; notified after each.
-        closing: whether attempts are to end soon.
-        begun, ended: attempts.
     """
 
     def __init__(
         self, name: str, attempt: Callable[[], bool], pause: float, idle: bool = False
     ) -> None:
+        # To be held where what `attempt` works on is changed; notified after each attempt.
         self.changed = threading.Condition()
-        self.closing = False
-        self.begun = 0
+        self.closing = False  # whether attempts are to end soon
+        self.begun = 0  # attempts
         self.ended = 0
         self._attempt = attempt
         self._pause = pause

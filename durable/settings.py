@@ -19,19 +19,12 @@ class BadSettings(ValueError):
 
 
 class Fault(NamedTuple):
-    """The first thing that is wrong with settings.
+    """The first thing that is wrong with settings."""
 
-    Attributes:
-        path: dotted, of the setting; empty where it concerns several.
-        kind: pydantic's word for it.
-        reason: what would be right, or why this is not.
-        value: that was given.
-    """
-
-    path: str
-    kind: str
-    reason: str
-    value: Any
+    path: str  # dotted, of the setting; empty where it concerns several
+    kind: str  # pydantic's word for it
+    reason: str  # what would be right, or why this is not
+    value: Any  # that was given
 
     @classmethod
     def of(cls, error: ValidationError) -> "Fault":

@@ -86,8 +86,7 @@ def _fish() -> str:
         for name, command in qdesk.COMMANDS.items()
     ]
     for name, made in _parsers():
-        seen = " ".join(f"__fish_seen_subcommand_from {part};" for part in name.split())
-        seen = seen.replace("; __", "; and __").rstrip(";")
+        seen = "; and ".join(f"__fish_seen_subcommand_from {part}" for part in name.split())
         for word, about in _words(made):
             kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
             lines.append(f"complete -c qdesk -n '{seen}' {kind} -d {_quoted(about)}")

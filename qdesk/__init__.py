@@ -16,8 +16,8 @@ class Command(NamedTuple):
 
     about: str
     module: str  # is loaded when the command is asked for
-    function: str = "run"  # of it: takes arguments and a terminal, returns the exit code
     needs: tuple[str, ...] = ()  # packages without which it cannot begin
+    function: str = "run"  # of the module: takes arguments and a terminal, returns the exit code
     listed: bool = True  # in the usage
 
     @property
@@ -35,32 +35,28 @@ COMMANDS = {
     "evaluate": Command(
         "judge a version: backtest, walk-forward, statistics, a report that can say no",
         "qdesk.evaluate",
-        needs=MLFLOW,
+        MLFLOW,
     ),
-    "runs": Command(
-        "list and compare trainings, rank them by a metric", "qdesk.runs", needs=MLFLOW
-    ),
+    "runs": Command("list and compare trainings, rank them by a metric", "qdesk.runs", MLFLOW),
     "models": Command(
-        "list, compare, verify, promote and roll back what was trained",
-        "qdesk.models",
-        needs=MLFLOW,
+        "list, compare, verify, promote and roll back what was trained", "qdesk.models", MLFLOW
     ),
     "tracking": Command(
-        "send what a tracking server missed; mend a store that was moved",
-        "qdesk.tracking",
-        needs=MLFLOW,
+        "send what a tracking server missed; mend a store that was moved", "qdesk.tracking", MLFLOW
     ),
     "paper": Command(
         "trade a model version on paper, behind safety switch and risk engine",
         "qdesk.trade",
-        "paper",
+        function="paper",
     ),
     "backtest": Command(
-        "the same over recorded bars, in NautilusTrader's engine too", "qdesk.trade", "backtest"
+        "the same over recorded bars, in NautilusTrader's engine too",
+        "qdesk.trade",
+        function="backtest",
     ),
-    "kill": Command("stop a desk's orders; resume sets it free", "qdesk.trade", "kill"),
+    "kill": Command("stop a desk's orders; resume sets it free", "qdesk.trade", function="kill"),
     "resume": Command(
-        "let a desk that was stopped trade again", "qdesk.trade", "resume", listed=False
+        "let a desk that was stopped trade again", "qdesk.trade", function="resume", listed=False
     ),
     "completion": Command(
         "print a script for bash, zsh or fish to complete all this",

@@ -4,9 +4,10 @@ A ratio without a denominator (no trade, no loss, no variation) is not a number:
 never zero or infinite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,15 @@ from market.table import MarketTable
 from market.terms import times_cost
 
 NAN = float("nan")
+# Measures that are compared, and how each is written.
+COMPARED = {
+    "net_return_close": "{:+.1%}",
+    "net_return_next_open": "{:+.1%}",
+    "sharpe": "{:+.2f}",
+    "max_drawdown": "{:.1%}",
+    "position_changes": "{:.2%}",
+    "cost": "{:.1%}",
+}
 
 
 @dataclass(frozen=True)
@@ -216,3 +226,11 @@ def _entropy(positions: NDArray[np.int8]) -> float:
     shares = np.bincount(positions + 1, minlength=3) / len(positions)
     shares = shares[shares > 0]
     return float(abs(-(shares * np.log2(shares)).sum()))
+
+
+def cells(measures: Mapping[str, float]) -> list[str]:
+    """The measures that are compared, as text."""
+    return [
+        "-" if isnan(measures[name]) else form.format(measures[name])
+        for name, form in COMPARED.items()
+    ]

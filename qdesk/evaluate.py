@@ -188,8 +188,7 @@ def _print(console: Console, evaluated: Evaluated, conditions: Sequence[Conditio
         console.print(_track(found))
         if (said := misleading(found)) is not None:
             console.print(said, style="yellow", highlight=False)
-            title = f"the same positions as shares of the account, sizing equity; {found.costs}"
-            console.print(_policies(title, found.equity_sized or {}))
+            console.print(_equity_sized(found))
         console.print()
     for note in evaluation.notes:
         say(console, f"note: {note}")
@@ -211,6 +210,11 @@ def _track(found: Findings) -> Table:
     )
     agent = found.measures[found.typical]
     return _policies(title, {"typical seed" if several else "agent": agent, **found.baselines})
+
+
+def _equity_sized(found: Findings) -> Table:
+    title = f"the same positions as shares of the account, sizing equity; {found.costs}"
+    return _policies(title, found.equity_sized or {})
 
 
 def _policies(title: str, rows: Mapping[str, Figures]) -> Table:

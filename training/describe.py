@@ -3,25 +3,15 @@
 import hashlib
 import shlex
 from collections.abc import Mapping
-from math import isnan
 from typing import Any
 
+from evaluation.measures import cells
 from market.bars import Bars
 from market.calendar import WEEK
 from models.manifest import TrainedMarket
 from training.data import TrainingData
 from training.settings import TrainSettings
 from training.tracking.origin import code_version
-
-# Measures that are compared, and how each is written.
-COMPARED = {
-    "net_return_close": "{:+.1%}",
-    "net_return_next_open": "{:+.1%}",
-    "sharpe": "{:+.2f}",
-    "max_drawdown": "{:.1%}",
-    "position_changes": "{:.2%}",
-    "cost": "{:.1%}",
-}
 
 
 def tags(settings: TrainSettings, data: TrainingData, seed: int, group: str) -> dict[str, str]:
@@ -149,14 +139,6 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list
     columns = ["policy", "return at close", "at next open", "Sharpe", "drawdown"]
     columns += ["bars with a trade", "costs"]
     return columns, [[name, *cells(measures)] for name, measures in rows.items()]
-
-
-def cells(measures: Mapping[str, float]) -> list[str]:
-    """The measures that are compared, as text."""
-    return [
-        "-" if isnan(measures[name]) else form.format(measures[name])
-        for name, form in COMPARED.items()
-    ]
 
 
 def _days(bars: Bars) -> str:

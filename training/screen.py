@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.describe import cells
+from evaluation.measures import cells
 from training.learning.agent import LogWindow
 
 # Draws the iterations done, each agent's means since the last call, and iterations a second.

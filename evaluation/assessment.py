@@ -42,27 +42,16 @@ Figures = dict[str, float | None]  # None: undefined
 
 @dataclass(frozen=True)
 class PositionTrack:
-    """Positions over bars.
+    """Positions over bars."""
 
-    Attributes:
-        kind: what bars they are.
-        tables: the same bars under either fill, at the costs of the settings.
-        fill: of the settings.
-        positions: shape (seeds, bars - 1).
-        seeds: of the agents.
-        edges: first step of each window, and the number of steps.
-        volume: of each bar, shape (bars,).
-        in_sample: whether agents were trained on bars of it.
-    """
-
-    kind: Kind
-    tables: dict[Fill, MarketTable]
-    fill: Fill
-    positions: NDArray[np.int8]
-    seeds: Sequence[int]
-    edges: Sequence[int]
-    volume: NDArray[np.float64]
-    in_sample: bool = False
+    kind: Kind  # what bars they are
+    tables: dict[Fill, MarketTable]  # the same bars under either fill, at the costs of the settings
+    fill: Fill  # of the settings
+    positions: NDArray[np.int8]  # shape (seeds, bars - 1)
+    seeds: Sequence[int]  # of the agents
+    edges: Sequence[int]  # first step of each window, and the number of steps
+    volume: NDArray[np.float64]  # of each bar, shape (bars,)
+    in_sample: bool = False  # whether agents were trained on bars of it
 
     @property
     def table(self) -> MarketTable:

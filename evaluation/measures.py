@@ -34,27 +34,21 @@ class Backtest:
 
     The account is funded with what the full size costs at the start: the first price for one unit, else
     1, which is N or all there is.
-
-    Attributes:
-        table: the market.
-        positions: held over each step, shape (bars - 1,).
-        exposures: the same as really held after each fill, which differs where a band has left a
-            position to drift: units, shares of N, or shares of the account.
-        traded: at each fill, likewise. A liquidation is counted in the step after it.
-        costs: paid in each step, in the account's unit.
-        net: earned less costs in each step, in the account's unit: the change of equity.
-        equity: at each bar, in the account's unit, shape (bars,).
-        ruined_at: the step in which equity fell to the floor, so that the rest of the time was spent
-            flat; None where it never did.
     """
 
-    table: MarketTable
-    positions: NDArray[np.int8]
+    table: MarketTable  # the market
+    positions: NDArray[np.int8]  # held over each step, shape (bars - 1,)
+    # The same as really held after each fill, which differs where a band has left a position to
+    # drift: units, shares of N, or shares of the account.
     exposures: NDArray[np.float64]
+    # At each fill, likewise. A liquidation is counted in the step after it.
     traded: NDArray[np.float64]
-    costs: NDArray[np.float64]
+    costs: NDArray[np.float64]  # paid in each step, in the account's unit
+    # Earned less costs in each step, in the account's unit: the change of equity.
     net: NDArray[np.float64]
-    equity: NDArray[np.float64]
+    equity: NDArray[np.float64]  # at each bar, in the account's unit, shape (bars,)
+    # The step in which equity fell to the floor, so that the rest of the time was spent flat; None
+    # where it never did.
     ruined_at: int | None
 
     @property

@@ -56,18 +56,14 @@ class SplitSettings(Settings):
 
 @dataclass(frozen=True)
 class Bars:
-    """Validated bars. Build one with `load_bars` or `Bars.of`; the constructor does not check.
+    """Validated bars. Build one with `load_bars` or `Bars.of`; the constructor does not check."""
 
-    Attributes:
-        name: what to call them, such as `btcusd_30m`.
-        table: columns time (the bar's close, UTC), open, high, low, close (price units), volume, and
-            those of `QUOTES` that are known: null in the first bars at most. `carried`, where it is
-            known, is no part of what the bars are: it changes no hash.
-        whole: the calendar of the data set that they were cut from; None where they are all of it.
-    """
-
-    name: str
+    name: str  # what to call them, such as `btcusd_30m`
+    # Columns time (the bar's close, UTC), open, high, low, close (price units), volume, and those
+    # of `QUOTES` that are known: null in the first bars at most. `carried`, where it is known, is
+    # no part of what the bars are: it changes no hash.
     table: pl.DataFrame
+    # The calendar of the data set that they were cut from; None where they are all of it.
     whole: Calendar | None = None
 
     @classmethod

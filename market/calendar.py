@@ -31,25 +31,21 @@ class Calendar(NamedTuple):
     that the days seen had (their median number in 24 hours, or all bars where less is known), Saturday
     and Sunday to have none unless a bar was seen on a Saturday. One session of 390 minutes is 390 bars
     on five days of the week; three days without a pause are 24 hours on five days, not 24/7.
-
-    Attributes:
-        kind: `24/7`; `sessions`, with times of the week that never have a bar; `irregular`, without an
-            interval that at least half of the bars keep.
-        interval: most frequent distance of two bars, seconds; 0 of a single bar.
-        bars_per_year: by the interval where the market never closes and bars are seldom missing, else as
-            counted in the data, in whole weeks where there are any.
-        phase: seconds since 1970 of the grid that most bars' closes lie on, modulo the interval.
-        open: stretches of the week that have bars, seconds since Monday 00:00 UTC, from (inclusive) to
-            (exclusive), daylight saving included; an end past the week's lies in the next week.
-        seen: seconds from the first bar that it was inferred from to the last.
     """
 
+    # `24/7`; `sessions`, with times of the week that never have a bar; `irregular`, without an
+    # interval that at least half of the bars keep.
     kind: Literal["24/7", "sessions", "irregular"]
-    interval: float
+    interval: float  # most frequent distance of two bars, seconds; 0 of a single bar
+    # By the interval where the market never closes and bars are seldom missing, else as counted in
+    # the data, in whole weeks where there are any.
     bars_per_year: float
+    # Seconds since 1970 of the grid that most bars' closes lie on, modulo the interval.
     phase: float = 0.0
+    # Stretches of the week that have bars, seconds since Monday 00:00 UTC, from (inclusive) to
+    # (exclusive), daylight saving included; an end past the week's lies in the next week.
     open: tuple[tuple[float, float], ...] = ((0.0, WEEK),)
-    seen: float = WEEK
+    seen: float = WEEK  # seconds from the first bar that it was inferred from to the last
 
     @classmethod
     def of(cls, time: NDArray[np.datetime64]) -> Self:

@@ -30,20 +30,15 @@ Slots = NDArray[np.bool_]
 
 
 class Gaps(NamedTuple):
-    """Where bars are farther apart than they usually are; arrays have an entry for each gap.
+    """Where bars are farther apart than they usually are; arrays have an entry for each gap."""
 
-    Attributes:
-        after: index of the bar before it.
-        kind: index into `KINDS`. A `hole` lies inside a session; `overnight` is any closure of less than
-            a day, a pause at noon too; `whole sessions` are holidays, or days that are lost; a `short
-            session` has a late open or an early close, of an hour or more; `seldom traded` is a time that
-            has a bar in fewer than half of the weeks.
-        bars: missing in a hole, a short session or whole sessions.
-    """
-
-    after: NDArray[np.int64]
+    after: NDArray[np.int64]  # index of the bar before it
+    # Index into `KINDS`. A `hole` lies inside a session; `overnight` is any closure of less than a
+    # day, a pause at noon too; `whole sessions` are holidays, or days that are lost; a `short
+    # session` has a late open or an early close, of an hour or more; `seldom traded` is a time that
+    # has a bar in fewer than half of the weeks.
     kind: NDArray[np.int64]
-    bars: NDArray[np.int64]
+    bars: NDArray[np.int64]  # missing in a hole, a short session or whole sessions
 
     def of(self, kind: int) -> NDArray[np.int64]:
         """Which of them are of a kind, the longest first."""

@@ -22,28 +22,22 @@ MOST_BARS = 10_000
 
 
 class Kind(NamedTuple):
-    """One kind of feature.
+    """One kind of feature."""
 
-    Attributes:
-        meaning: formula or source.
-        of: from columns (and the number in the name) to values, one a bar, NaN where bars are missing;
-            or, of a recursive feature, from that number to a fresh step.
-        needs: columns beside those that all bars have.
-        bars: the smallest number that its name may end with; none where it has no number.
-        window: bars that a value needs, beside that number; the step of a recursive one needs two.
-        centred: whether scaling takes the mean away too: levels, of which zero is no natural middle.
-        recursive: what `of` is.
-        last: the last value alone, from the last close and the one `bars` before it, for features
-            that are no more than that: what trading asks for at every bar.
-    """
-
-    meaning: str
+    meaning: str  # formula or source
+    # From columns (and the number in the name) to values, one a bar, NaN where bars are missing;
+    # or, of a recursive feature, from that number to a fresh step.
     of: Callable[..., Any]
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # columns beside those that all bars have
+    # The smallest number that its name may end with; none where it has no number.
     bars: int | None = None
+    # Bars that a value needs, beside that number; the step of a recursive one needs two.
     window: int = 1
+    # Whether scaling takes the mean away too: levels, of which zero is no natural middle.
     centred: bool = False
-    recursive: bool = False
+    recursive: bool = False  # what `of` is
+    # The last value alone, from the last close and the one `bars` before it, for features that are
+    # no more than that: what trading asks for at every bar.
     last: Callable[[float, float], float] | None = None
 
 

@@ -16,44 +16,27 @@ MOST_DECIMALS = 24
 
 @dataclass
 class Finding:
-    """One kind of thing that was looked for.
+    """One kind of thing that was looked for."""
 
-    Attributes:
-        name: what.
-        count: how many.
-        note: the rule or the sum of it.
-        examples: the first few, or the largest.
-        fault: whether it speaks against the data; a night does not.
-    """
-
-    name: str
-    count: int = 0
-    note: str = ""
-    examples: list[str] = field(default_factory=list)
-    fault: bool = True
+    name: str  # what
+    count: int = 0  # how many
+    note: str = ""  # the rule or the sum of it
+    examples: list[str] = field(default_factory=list)  # the first few, or the largest
+    fault: bool = True  # whether it speaks against the data; a night does not
 
 
 @dataclass
 class Report:
-    """What a file holds and what is odd about it.
+    """What a file holds and what is odd about it."""
 
-    Attributes:
-        source: the file.
-        kind: bars or events.
-        rows: of bars, or lines of a log.
-        period: first and last time.
-        contents: what there is of each kind or instrument.
-        findings: what was looked for.
-        refusal: why it cannot be used as it is; empty where it can.
-    """
-
-    source: str
-    kind: str
-    rows: int = 0
-    period: str = "none"
+    source: str  # the file
+    kind: str  # bars or events
+    rows: int = 0  # of bars, or lines of a log
+    period: str = "none"  # first and last time
+    # What there is of each kind or instrument.
     contents: dict[str, str] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    refusal: str = ""
+    findings: list[Finding] = field(default_factory=list)  # what was looked for
+    refusal: str = ""  # why it cannot be used as it is; empty where it can
 
 
 def length(seconds: float) -> str:

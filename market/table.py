@@ -38,30 +38,20 @@ class Outcomes(NamedTuple):
 
 @dataclass(frozen=True)
 class MarketTable:
-    """Row t is what an agent may know at the close of bar t, and what holding on to t+1 will earn.
+    """Row t is what an agent may know at the close of bar t, and what holding on to t+1 will earn."""
 
-    Attributes:
-        name: the bars it was made from.
-        settings: costs, fills and ends that `terms` were computed with.
-        time: close of each bar, UTC, shape (bars,).
-        close: prices, shape (bars,), float64.
-        features: shape (bars, features), float32.
-        terms: earnings and costs of each step, each of shape (bars - 1,), float64; in price units, or as
-            the settings' sizing has it.
-        fill_price: of each step, shape (bars - 1,), float64.
-        calendar: of the whole data set that the bars are of; ratios are annualised by it.
-        quoted: bars whose costs include a spread of their own, above zero, as quoted at the close; shape
-            (bars,).
-    """
-
-    name: str
-    settings: MarketSettings
-    time: NDArray[np.datetime64]
-    close: NDArray[np.float64]
-    features: NDArray[np.float32]
+    name: str  # the bars it was made from
+    settings: MarketSettings  # costs, fills and ends that `terms` were computed with
+    time: NDArray[np.datetime64]  # close of each bar, UTC, shape (bars,)
+    close: NDArray[np.float64]  # prices, shape (bars,), float64
+    features: NDArray[np.float32]  # shape (bars, features), float32
+    # Earnings and costs of each step, each of shape (bars - 1,), float64; in price units, or as the
+    # settings' sizing has it.
     terms: AnyTerms
-    fill_price: NDArray[np.float64]
-    calendar: Calendar
+    fill_price: NDArray[np.float64]  # of each step, shape (bars - 1,), float64
+    calendar: Calendar  # of the whole data set that the bars are of; ratios are annualised by it
+    # Bars whose costs include a spread of their own, above zero, as quoted at the close; shape
+    # (bars,).
     quoted: NDArray[np.bool_]
 
     @classmethod

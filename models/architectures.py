@@ -68,19 +68,12 @@ Step = Dense | Norm | Rectify
 
 
 class Architecture(NamedTuple):
-    """A kind of network.
+    """A kind of network."""
 
-    Attributes:
-        about: its models, in the plural, for a person.
-        steps: from a state to what the heads see.
-        bias: whether heads have one: not where the state's last entry is.
-        takes: which optional parts make sense with it, of `dueling`, `quantiles`, `noisy` and
-            `layer_norm`.
-    """
-
-    about: str
-    steps: Callable[[Described], list[Step]]
-    bias: bool = True
+    about: str  # its models, in the plural, for a person
+    steps: Callable[[Described], list[Step]]  # from a state to what the heads see
+    bias: bool = True  # whether heads have one: not where the state's last entry is
+    # Which optional parts make sense with it, of `dueling`, `quantiles`, `noisy` and `layer_norm`.
     takes: tuple[str, ...] = ()
 
 

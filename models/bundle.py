@@ -31,17 +31,11 @@ BLOCK = 2048  # states at once, whose activations a core keeps in its cache
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified model.
+    """A verified model."""
 
-    Attributes:
-        manifest: what it is.
-        weights: its arrays by name, read-only.
-        sha256: of the whole, as sealed; None where it never was.
-    """
-
-    manifest: Manifest
-    weights: Weights
-    sha256: str | None = None
+    manifest: Manifest  # what it is
+    weights: Weights  # its arrays by name, read-only
+    sha256: str | None = None  # of the whole, as sealed; None where it never was
 
     @classmethod
     def of(

@@ -69,49 +69,33 @@ class Golden(_Strict):
 
 
 class TrainedMarket(_Strict):
-    """The market that a model was trained on.
+    """The market that a model was trained on."""
 
-    Attributes:
-        instrument: what its bars are called.
-        interval: most frequent distance of two bars, s; None where none is usual.
-        calendar: when it is open; None where less than a week was seen.
-        lowest: close of the training split, and `highest`.
-        ranges: lowest and highest value of each feature in the training split, as states hold them.
-    """
-
-    instrument: str
+    instrument: str  # what its bars are called
+    # Most frequent distance of two bars, s; None where none is usual.
     interval: float | None = Field(gt=0)
+    # When it is open; None where less than a week was seen.
     calendar: Literal["24/7", "sessions", "irregular"] | None
-    lowest: float = Field(gt=0)
+    lowest: float = Field(gt=0)  # close of the training split, and `highest`
     highest: float = Field(gt=0)
+    # Lowest and highest value of each feature in the training split, as states hold them.
     ranges: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
 
 
 class Origin(_Strict):
-    """Where a model comes from, and what it is for.
+    """Where a model comes from, and what it is for."""
 
-    Attributes:
-        name: of the registered model.
-        run_id: the MLflow run that trained it.
-        step: iterations it was trained for.
-        seed: of its agent.
-        scheme: what an action means: the position to hold, or an order.
-        features: the schema that states are made by, fitted parameters and hash included.
-        settings: all of the training.
-        data_hash: of the bars.
-        code_version: what trained it.
-        market: that it was trained on; None in bundles of before that was kept.
-    """
-
-    name: str
-    run_id: str
-    step: int
-    seed: int
-    scheme: Literal["target", "order"]
+    name: str  # of the registered model
+    run_id: str  # the MLflow run that trained it
+    step: int  # iterations it was trained for
+    seed: int  # of its agent
+    scheme: Literal["target", "order"]  # what an action means: the position to hold, or an order
+    # The schema that states are made by, fitted parameters and hash included.
     features: dict[str, Any]
-    settings: dict[str, Any]
-    data_hash: str
-    code_version: str
+    settings: dict[str, Any]  # all of the training
+    data_hash: str  # of the bars
+    code_version: str  # what trained it
+    # That it was trained on; None in bundles of before that was kept.
     market: TrainedMarket | None = None
 
     @field_validator("settings")

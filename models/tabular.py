@@ -74,17 +74,12 @@ class Discretiser:
 
 @dataclass(frozen=True)
 class TabularQ:
-    """A learned table: what a network is elsewhere.
+    """A learned table: what a network is elsewhere."""
 
-    Attributes:
-        discretiser: from features to cells.
-        table: Q-values in learning units, shape (cells * 3, 3); row cell * 3 + position + 1.
-        name: of the registered model.
-    """
-
-    discretiser: Discretiser
+    discretiser: Discretiser  # from features to cells
+    # Q-values in learning units, shape (cells * 3, 3); row cell * 3 + position + 1.
     table: NDArray[np.float32]
-    name: str = "tabular"
+    name: str = "tabular"  # of the registered model
 
     @property
     def state_size(self) -> int:

@@ -38,17 +38,11 @@ TRADED = ("open", "high", "low", "close", "volume", "notional")
 
 @dataclass(frozen=True)
 class Every:
-    """When a bar ends.
+    """When a bar ends."""
 
-    Attributes:
-        by: what is counted.
-        amount: nanoseconds, trades, or units of size.
-        text: as it was written.
-    """
-
-    by: Literal["time", "trades", "volume"]
-    amount: float
-    text: str
+    by: Literal["time", "trades", "volume"]  # what is counted
+    amount: float  # nanoseconds, trades, or units of size
+    text: str  # as it was written
 
     @classmethod
     def parse(cls, text: str) -> Self:

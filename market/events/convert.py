@@ -44,25 +44,15 @@ class Written:
 
 @dataclass
 class Conversion:
-    """What became of every line: `lines` = `blank` + `events` of each kind + `rejected` of each fault.
+    """What became of every line: `lines` = `blank` + `events` of each kind + `rejected` of each fault."""
 
-    Attributes:
-        lines: in all files.
-        blank: lines that hold nothing.
-        events: good ones, by kind.
-        rejected: by fault.
-        units: forms of time seen.
-        rejected_path: where the rejected lines stand; none where there are none.
-        written: the bars.
-    """
-
-    lines: int = 0
-    blank: int = 0
-    events: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
-    units: set[str] = field(default_factory=set)
-    rejected_path: Path | None = None
-    written: list[Written] = field(default_factory=list)
+    lines: int = 0  # in all files
+    blank: int = 0  # lines that hold nothing
+    events: Counter[str] = field(default_factory=Counter)  # good ones, by kind
+    rejected: Counter[str] = field(default_factory=Counter)  # by fault
+    units: set[str] = field(default_factory=set)  # forms of time seen
+    rejected_path: Path | None = None  # where the rejected lines stand; none where there are none
+    written: list[Written] = field(default_factory=list)  # the bars
 
 
 class _Parts:

@@ -56,28 +56,18 @@ class Rejected(NamedTuple):
 
 @dataclass
 class Block:
-    """Consecutive lines of one file.
+    """Consecutive lines of one file."""
 
-    Attributes:
-        file: its name.
-        first: number of the first line.
-        lines: how many there are.
-        blank: how many of them hold nothing.
-        events: the good ones: what `market.events.schema.checked` leaves, less the text of time and type,
-            and `line`, numbers counted from 1 (of rows in a Parquet file).
-        rejected: the others.
-        units: the forms that times have.
-        contents: the text of lines by their numbers.
-    """
-
-    file: str
-    first: int
-    lines: int
-    contents: Callable[[Iterable[int]], dict[int, str]]
-    blank: int = 0
+    file: str  # its name
+    first: int  # number of the first line
+    lines: int  # how many there are
+    contents: Callable[[Iterable[int]], dict[int, str]]  # the text of lines by their numbers
+    blank: int = 0  # how many of them hold nothing
+    # The good ones: what `market.events.schema.checked` leaves, less the text of time and type, and
+    # `line`, numbers counted from 1 (of rows in a Parquet file).
     events: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EVENTS))
-    rejected: list[Rejected] = field(default_factory=list)
-    units: set[str] = field(default_factory=set)
+    rejected: list[Rejected] = field(default_factory=list)  # the others
+    units: set[str] = field(default_factory=set)  # the forms that times have
 
     def add(self, parsed: pl.DataFrame, numbers: Sequence[int]) -> None:
         """Checks what these lines were parsed to and keeps the good ones."""

@@ -125,17 +125,12 @@ class Agents(Protocol):
 
 
 class AgentSettings(Settings):
-    """How agents of one kind learn; each kind is a class of this, with groups of settings of its own.
+    """How agents of one kind learn; each kind is a class of this, with groups of settings of its own."""
 
-    Attributes:
-        kind: what `agent.kind` calls it.
-        module: has `agents(settings, table, seeds, reward_scale, name)`, which makes the agents.
-        packages: that it needs, beside those of every training.
-    """
-
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # what `agent.kind` calls it
+    # Has `agents(settings, table, seeds, reward_scale, name)`, which makes the agents.
     module: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()  # that it needs, beside those of every training
     learner: DiscountSettings = DiscountSettings()
     replay: StreamSettings = StreamSettings()
 

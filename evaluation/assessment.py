@@ -148,14 +148,7 @@ class Assessment:
 def assess(
     track: PositionTrack, draws: int = 2000, random_draws: int = 1000, seed: int = 0
 ) -> Assessment:
-    """Finds out all about a track.
-
-    Args:
-        track: positions over bars.
-        draws: of the bootstrap.
-        random_draws: of random policies.
-        seed: of both.
-    """
+    """Finds out all about a track; the seed is that of the bootstrap's and the random policies' draws."""
     table = track.table
     runs = [backtest(table, positions) for positions in track.positions]
     calendar = table.calendar

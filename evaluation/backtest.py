@@ -56,14 +56,9 @@ def greedy_choice(
 def choice_of(
     actions: Callable[[NDArray[np.float32]], NDArray[Any]], table: MarketTable
 ) -> NDArray[np.int8]:
-    """The choice of a policy.
+    """The choice of a policy that gives indices of actions (n,) for states (n, state_size).
 
-    Args:
-        actions: from states (n, state_size) to indices of actions (n,).
-        table: the market.
-
-    Returns:
-        See `greedy_choice`.
+    Shaped as that of `greedy_choice`.
     """
     steps = len(table) - 1
     position = np.repeat(np.array(POSITIONS), steps)

@@ -30,13 +30,7 @@ STYLE: Any = {
 
 
 def svg(draw: Callable[[Figure], None], says: str, height: float = 3.6) -> str:
-    """A figure as an SVG element with a text in its place for those who do not see it.
-
-    Args:
-        draw: fills an empty figure.
-        says: what there is to see.
-        height: inches; the width is 8.
-    """
+    """A figure, 8 inches wide, as an SVG element with `says` in its place for those who do not see it."""
     with rc_context(STYLE):
         figure = Figure(figsize=(8, height), layout="constrained")
         draw(figure)

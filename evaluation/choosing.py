@@ -9,11 +9,9 @@ FEWEST = 30  # bars, as many as a window of a walk-forward must at least be judg
 
 
 def bars_to_choose_on(bars: Bars, table: MarketTable) -> int:
-    """How many bars a choice is made on: those with a state, and one before the first.
+    """How many bars a choice is made on: those of a split that have a state, and one before the first.
 
-    Args:
-        bars: of the validation split.
-        table: made of them; features with a long past leave the first ones out.
+    Features with a long past leave the first ones out of the table.
     """
     return min(len(bars), len(table) + 1)
 
@@ -30,14 +28,7 @@ def too_few_note(name: str, count: int) -> str:
 def unchosen_note(
     what: str, bars: Bars, features: FeaturePipeline, settings: MarketSettings
 ) -> str:
-    """What is said of a version that was not chosen; nothing of one that was.
-
-    Args:
-        what: the version.
-        bars: of its validation split.
-        features: of its states.
-        settings: of its market.
-    """
+    """What is said of a version that was not chosen on its validation bars; nothing of one that was."""
     try:
         count = bars_to_choose_on(bars, MarketTable.of(bars, features, settings))
     except BarsError:

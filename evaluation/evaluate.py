@@ -111,14 +111,8 @@ def evaluate(
 ) -> Evaluated:
     """Evaluates a version and records it.
 
-    Args:
-        client: of the store.
-        request: what is wanted.
-        train: trains one agent in one window.
-        code: version of the code that does.
-        folder: where jobs keep what they found.
-        show: takes how many jobs are done, of how many.
-        draws: of the bootstrap.
+    `train` trains one agent in one window, with the code of version `code`; the outcomes of such jobs are
+    kept in the folder, and `show` takes how many are done, of how many. `draws` are the bootstrap's.
 
     Raises:
         NoVersion, CorruptError: there is no such version, or its bundle cannot be trusted.

@@ -23,9 +23,7 @@ POINTS = 1200  # of a curve; more are not seen
 def equity_figure(title: str, curves: Mapping[str, Backtest]) -> Figure:
     """Equity over time, net of costs, in percent of that at the start, above the first one's position.
 
-    Args:
-        title: of the figure.
-        curves: backtests over the same bars, by name.
+    The curves are backtests over the same bars, by name.
     """
     figure = Figure(figsize=(9, 5.2), dpi=110)
     above, below = figure.subplots(2, sharex=True, height_ratios=(4, 1), gridspec_kw=EDGES)

@@ -57,12 +57,9 @@ def openings(client: MlflowClient, bars: Bars) -> list[HoldoutAccess]:
 
 
 def requests(client: MlflowClient, bars: Bars, broken_off: float) -> dict[str, HoldoutAccess]:
-    """Openings that are asked for at this moment, by keys that sort as they were asked.
+    """Openings asked for now of bars in common with these, by keys that sort as they were asked.
 
-    Args:
-        client: of the store.
-        bars: that they have a stretch in common with.
-        broken_off: s after which a process that asked is taken to be gone.
+    A process that asked is taken to be gone after `broken_off` seconds.
     """
     found = {}
     for run in runs_of(client, f"tags.{ASKED} != ''"):

@@ -28,14 +28,10 @@ def open_bars(
     again: str | None,
     begin: Callable[[dict[str, str]], Run],
 ) -> Run:
-    """The run that opens bars; it stands in the ledger before anybody has looked.
+    """The run that opens bars that were held back; it stands in the ledger before anybody has looked.
 
-    Args:
-        client: of the store.
-        bars: that were held back.
-        which: the version that is to be judged on them.
-        again: why they are opened though they were opened before.
-        begin: makes the run, with tags.
+    `which` version is to be judged on them, `again` says why they are opened though they were opened
+    before, and `begin` makes the run, with tags.
 
     Raises:
         BadEvaluation: they were opened before and nobody says why again, or another process opens them

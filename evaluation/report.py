@@ -90,15 +90,7 @@ def misleading(found: Findings) -> str | None:
 
 
 def page(evaluated: Evaluated, conditions: Sequence[Condition]) -> str:
-    """The report.
-
-    Args:
-        evaluated: what was found.
-        conditions: of the gate.
-
-    Returns:
-        HTML that needs no other file and no script.
-    """
+    """The report as HTML that needs no other file and no script."""
     evaluation = evaluated.evaluation
     found = [each for each in (evaluated.walk_forward, evaluated.own) if each is not None]
     environment = Environment(

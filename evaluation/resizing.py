@@ -27,11 +27,9 @@ def unit_misleads(table: MarketTable) -> bool:
 
 
 def equity_sized(table: MarketTable, positions: NDArray[np.int8]) -> dict[str, Backtest]:
-    """The same positions, and the baselines, as shares of an account.
+    """The same positions, shape (bars - 1,), and the baselines, as shares of an account.
 
-    Args:
-        table: the market, traded in one unit.
-        positions: shape (bars - 1,).
+    The table is of the market traded in one unit.
     """
     anew = table.sized("equity")
     return {"agent": backtest(anew, positions), **baselines.all_of(anew)}

@@ -140,12 +140,8 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
 def deflated_sharpe(moments: Moments, trials: int, variance: float) -> float:
     """The probability that the true Sharpe ratio is above zero, given that it is the best of trials.
 
-    Bailey and López de Prado (2014), equation 2.
-
-    Args:
-        moments: of the returns.
-        trials: how many configurations were tried.
-        variance: of their Sharpe ratios, a bar.
+    Bailey and López de Prado (2014), equation 2. The moments are of the returns, the variance of the
+    trials' Sharpe ratios, a bar.
     """
     return probabilistic_sharpe(moments, expected_best_sharpe(trials, variance))
 

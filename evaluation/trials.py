@@ -31,12 +31,9 @@ class Trials(NamedTuple):
         families: Mapping[str, str],
         further: Sequence[float] = (),
     ) -> "Trials":
-        """Of the Sharpe ratios, a bar, of each configuration's runs; the middle one counts.
+        """Of the Sharpe ratios, a bar, of configurations' runs, in one division of time or further ones.
 
-        Args:
-            sharpes: by configuration.
-            families: by configuration.
-            further: of the same configurations in other divisions of time.
+        Of one configuration's the middle one counts.
         """
         middles = [statistics.median(values) for values in sharpes.values()]
         tried = [*middles, *further]

@@ -19,12 +19,7 @@ ENDED = "ended"  # the tag of a run whose process was gone
 def running(folder: Path, client: MlflowClient) -> Iterator[dict[str, str]]:
     """Shows other processes that an evaluation goes on, until it is left; gives tags for its run.
 
-    Args:
-        folder: of evaluations on this machine.
-        client: of the store.
-
-    Raises:
-        OSError: it cannot be shown.
+    The folder is that of evaluations on this machine. Raises `OSError` where it cannot be shown.
     """
     path = folder / RUNNING / uuid.uuid4().hex
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -123,11 +123,8 @@ def run_jobs(
 ) -> Iterator[tuple[Job, Outcome]]:
     """Runs what is not done yet, and yields every job with its outcome as soon as it is known.
 
-    Args:
-        jobs: in any order.
-        train: a function of a module, which other processes can import.
-        folder: where outcomes are kept.
-        workers: processes; with one, jobs run in this process.
+    `train` is a function of a module, which other processes can import; outcomes are kept in the folder.
+    With one worker, jobs run in this process.
 
     Raises:
         JobFailed: a process was gone, most likely for want of memory.

@@ -125,17 +125,11 @@ def bar_terms(
     settings: MarketSettings,
     half_spread: NDArray[np.float64] | None = None,
 ) -> AnyTerms:
-    """Terms of every step between bars.
+    """Terms of every step between bars, shape (bars - 1,), of the kind that belongs to the sizing.
 
-    Args:
-        open: prices, shape (bars,).
-        close: prices, shape (bars,).
-        settings: fills, costs and sizing.
-        half_spread: half of each bar's ask less bid, price units, shape (bars,), for settings that
-            leave it to the bars. A trade at the next open pays the spread of bar t, the last known.
-
-    Returns:
-        Arrays of shape (bars - 1,), of the kind that belongs to the sizing.
+    Prices and half_spread have the shape (bars,). The latter is half of each bar's ask less bid, price
+    units, for settings that leave it to the bars. A trade at the next open pays the spread of bar t, the
+    last known.
     """
     half = settings.half_spread or 0.0
     halves = np.full(len(close), half) if half_spread is None else half_spread
@@ -230,13 +224,9 @@ def growth(terms: AnyTerms, net: Array, xp: ModuleType = np) -> Array:
 
 
 def ruins(terms: AnyTerms, above_floor: Array, net: Array, xp: ModuleType = np) -> Array:
-    """Whether a step ruins an account.
+    """Whether a step that earns `net`, after its costs, ruins an account.
 
-    Args:
-        terms: of the step.
-        above_floor: how far rewards may still add up below zero (see `equity_above_floor`).
-        net: what the step earns less its costs.
-        xp: as everywhere here.
+    Rewards may still add up to `above_floor` below zero (see `equity_above_floor`).
     """
     fell = above_floor + growth(terms, net, xp) <= 0
     return fell | wiped_out(terms, net) if isinstance(terms, EquityTerms) else fell

@@ -49,11 +49,7 @@ class Calendar(NamedTuple):
 
     @classmethod
     def of(cls, time: NDArray[np.datetime64]) -> Self:
-        """The calendar of bars.
-
-        Args:
-            time: close of each bar, ascending, shape (bars,); of a single bar nothing is known.
-        """
+        """The calendar of bars by their closes, ascending, shape (bars,); one bar tells nothing."""
         seconds = time.astype("datetime64[us]").astype(np.int64) / 1e6
         if len(seconds) < 2:
             return cls("irregular", 0.0, 0.0, seen=0.0)
@@ -123,14 +119,8 @@ def slots_of(
 ) -> tuple[NDArray[np.int64], float]:
     """Which slot since Monday, 5 January 1970, each bar lies in, by its middle.
 
-    Args:
-        seconds: closes since 1970, shape (bars,).
-        interval: of the bars, seconds.
-        phase: of their closes.
-        slot: length of one, seconds. Where it is the bars' own, slots begin where bars do.
-
-    Returns:
-        Numbers of the slots, shape (bars,), and how long after midnight a Monday's first one begins.
+    `seconds` are closes since 1970, shape (bars,); a slot lasts `slot` seconds. Where that is the bars'
+    own interval, slots begin where bars do. Also says how long after a Monday's midnight its first begins.
     """
     shift = phase % slot if slot == interval else 0.0
     return np.floor((seconds - interval / 2 - MONDAY - shift) / slot).astype(np.int64), shift

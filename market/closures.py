@@ -49,9 +49,8 @@ class Gaps(NamedTuple):
 def gaps_of(seconds: Seconds, calendar: Calendar) -> Gaps:
     """Finds and sorts the gaps between bars.
 
-    Args:
-        seconds: closes since 1970, strictly ascending, shape (bars,).
-        calendar: of these bars. Where it is 24/7, every gap is a hole; irregular bars have none.
+    `seconds` are closes since 1970, strictly ascending, shape (bars,). Where the bars' calendar is 24/7,
+    every gap is a hole; irregular bars have none.
     """
     interval = calendar.interval
     steps = np.diff(seconds)
@@ -184,10 +183,7 @@ class _Expected:
 
 
 def _in_day(present: Slots) -> tuple[Slots, Slots, Slots]:
-    """What days say of their slots.
-
-    Args:
-        present: whether there is a bar, shape (periods, days of one, slots of a day).
+    """What days say of their slots, by whether there is a bar, (periods, days of one, slots of a day).
 
     Returns:
         Whether at least half of a period's days have a bar at that time, shape (periods, slots of one);

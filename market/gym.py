@@ -51,10 +51,8 @@ Info = dict[str, Any]
 class MarketEnv(gymnasium.Env[Observation, np.int64]):
     """One stream of the market under the timing contract.
 
-    Args:
-        table: the market.
-        reward_scale: what a price unit counts in rewards, or the unit of the settings' sizing.
-        render_mode: None, or "rgb_array": price, position and equity of the episode so far.
+    `reward_scale` is what a price unit counts in rewards, or the unit of the settings' sizing; the render
+    mode "rgb_array" gives price, position and equity of the episode so far.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as Gymnasium has it
@@ -312,13 +310,10 @@ def market_table(
     settings: MarketSettings | Mapping[str, Any] | None = None,
     features: FeaturePipeline | FeatureSettings | Sequence[str] | str | None = None,
 ) -> MarketTable:
-    """A market from what a caller has at hand.
+    """A market from what a caller has at hand: bars as `--bars` takes them, or `Bars`, and settings.
 
-    Args:
-        bars: as `--bars` takes them, or bars.
-        settings: costs, fills and ends; with `episode_bars` fewer than the bars.
-        features: fitted ones; or which to fit, as a list or `a,b`, on these very bars, as is right for
-            training alone.
+    Features are fitted ones; or those to fit, as a list or `a,b`, on these very bars, as is right for
+    training alone.
 
     Raises:
         BarsError: the bars are bad or too few.

@@ -18,16 +18,10 @@ def episode_image(
     history: Sequence[tuple[int, float]],
     funded: float | None = None,
 ) -> NDArray[np.uint8]:
-    """Draws an episode so far.
+    """Draws an episode so far; red, green and blue, shape (480, 800, 3).
 
-    Args:
-        name: of the market, for the title.
-        price: at the start and after each step, shape (steps + 1,).
-        history: position and equity after each step.
-        funded: equity at the start; none: the price there.
-
-    Returns:
-        Red, green and blue, shape (480, 800, 3).
+    `price` is that at the start and after each step, shape (steps + 1,), `history` position and equity
+    after each step, `funded` the equity at the start; none: the price there.
     """
     figure = Figure(figsize=(8, 4.8), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)

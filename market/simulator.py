@@ -98,14 +98,10 @@ class Simulator:
         return tf.concat([features, position, tf.ones_like(position)], axis=-1)
 
     def step(self, action: tf.Tensor, bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Steps every stream and restarts those whose episode ended.
+        """Steps every stream and restarts those whose episode ended, where random bits (uint32) say.
 
-        Args:
-            action: action indices in {0, 1, 2}, shape (seeds, streams).
-            bits: random uint32 for the starts of new episodes, shape (seeds, streams).
-
-        Returns:
-            The transitions' codes (int32) and rewards in learning units, both of that shape.
+        Actions are indices in {0, 1, 2}. Returns the transitions' codes (int32) and rewards in learning
+        units. All have the shape (seeds, streams).
         """
         bar, end, position, above_floor = (
             variable.read_value() for variable in self.variables.values()

@@ -231,14 +231,10 @@ def _transition(grid: Numbers, places: Numbers, shares: Numbers) -> Numbers:
 
 
 def _solve(rewards: Numbers, discounted: Numbers) -> Numbers:
-    """Q-values of shape (states, position coming in, position taken), by value iteration.
+    """Q-values by value iteration, shaped as rewards: (states, position coming in, position taken).
 
-    Args:
-        rewards: of the same shape.
-        discounted: transition probabilities times discount and growth of the price, (states, states).
-
-    Raises:
-        ValueError: growth outruns the discount, so that sums of rewards have no limit.
+    `discounted` are transition probabilities times discount and growth of the price, (states, states).
+    Raises `ValueError` where growth outruns the discount, so that sums of rewards have no limit.
     """
     if discounted.sum(axis=1).max() >= 1:
         growth = abs(np.linalg.eigvals(discounted)).max()

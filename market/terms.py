@@ -52,15 +52,10 @@ AnyTerms = Terms | NotionalTerms | EquityTerms
 
 
 def sized(terms: Terms, fill_price: NDArray[np.float64], sizing: Sizing) -> AnyTerms:
-    """The terms of one unit as those of another sizing.
+    """The terms of one unit, each of shape (steps,), as those of another sizing.
 
     A position that comes into the first row, as none does in an episode or a backtest, is taken to have
-    been sized at the close of that row.
-
-    Args:
-        terms: of one unit, each of shape (steps,).
-        fill_price: of each step, shape (steps,).
-        sizing: that is wanted.
+    been sized at the close of that row. `fill_price` is that of each step, shape (steps,).
     """
     if sizing == "unit":
         return terms

@@ -42,12 +42,8 @@ class EpsilonSettings(Settings):
 def linear(k: Array, start: float, end: float, steps: int, xp: ModuleType = np) -> Array:
     """From start at iteration 0 to end at iteration `steps`, and end from there on.
 
-    Args:
-        k: iterations, floating where a tensor.
-        start: first value.
-        end: last value.
-        steps: iterations in between.
-        xp: `numpy`, or `tensorflow` for tensors: their functions of these names agree.
+    k is a number of iterations, floating where a tensor; `xp` is `numpy`, or `tensorflow` for tensors,
+    whose functions of these names agree.
     """
     return start + (end - start) * xp.minimum(k / steps, 1.0)
 

@@ -48,15 +48,10 @@ class LastGood(NamedTuple):
 
 
 def load_last_good(name: str, cache_dir: Path, tracking_uri: str | None = None) -> LastGood:
-    """The best model that can be trusted now.
+    """The best model that can be trusted now; never an exception for what is down or damaged.
 
-    Args:
-        name: of the registered model.
-        cache_dir: where verified copies are kept, for times when nothing else is there.
-        tracking_uri: of MLflow; by default MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` here.
-
-    Returns:
-        A verified bundle, or none; never an exception for something that is down or damaged.
+    Verified copies are kept in `cache_dir`, for times when nothing else is there. MLflow is where
+    `tracking_uri` says, by default MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` here.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name):
         return LastGood(None, None, "none", [f"{name!r} is no model's name"], [])
@@ -119,10 +114,8 @@ class _Search(NamedTuple):
     def of_cache(self, cache: "_Cache", known: "Recorded | None") -> LastGood:
         """The copy that was verified last on this machine, or none.
 
-        Args:
-            cache: of the model.
-            known: the records, where the registry answered: versions that were rolled back from do not
-                trade, nor those of which no promotion is known.
+        Where the registry answered with its records, versions that were rolled back from do not
+        trade, nor those of which no promotion is known.
         """
         for version, folder, sha256, promoted in cache.newest_first():
             if known is not None and (version in known.rejected or promoted is None):
@@ -276,11 +269,7 @@ def _asked_once() -> Iterator[None]:
 
 @contextmanager
 def impatient(uri: str) -> Iterator[None]:
-    """Has MLflow's client give up at once; it would ask a dead server or database again for minutes.
-
-    Args:
-        uri: of the store.
-    """
+    """Has MLflow's client give up at once; it would ask a dead server or database again for minutes."""
     wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),

@@ -16,15 +16,8 @@ def huber(td_error: Tensor, delta: float) -> Tensor:
 def quantile_huber(quantiles: Tensor, targets: Tensor, delta: float) -> Tensor:
     """The quantile Huber loss: Dabney et al. (2018), equation 10 and algorithm 1.
 
-    Summed over the predicted quantiles, averaged over the targets.
-
-    Args:
-        quantiles: predicted, quantile i at (i + 1/2) / N, shape (..., N).
-        targets: shape (..., M).
-        delta: where the Huber loss turns linear.
-
-    Returns:
-        Shape (...).
+    Predicted quantiles of shape (..., N), quantile i at (i + 1/2) / N, against targets of shape (..., M):
+    shape (...), summed over the former, averaged over the latter. It turns linear at delta.
     """
     count = quantiles.shape[-1]
     at = (ops.arange(count, dtype="float32") + 0.5) / count

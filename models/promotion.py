@@ -103,13 +103,7 @@ def load_recorded(
 def load_bundle(client: MlflowClient, version: ModelVersion, into: Path | None = None) -> Bundle:
     """The verified bundle of a version; it must be the very one that was registered.
 
-    Args:
-        client: of the registry.
-        version: whose.
-        into: a folder to leave a copy in, which must not be there yet.
-
-    Raises:
-        CorruptError: it cannot be trusted.
+    A copy is left in the folder `into`, which must not be there yet. Raises `CorruptError`.
     """
     location = str(client.get_logged_model(model_id_of(version)).artifact_location)
     where = f"{location}/{BUNDLE}"
@@ -251,14 +245,8 @@ def _turn(client: MlflowClient, name: str) -> Iterator[tuple[bool, list[Promotio
 def mend(client: MlflowClient, name: str, locked: bool = False) -> list[Promotion]:
     """Completes or undoes moves that were broken off; returns what became of them.
 
-    Args:
-        client: of the registry.
-        name: of the registered model.
-        locked: whether no other process can be moving the champion; else only what began more than ten
-            minutes ago is taken to be broken off.
-
-    Raises:
-        NoVersion: there is no such model.
+    Unless `locked` says that no other process can be moving the champion, only what began more than ten
+    minutes ago is taken to be broken off. Raises `NoVersion` where there is no such model.
     """
     return [
         _finish(client, name, move) if _has_moved(client, name, move) else _undo(client, name, move)

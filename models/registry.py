@@ -155,10 +155,6 @@ def propose(client: MlflowClient, version: ModelVersion) -> Proposal:
     Versions are comparable where their tags `judged_on` are equal: the same validation bars, costs and
     fills. Among those the largest `net_return` decides, the older version where it is equal. A training
     under other costs in between changes nothing. A version that was ruined is never the candidate.
-
-    Args:
-        client: of the registry.
-        version: the new one, with the tags `judged_on` and `net_return`.
     """
     present = _candidate(client, version.name)
     before = None if present is None else str(present.version)

@@ -38,15 +38,8 @@ def expected_target(
 def q_learning_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
     """R + discount * max_a Q_target(s', a).
 
-    Mnih et al. (2015), "Human-level control through deep reinforcement learning", algorithm 1.
-
-    Args:
-        reward: shape (...).
-        discount: shape (...).
-        next_q: Q-values of the target network in the next states, shape (..., actions).
-
-    Returns:
-        Targets of shape (...).
+    Mnih et al. (2015), "Human-level control through deep reinforcement learning", algorithm 1. Of reward
+    and discount of shape (...), and the target network's Q-values in the next states, (..., actions).
     """
     return expected_target(reward, discount, next_q, greedy(next_q))
 
@@ -57,16 +50,7 @@ def double_q_learning_target(
     """R + discount * Q_target(s', argmax_a Q_online(s', a)).
 
     van Hasselt, Guez and Silver (2016), "Deep Reinforcement Learning with Double Q-learning",
-    equation 4: the online network chooses, the target network judges.
-
-    Args:
-        reward: shape (...).
-        discount: shape (...).
-        next_q: Q-values of the target network in the next states, shape (..., actions).
-        next_q_online: the same of the online network.
-
-    Returns:
-        Targets of shape (...).
+    equation 4: the online network chooses, the target network judges. Shapes as in `q_learning_target`.
     """
     return expected_target(reward, discount, next_q, greedy(next_q_online))
 

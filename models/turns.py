@@ -30,12 +30,8 @@ BROKEN_OFF = (
 def alone(client: MlflowClient, what: str) -> Iterator[bool]:
     """Keeps other processes of this machine out of a SQLite store; says whether that could be done.
 
-    Args:
-        client: of the store.
-        what: they are kept from, a word for the lock's file.
-
-    Raises:
-        Busy: another process is at it, and has been for a while; or there can be no lock.
+    `what` they are kept from is a word for the lock's file. Raises `Busy` where another process is at it,
+    and has been for a while; or where there can be no lock.
     """
     folder = _folder(client)
     if folder is None:
@@ -54,14 +50,10 @@ def alone(client: MlflowClient, what: str) -> Iterator[bool]:
 
 
 def first(mine: str, requests: Callable[[], Collection[str]], patience: float = PATIENCE) -> bool:
-    """Whether the owner of a request may go ahead; where not, it has to withdraw it.
+    """Whether the owner of a request, in the store already, may go ahead; if not, it has to withdraw it.
 
-    What was done by others meanwhile is to be looked at once more by who may.
-
-    Args:
-        mine: the key of the request, in the store already.
-        requests: reads the keys of all that are neither served nor withdrawn.
-        patience: s that the others are waited for.
+    `requests` reads the keys of all that are neither served nor withdrawn; those before are waited for
+    `patience` seconds. What was done by others meanwhile is to be looked at once more by who may.
     """
     deadline = time.monotonic() + patience
     while True:

@@ -93,10 +93,8 @@ class _Rows(NamedTuple):
 class BarBuilder:
     """The bars of one instrument, from its events in order.
 
-    Args:
-        every: when a bar ends.
-        empty: whether a bar by time without trades carries the last price forward, unless it is one of
-            a closure, or is left out.
+    `empty` says whether a bar by time without trades carries the last price forward, unless it is one of
+    a closure, or is left out.
     """
 
     def __init__(self, every: Every, empty: Empty = "carry") -> None:

@@ -99,14 +99,10 @@ def convert(
 ) -> Conversion:
     """Reads event logs as one, in the order given, and writes the bars of each instrument.
 
-    Args:
-        paths: JSON Lines or CSV (plain, .gz, .zst), or Parquet.
-        every: when a bar ends; see `Every.parse`.
-        out: a .parquet or .csv file; `{instrument}` in it stands for the instrument's name.
-        empty: whether bars by time without trades carry the last price forward, or are left out.
-        instrument: the only one to make bars of.
-        max_rejected: share of the lines above which nothing is written but the rejected lines.
-        block_bytes: how much is read at once.
+    They are JSON Lines or CSV (plain, .gz, .zst), or Parquet; `out` is a .parquet or .csv file, in which
+    `{instrument}` stands for the instrument's name. Bars by time without trades carry the last price
+    forward, or are left out where `empty` says so. Above the share `max_rejected` of lines nothing is
+    written but the rejected ones. `block_bytes` are read at once.
 
     Raises:
         EventsError: a file cannot be read, too many lines are bad, or there are no bars to write.

@@ -50,11 +50,9 @@ def is_journal(path: Path) -> bool:
 
 
 def convert_journal(path: Path, out: Path) -> pl.DataFrame:
-    """Writes the bars and transitions of a journal; returns what was written.
+    """Writes the bars and transitions of a journal, and returns them.
 
-    Args:
-        path: of the journal.
-        out: a .parquet or .csv file; in the latter states are lists in JSON.
+    `out` is a .parquet or .csv file; in the latter states are lists in JSON.
 
     Raises:
         EventsError: a line is no record, no bar was seen, or `out` cannot be written. A file that stood
@@ -165,11 +163,7 @@ def _reward(before: float, after: float, sizing: str, per: float) -> float | Non
 def _executed(wanted: int, before: float, held: float, scheme: str) -> int | None:
     """The action that leads from one position to another; None where no action does.
 
-    Args:
-        wanted: by the policy, which it is where it leads there.
-        before: held coming in, units of a position.
-        held: once its orders were filled.
-        scheme: what an action means.
+    It is the one that the policy wanted, where that leads there.
     """
     target = float(wanted) if scheme == "target" else min(max(before + wanted, -1.0), 1.0)
     if abs(target - held) < NEAR:

@@ -129,11 +129,7 @@ class EventOrder:
     def _pass(
         instrument: _Instrument, events: pl.DataFrame, count: int
     ) -> tuple[list[tuple[int, str, str]], pl.DataFrame]:
-        """Decides on the first `count` events.
-
-        Returns:
-            Row, fault and reason of those at fault, and the others.
-        """
+        """Decides on the first `count` events: those at fault (row, fault, reason), and the others."""
         if count == 0:
             return [], events.clear()
         ns = events["ns"].to_numpy()

@@ -85,13 +85,9 @@ class Agents(Protocol):
         """
 
     def learn_from(self, lived: ReplayBuffer) -> None:
-        """Learns from transitions that were made elsewhere, before the first iteration.
+        """Learns, before the first iteration, from transitions that were made elsewhere.
 
-        Args:
-            lived: in learning units. The loop's ratio of updates to transitions is kept.
-
-        Raises:
-            Diverged: a weight is no longer finite.
+        They are in learning units. The loop's ratio of updates to transitions is kept. Raises `Diverged`.
         """
 
     def state(self) -> State:

@@ -23,13 +23,9 @@ class Transition(NamedTuple):
 
 
 def sampled(simulator: Simulator, code: tf.Tensor, valid: tf.Tensor, gamma: float) -> Transition:
-    """The transitions that were made, summed over windows.
+    """The transitions that were made, summed over windows of codes along streams, (seeds, batch, n).
 
-    Args:
-        simulator: knows the market.
-        code: windows of codes along streams, shape (seeds, batch, n).
-        valid: 1 where the transition after is valid, of that shape (see `Ring.windows`).
-        gamma: discount a bar.
+    `valid`, of that shape, is 1 where the transition after is valid (see `Ring.windows`).
     """
     steps = simulator.unpack(code)
     window = n_step_return(
@@ -59,11 +55,8 @@ def counterfactual_batch(
 ) -> Transition:
     """What each action would have led to, at the bars of codes, out of positions drawn at random.
 
-    Args:
-        simulator: knows the market, and states the assumption behind this (`rewards_of_all`).
-        code: shape (seeds, batch).
-        bits: random uint32 that draw the positions, of that shape.
-        gamma: discount a bar.
+    The simulator states the assumption behind this (`rewards_of_all`). Codes, and the random uint32 that
+    draw the positions, have the shape (seeds, batch).
     """
     bar = simulator.unpack(code).bar
     position = tf.cast(bits % tf.constant(3, tf.uint32), tf.int32) - 1

@@ -21,13 +21,7 @@ def keys_of(seeds: Sequence[int], use: int) -> NDArray[np.uint64]:
 def random_bits(key: NDArray[np.uint64], step: tf.Tensor, count: int) -> tf.Tensor:
     """The bits of one step: numbers step * count to (step + 1) * count - 1 of each key's sequence.
 
-    Args:
-        key: shape (seeds, 1).
-        step: int32, at least 0.
-        count: numbers a step.
-
-    Returns:
-        uint32 of shape (seeds, count).
+    From keys of shape (seeds, 1) and a step (int32, at least 0): uint32 of shape (seeds, count).
     """
     counter = tf.cast(step, tf.uint64) * count + np.arange(count, dtype=np.uint64)
     half = tf.constant(32, tf.uint64)

@@ -61,12 +61,7 @@ class Ring:
             self.variables["replay/largest_priority"] = self._largest
 
     def sample(self, bits: tf.Tensor, iteration: tf.Tensor) -> Sample:
-        """Draws among what was stored before this iteration; at least one must have been.
-
-        Args:
-            bits: random uint32, shape (seeds, batch).
-            iteration: iterations done.
-        """
+        """Draws, by random uint32 (seeds, batch), among what was stored before this iteration."""
         if not self.settings.prioritised:
             held = tf.minimum(iteration, self.rows) * self.streams
             return Sample(below(bits, held), None)
@@ -100,12 +95,9 @@ class Ring:
         return tf.gather(tf.reshape(self._codes.read_value(), [-1]), place), valid
 
     def store(self, code: tf.Tensor, iteration: tf.Tensor, after: tf.Tensor | None = None) -> None:
-        """Puts an iteration's transitions in place of the oldest.
+        """Puts an iteration's transitions, codes of shape (seeds, streams), in place of the oldest.
 
-        Args:
-            code: shape (seeds, streams).
-            iteration: iterations done.
-            after: what was read of the ring in this iteration.
+        `after` is what was read of the ring in this iteration.
         """
         row = _after(after, iteration % self.rows)
         self._codes.scatter_update(tf.IndexedSlices(code[None], row[None]))
@@ -119,11 +111,7 @@ class Ring:
     ) -> None:
         """Gives what was just stored the largest priority so far, and a sample that of its TD errors.
 
-        Args:
-            iteration: iterations done.
-            sample: what was learned from.
-            td_error: absolute, shape (seeds, batch).
-            stored: whether this iteration's transitions were just stored.
+        Those are absolute, of shape (seeds, batch).
         """
         if not self.settings.prioritised:
             return

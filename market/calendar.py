@@ -120,7 +120,8 @@ def slots_of(
     """Which slot since Monday, 5 January 1970, each bar lies in, by its middle.
 
     `seconds` are closes since 1970, shape (bars,); a slot lasts `slot` seconds. Where that is the bars'
-    own interval, slots begin where bars do. Also says how long after a Monday's midnight its first begins.
+    own interval, slots begin where bars do. Also says how long after midnight a Monday's
+    first one begins.
     """
     shift = phase % slot if slot == interval else 0.0
     return np.floor((seconds - interval / 2 - MONDAY - shift) / slot).astype(np.int64), shift

@@ -312,7 +312,9 @@ def test_divergence_is_named(walk: Bars) -> None:
 def test_a_run_can_be_stopped_between_chunks(walk: Bars) -> None:
     """The window stays open: what is run later gives the means of it all, also after a restart."""
     whole, stopped, resumed = (loop_of(walk) for _ in range(3))
-    chunk = whole.chunk
+    chunk = 300
+    for loop in (whole, stopped, resumed):
+        loop.chunk = chunk
     (expected,) = whole.run(5 * chunk)
     asked: list[int] = []
 

@@ -113,10 +113,11 @@ class NoisyDense(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), **own}
 
 
-def copy_of(network: keras.Model) -> keras.Model:
+def copy_of(network: keras.Model, into: keras.Model | None = None) -> keras.Model:
     """A network of its own that computes the same, of Keras's own layers and nothing else attached.
 
-    A `NoisyDense` becomes a `Dense` with its mean weights, any other kind of `Dense` a plain one.
+    A `NoisyDense` becomes a `Dense` with its mean weights, any other kind of `Dense` a plain one. An
+    earlier copy takes the weights where one is given, which is quicker than a new one.
     """
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -126,12 +127,13 @@ def copy_of(network: keras.Model) -> keras.Model:
             return keras.layers.Dense.from_config(layer.get_config())
         return type(layer).from_config(layer.get_config())
 
-    cloned = keras.models.clone_model(network, clone_function=clone)
-    copy = keras.Model(cloned.input, cloned.output, name=network.name)  # without an optimizer
-    for layer in copy.layers:
+    if into is None:
+        cloned = keras.models.clone_model(network, clone_function=clone)
+        into = keras.Model(cloned.input, cloned.output, name=network.name)  # without an optimizer
+    for layer in into.layers:
         weights = network.get_layer(layer.name).get_weights()
         layer.set_weights(weights[: len(layer.weights)])
-    return copy
+    return into
 
 
 def q_values_of(

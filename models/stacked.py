@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from models.architectures import ACTIONS
 from models.networks import NoisyDense, copy_of
@@ -88,9 +89,14 @@ class StackedNetwork:
         trainable = len(self.variables)
         return self._template.stateless_call(weights[:trainable], weights[trainable:], states)[0]
 
-    def network(self, index: int) -> keras.Model:
-        """A Keras model of its own with the present weights of one network, noise left out."""
-        values: list[Any] = [variable.value.numpy()[index] for variable in self.variables.values()]
-        for weight, value in zip(self._template.trainable_variables, values, strict=True):
-            weight.assign(value)
-        return copy_of(self._template)
+    def weights(self, index: int) -> list[NDArray[Any]]:
+        """The present weights of one network, in the order of `variables`."""
+        return [variable.value.numpy()[index] for variable in self.variables.values()]
+
+    def network(
+        self, weights: Sequence[NDArray[Any]], into: keras.Model | None = None
+    ) -> keras.Model:
+        """A Keras model, new or an earlier one, with the weights of one network; noise left out."""
+        for variable, value in zip(self._template.trainable_variables, weights, strict=True):
+            variable.assign(value)
+        return copy_of(self._template, into)

@@ -92,7 +92,7 @@ def test_stacked_networks_are_the_networks(parts: dict[str, Any], tmp_path: Path
         np.testing.assert_allclose(outputs[i], network(states[i]), rtol=1e-5, atol=1e-6)
         alone = StackedNetwork([network], "online")(states[i : i + 1])
         np.testing.assert_allclose(outputs[i], alone[0], rtol=1e-5, atol=1e-6)
-        copy = stacked.network(i)
+        copy = stacked.network(stacked.weights(i))
         np.testing.assert_allclose(outputs[i], copy(states[i]), rtol=1e-5, atol=1e-6)
         assert not any(isinstance(layer, NoisyDense) for layer in copy.layers)
         copy.save(tmp_path / "q.keras")
@@ -129,7 +129,7 @@ def test_the_head_learns_what_a_dense_layer_would(build: Any, seeds: int) -> Non
     for plain, thin in zip(gradients(True), gradients(False), strict=True):
         np.testing.assert_allclose(thin, plain, rtol=1e-5, atol=1e-5)
     stack = StackedNetwork(networks, "given")
-    assert [type(layer) for layer in stack.network(0).layers] == [
+    assert [type(layer) for layer in stack.network(stack.weights(0)).layers] == [
         type(layer) for layer in networks[0].layers
     ]
 

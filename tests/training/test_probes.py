@@ -98,7 +98,8 @@ def learned(settings: Dqn) -> list[keras.Model]:
             buffer.update_priorities(sample.slot, size)
         if learner.tau is None and update % learner.target_every == 0:
             learning.copy_target()
-    return [learning.online.network(index) for index in range(len(PROBES))]
+    online = learning.online
+    return [online.network(online.weights(index)) for index in range(len(PROBES))]
 
 
 def counterfactual_batch(batch: Transition) -> Transition:

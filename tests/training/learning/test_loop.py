@@ -148,6 +148,25 @@ def test_restoring_the_variables_is_an_exact_checkpoint(walk: Bars, variant: str
     assert digest(fresh) == digest(loop)
 
 
+def test_a_policy_stays_as_it_was(walk: Bars) -> None:
+    """Neither what was learned since nor another agent changes it, though policies share a network."""
+    loop = loop_of(walk, seeds=(1, 2))
+    states = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    loop.run(60)
+    first, second = loop.policy(0).q_values, loop.policy(1).q_values
+    assert first is not None
+    assert second is not None
+    before, other = first(states), second(states)
+    np.testing.assert_array_equal(before, np.asarray(loop.model(0)(states)))
+    assert not np.array_equal(before, other)
+    loop.run(60)
+    now = loop.policy(0).q_values
+    assert now is not None
+    assert not np.array_equal(now(states), before)
+    np.testing.assert_array_equal(first(states), before)
+    np.testing.assert_array_equal(second(states), other)
+
+
 def test_nothing_is_learned_before_learning_starts(walk: Bars) -> None:
     loop = loop_of(walk)
     before = weights_of(loop.learner.online)

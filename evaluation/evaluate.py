@@ -41,14 +41,7 @@ from evaluation.opening import open_bars
 from evaluation.statistics import backtest_overfitting, superior_ability
 from evaluation.trials import SHARPE_A_BAR, Trials, runs_of, trials_on
 from evaluation.unended import end_the_dead, running
-from evaluation.walk_forward import (
-    Job,
-    Outcome,
-    Train,
-    Window,
-    run_jobs,
-    windows,
-)
+from evaluation.walk_forward import Job, Outcome, Train, Window, run_jobs, windows
 from models.bundle import Bundle
 from models.configuration import configuration_hash, flatten
 from models.registry import user

@@ -49,10 +49,5 @@ def _facts(bundle: Bundle, data: str, evaluated_bundle: str, code: str) -> Prove
     origin = bundle.manifest.origin
     same = evaluated_bundle == bundle.sha256
     return Provenance(
-        origin.data_hash,
-        data,
-        origin.code_version,
-        code,
-        bundle.golden_error(),
-        same_bundle=same,
+        origin.data_hash, data, origin.code_version, code, bundle.golden_error(), same_bundle=same
     )

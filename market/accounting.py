@@ -285,11 +285,7 @@ def equity_above_floor(price: Array, settings: MarketSettings) -> Array:
 
 
 def risk_penalty(
-    terms: AnyTerms,
-    previous: Array,
-    position: Array,
-    settings: MarketSettings,
-    xp: ModuleType = np,
+    terms: AnyTerms, previous: Array, position: Array, settings: MarketSettings, xp: ModuleType = np
 ) -> Array:
     """The sum of the penalties that are set, in units of the reward; it lowers rewards, never equity.
 

@@ -48,11 +48,7 @@ DESCRIPTION = (
 
 
 def register(
-    client: MlflowClient,
-    bundle: Bundle,
-    run_id: str,
-    tags: Mapping[str, str],
-    description: str,
+    client: MlflowClient, bundle: Bundle, run_id: str, tags: Mapping[str, str], description: str
 ) -> ModelVersion:
     """Logs a bundle, and the model it is of, as a checkpoint of the run and makes it a version.
 

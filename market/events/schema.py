@@ -43,11 +43,7 @@ LEVELS_ARE = (
     "sizes finite and not negative; only below the first row may a side be null"
 )
 # From 1973 to 2262 the three units of an integer time never overlap: each has its own magnitude.
-UNITS = {
-    "ms": (10**11, 10**14, 10**6),
-    "us": (10**14, 10**17, 10**3),
-    "ns": (10**17, 2**63 - 1, 1),
-}
+UNITS = {"ms": (10**11, 10**14, 10**6), "us": (10**14, 10**17, 10**3), "ns": (10**17, 2**63 - 1, 1)}
 YEARS = (1973, 2262)
 LONGEST_NAME = 200  # characters of an instrument's name and of an id
 SHOWN = 60  # characters of a value in an error

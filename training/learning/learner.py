@@ -10,13 +10,7 @@ from models.architectures import ACTIONS
 from models.cvar import conditional_value_at_risk
 from models.losses import huber, quantile_huber
 from models.stacked import StackedNetwork
-from models.targets import (
-    epsilon_greedy,
-    expected_target,
-    greedy,
-    munchausen_reward,
-    soft_policy,
-)
+from models.targets import epsilon_greedy, expected_target, greedy, munchausen_reward, soft_policy
 from training.learning.batches import Transition
 from training.learning.settings import LearnerSettings
 

@@ -193,13 +193,7 @@ class _Market:
 class _Walk:
     """One agent: its table, its streams, its random numbers."""
 
-    def __init__(
-        self,
-        market: _Market,
-        settings: Tabular,
-        cells: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, market: _Market, settings: Tabular, cells: int, seed: int) -> None:
         table = settings.tabular
         self.market = market
         self.gamma = settings.learner.gamma

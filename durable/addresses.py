@@ -54,9 +54,8 @@ SCHEMES = {
 def take(address: str) -> str:
     """An address without credentials, which are in the environment from now on; other text as it is.
 
-    Raises:
-        BadAddress: it holds credentials, and there is no place for those of its kind, or no telling where
-            they end.
+    Raises `BadAddress` where it holds credentials, and there is no place for those of its kind, or
+    no telling where they end.
     """
     found = WHOLE.fullmatch(address)
     if found is None or found["flag"]:

@@ -127,8 +127,7 @@ def from_tree(tree: Mapping[str, Any], source: str) -> dict[str, Given]:
 def tree_of(given: Mapping[str, Given], known: Fields, command: str) -> dict[str, Any]:
     """Settings as a tree; where several sources are merged, the last one wins.
 
-    Raises:
-        BadSettings: one has no such name.
+    Raises `BadSettings` where one has no such name.
     """
     for path, (_, source) in given.items():
         if path not in known:

@@ -24,10 +24,8 @@ def sync(path: Path) -> None:
 def whole_file(path: Path, awaited: bool = True) -> Iterator[Path]:
     """A name to write a file under; it takes its place, with a file's that is there, once it is whole.
 
-    Unless it is `awaited`, it may not be on the disk yet.
-
-    Raises:
-        OSError: it cannot be written; a file that was there is as it was, and nothing else is left.
+    Unless it is `awaited`, it may not be on the disk yet. Raises `OSError` where it cannot be
+    written; a file that was there is as it was, and nothing else is left.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{threading.get_ident()}")
     try:
@@ -45,10 +43,8 @@ def whole_file(path: Path, awaited: bool = True) -> Iterator[Path]:
 def whole_folder(folder: Path, awaited: bool = True) -> Iterator[Path]:
     """An empty folder to write into; it takes its place, with a folder's that is there, once it is whole.
 
-    It is to hold files alone; folders around it are made. For `awaited` see `whole_file`.
-
-    Raises:
-        OSError: it cannot be written; nothing of it is left.
+    It is to hold files alone; folders around it are made. For `awaited` see `whole_file`. Raises
+    `OSError` where it cannot be written; nothing of it is left.
     """
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
     try:

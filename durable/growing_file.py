@@ -12,12 +12,10 @@ from pathlib import Path
 class GrowingFile:
     """A file to which pieces are added; what cannot be written now is written later, in its order.
 
-    Each write goes on at the very byte where the last one stopped, so that a disk that was full for a
-    while leaves no gap and no half piece, but at the very end where the process dies. A file that is
-    missing is created; one that is there is gone on with.
-
-    Raises:
-        OSError: it cannot be opened.
+    Each write goes on at the very byte where the last one stopped, so that a disk that was full for
+    a while leaves no gap and no half piece, but at the very end where the process dies. A file that
+    is missing is created; one that is there is gone on with. Raises `OSError` where it cannot be
+    opened.
     """
 
     def __init__(self, path: Path) -> None:

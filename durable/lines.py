@@ -72,8 +72,7 @@ def fits(line: bytes, before: int) -> bool:
 class Lines:
     """The lines of a file, in order; a torn last line is left out.
 
-    Raises:
-        OSError: when iterated over, the file cannot be read.
+    Raises `OSError`: when iterated over, the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,8 +122,7 @@ class Lines:
 def ending(file: int) -> Ending:
     """How a file that is open ends, without reading more than its last line.
 
-    Raises:
-        OSError: it cannot be read.
+    Raises `OSError` where it cannot be read.
     """
     size = os.fstat(file).st_size
     tail = b""

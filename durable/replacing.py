@@ -39,8 +39,7 @@ class Renaming(NamedTuple):
 def workplace(parent: Path) -> Iterator[Path]:
     """A hidden folder to write a set of files in, inside the one that they are for; it goes when left.
 
-    Raises:
-        OSError: it cannot be written.
+    Raises `OSError` where it cannot be written.
     """
     mend(parent)
     folder = Path(tempfile.mkdtemp(prefix=UNBORN, dir=parent))
@@ -56,8 +55,7 @@ def workplace(parent: Path) -> Iterator[Path]:
 def rename_all(folder: Path, renamings: Sequence[Renaming]) -> None:
     """Gives the files of a workplace their names, in place of files that have them.
 
-    Raises:
-        OSError: one could not be renamed; all names stand for what they stood for before.
+    Raises `OSError` where one could not be renamed; all names stand for what they stood for before.
     """
     before: list[Path | None] = []
     for written, name in renamings:
@@ -98,8 +96,7 @@ def mend(parent: Path) -> None:
 def require_whole(path: Path) -> None:
     """Refuses a file of a set that is being renamed, or was when its process was killed.
 
-    Raises:
-        OSError: it is one, and may be of another conversion than those beside it.
+    Raises `OSError` where it is one, and may be of another conversion than those beside it.
     """
     for folder in path.parent.glob(f"{PREFIX}*"):
         if any(name == path.name for _, name in _intended(folder)):

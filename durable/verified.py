@@ -164,8 +164,7 @@ def read_verified(folder: Path, file: str) -> VerifiedFolder:
 def require_finite(arrays: Arrays) -> None:
     """Refuses numbers that are not finite.
 
-    Raises:
-        NotFinite: the first array that holds one.
+    Raises `NotFinite`: names the first array that holds one.
     """
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

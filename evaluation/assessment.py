@@ -118,11 +118,7 @@ class Findings(Settings):
     equity_sized: dict[str, Figures] | None = None
 
     def stressed(self, multiple: float, late: int) -> Stress:
-        """One of the stresses that were computed.
-
-        Raises:
-            ValueError: it was not.
-        """
+        """One of the stresses that were computed. Raises `ValueError` where it was not."""
         for stress in self.stress:
             if (stress.multiple, stress.late) == (multiple, late):
                 return stress

@@ -86,8 +86,7 @@ class Policy(Settings):
     def load(cls, path: Path | None) -> "Policy":
         """The policy of a TOML file; without one the defaults.
 
-        Raises:
-            BadPolicy: it cannot be read, or is not a policy.
+        Raises `BadPolicy` where it cannot be read, or is not a policy.
         """
         if path is None:
             return cls()

@@ -15,8 +15,7 @@ from models.promotion import Condition, Judge, Judgement
 def gate(path: Path | None) -> Judge:
     """What judges a version by its newest evaluation and the trials of this moment.
 
-    Raises:
-        BadPolicy: the policy file cannot be used.
+    Raises `BadPolicy` where the policy file cannot be used.
     """
     policy = Policy.load(path)
 

@@ -99,8 +99,7 @@ def withdraw(client: MlflowClient, run: Run) -> None:
 def _entry(run: Run, kind: str) -> tuple[HoldoutAccess, Closes]:
     """The opening that a run's tags tell, and the sample of closes.
 
-    Raises:
-        BadEvaluation: they are not what was written.
+    Raises `BadEvaluation` where they are not what was written.
     """
     tags: Mapping[str, str] = run.data.tags
     try:

@@ -30,12 +30,9 @@ def open_bars(
 ) -> Run:
     """The run that opens bars that were held back; it stands in the ledger before anybody has looked.
 
-    `which` version is to be judged on them, `again` says why they are opened though they were opened
-    before, and `begin` makes the run, with tags.
-
-    Raises:
-        BadEvaluation: they were opened before and nobody says why again, or another process opens them
-            at this moment.
+    `which` version is to be judged on them, `again` says why they are opened though they were
+    opened before, and `begin` makes the run, with tags. Raises `BadEvaluation` where they were
+    opened before and nobody says why again, or another process opens them at this moment.
     """
     why = (again or "").strip()
     with alone(client, "openings") as locked:

@@ -93,11 +93,9 @@ class JobFailed(RuntimeError):
 def windows(bars: int, gap: int, settings: WalkForwardSettings) -> list[Window]:
     """Divides bars into windows; the judged stretches follow each other and end with the bars.
 
-    Between a stretch trained on and the judged one lie `gap` and the embargo, so that no feature window
-    and no held position of one reaches into the other.
-
-    Raises:
-        BarsError: a window would have too few bars.
+    Between a stretch trained on and the judged one lie `gap` and the embargo, so that no feature
+    window and no held position of one reaches into the other. Raises `BarsError` where a window
+    would have too few bars.
     """
     first = round(bars * settings.train)
     edges = np.linspace(first, bars - 1, settings.windows + 1).round().astype(int).tolist()
@@ -123,11 +121,9 @@ def run_jobs(
 ) -> Iterator[tuple[Job, Outcome]]:
     """Runs what is not done yet, and yields every job with its outcome as soon as it is known.
 
-    `train` is a function of a module, which other processes can import; outcomes are kept in the folder.
-    With one worker, jobs run in this process.
-
-    Raises:
-        JobFailed: a process was gone, most likely for want of memory.
+    `train` is a function of a module, which other processes can import; outcomes are kept in the
+    folder. With one worker, jobs run in this process. Raises `JobFailed` where a process was gone,
+    most likely for want of memory.
     """
     undone = []
     for job in jobs:

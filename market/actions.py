@@ -25,8 +25,7 @@ class EpisodeOver(gymnasium.error.ResetNeeded, RuntimeError):
 def action_index(action: Any, scheme: Scheme) -> int:
     """An action as an index in {0, 1, 2}.
 
-    Raises:
-        BadAction: it is no integer, or none of these.
+    Raises `BadAction` where it is no integer, or none of these.
     """
     kind = type(action)
     if (kind is int or kind is np.int64) and 0 <= action <= 2:
@@ -40,8 +39,7 @@ def action_index(action: Any, scheme: Scheme) -> int:
 def action_indices(actions: Any, count: int, scheme: Scheme) -> NDArray[np.int64]:
     """Actions of several streams as indices in {0, 1, 2}, shape (count,).
 
-    Raises:
-        BadAction: their shape or type is another, or one is none of these.
+    Raises `BadAction` where their shape or type is another, or one is none of these.
     """
     found = np.asarray(actions)
     if found.shape != (count,) or found.dtype.kind not in "iu":

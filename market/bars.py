@@ -70,10 +70,8 @@ class Bars:
     def of(cls, name: str, table: pl.DataFrame, calendar: Calendar | None = None) -> Self:
         """Checks a table with the columns of `COLUMNS` and wraps it.
 
-        A calendar is passed where more is known of the market than these bars tell.
-
-        Raises:
-            BarsError: names the first offending row, counted from 1.
+        A calendar is passed where more is known of the market than these bars tell. Raises
+        `BarsError`: names the first offending row, counted from 1.
         """
         return cls(name, _validated(name, table), calendar)
 
@@ -121,10 +119,8 @@ class Bars:
         """Divides the bars by time.
 
         `gap` bars are dropped before validation and before test, so that no feature window and no
-        held position of one part reaches into the next.
-
-        Raises:
-            BarsError: a part would hold fewer than two bars.
+        held position of one part reaches into the next. Raises `BarsError` where a part would hold
+        fewer than two bars.
         """
         shares = SplitSettings(train=train, validation=validation, test=test, gap=gap)
         first = round(len(self) * shares.train)
@@ -169,13 +165,11 @@ def sample_names() -> list[str]:
 def load_bars(source: str | Path) -> Bars:
     """Reads bars by the name of a sample, or from a Parquet or CSV file.
 
-    A file has the columns time, open, high, low, close, volume; those of `QUOTES` are kept where they
-    are there, so is `carried`, and further columns are ignored. Times are the close of each bar:
-    ISO-8601 text, or a Parquet timestamp; without an offset they are UTC.
-
-    Raises:
-        BarsError: the file is missing, unreadable, lacks a column or holds a bad row. Rows are
-            counted from 1, a CSV's header not among them.
+    A file has the columns time, open, high, low, close, volume; those of `QUOTES` are kept where
+    they are there, so is `carried`, and further columns are ignored. Times are the close of each
+    bar: ISO-8601 text, or a Parquet timestamp; without an offset they are UTC. Raises `BarsError`
+    where the file is missing, unreadable, lacks a column or holds a bad row. Rows are counted from
+    1, a CSV's header not among them.
     """
     path = path_of(source)
     return Bars(path.stem, _validated(str(source), read_table(path)))

@@ -88,9 +88,8 @@ class FeaturePipeline:
     def fit(cls, bars: Bars, settings: FeatureSettings | None = None) -> Self:
         """Learns offsets and scales from bars, which must be the training split.
 
-        Raises:
-            BarsError: bars lack what a feature needs, are too few for it, or leave it without
-                variation, so that there is no scale.
+        Raises `BarsError` where bars lack what a feature needs, are too few for it, or leave it
+        without variation, so that there is no scale.
         """
         settings = settings or FeatureSettings()
         raw = _raw(settings.names, bars)
@@ -111,8 +110,7 @@ class FeaturePipeline:
     def transform(self, bars: Bars) -> Transformed:
         """Features of every bar that has them; the first bars, without a full past, are skipped.
 
-        Raises:
-            BarsError: bars lack what a feature needs, or are too few for it.
+        Raises `BarsError` where bars lack what a feature needs, or are too few for it.
         """
         raw = _raw(self.names, bars)
         skipped = _skipped(raw, self.names, bars)
@@ -136,8 +134,7 @@ class FeaturePipeline:
     def from_schema(cls, schema: Mapping[str, Any]) -> Self:
         """The pipeline that a schema describes.
 
-        Raises:
-            ValueError: the schema's hash is not that of its features.
+        Raises `ValueError` where the schema's hash is not that of its features.
         """
         features = schema["features"]
         pipeline = cls(

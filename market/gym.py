@@ -83,8 +83,7 @@ class MarketEnv(gymnasium.Env[Observation, np.int64]):
     ) -> tuple[Observation, Info]:
         """Starts an episode at a random bar, or at `options={"bar": t}`.
 
-        Raises:
-            ValueError: an episode cannot start there.
+        Raises `ValueError` where an episode cannot start there.
         """
         super().reset(seed=seed)
         settings = self.table.settings
@@ -191,8 +190,7 @@ class MarketVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.int64],
     ) -> tuple[Observation, Info]:
         """Starts every episode at a random bar, or at `options={"bar": bars}` of shape (num_envs,).
 
-        Raises:
-            ValueError: an episode cannot start there.
+        Raises `ValueError` where an episode cannot start there.
         """
         if isinstance(seed, list):  # one generator draws for all
             seed = seed[0]

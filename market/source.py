@@ -11,8 +11,7 @@ SYNTHETIC = "synthetic:"
 def bars_from(source: str | Path) -> Bars:
     """A sample's name, a .parquet or .csv file, or `synthetic:ou?theta=0.05&sigma=0.01&seed=3`.
 
-    Raises:
-        BarsError: there are none of that name, or they are bad.
+    Raises `BarsError` where there are none of that name, or they are bad.
     """
     if isinstance(source, str) and source.startswith(SYNTHETIC):
         return synthetic_bars(source.removeprefix(SYNTHETIC))

@@ -181,8 +181,7 @@ MARKETS: dict[str, type[OrnsteinUhlenbeck | RandomWalk | RegimeSwitching]] = {
 def synthetic_bars(specification: str) -> Bars:
     """Bars of `ou?theta=0.05&sigma=0.01&seed=3&bars=20000`; everything but the law may be left out.
 
-    Raises:
-        BarsError: the law, a parameter's name or its value is none.
+    Raises `BarsError` where the law, a parameter's name or its value is none.
     """
     written = f"bars synthetic:{specification}"
     name, _, query = specification.partition("?")

@@ -58,8 +58,7 @@ class MarketTable:
     def of(cls, bars: Bars, features: FeaturePipeline, settings: MarketSettings) -> "MarketTable":
         """Tabulates bars, leaving out the first rows, without a past for features or a quote for costs.
 
-        Raises:
-            BarsError: fewer than two bars would be left.
+        Raises `BarsError` where fewer than two bars would be left.
         """
         values, start = features.transform(bars)
         half = None
@@ -89,11 +88,7 @@ class MarketTable:
         )
 
     def last(self, bars: int) -> "MarketTable":
-        """The same market over its last bars alone.
-
-        Raises:
-            BarsError: there are fewer.
-        """
+        """The same market over its last bars alone. Raises `BarsError` where there are fewer."""
         if bars > len(self):
             raise BarsError(
                 f"{self.name}: {len(self):,} usable bars, but {bars:,} are asked for; features need a "
@@ -117,8 +112,7 @@ class MarketTable:
     def sized(self, sizing: Sizing) -> "MarketTable":
         """The same market, traded in one unit, under another sizing.
 
-        Raises:
-            ValueError: it is not traded in one unit.
+        Raises `ValueError` where it is not traded in one unit.
         """
         if self.settings.sizing != "unit":
             raise ValueError(
@@ -174,8 +168,7 @@ class MarketTable:
     def require_episode(self) -> None:
         """Refuses bars too few for one episode, or too many for a simulated transition's code.
 
-        Raises:
-            BarsError: names both lengths and the setting.
+        Raises `BarsError`: names both lengths and the setting.
         """
         if len(self) > MAX_BARS:
             raise BarsError(f"{self.name}: {len(self):,} bars; training takes at most {MAX_BARS:,}")

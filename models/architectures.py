@@ -96,11 +96,7 @@ ARCHITECTURES = {
 
 
 def require_known(kind: str) -> str:
-    """A kind, if there is one of that name.
-
-    Raises:
-        PydanticCustomError: there is none.
-    """
+    """A kind, if there is one of that name. Raises `PydanticCustomError` where there is none."""
     if kind not in ARCHITECTURES:
         names = " or ".join(map(repr, ARCHITECTURES))
         raise PydanticCustomError("literal_error", f"Input should be {names}")

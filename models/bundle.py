@@ -122,8 +122,7 @@ class Bundle:
     def verify(self, where: str) -> None:
         """Refuses what would not trade as it was trained.
 
-        Raises:
-            CorruptError: a shape, a weight or a golden Q-value is not what it must be.
+        Raises `CorruptError` where a shape, a weight or a golden Q-value is not what it must be.
         """
         wanted = self.manifest.network.shapes()
         for name in sorted(wanted.keys() | self.weights.keys()):

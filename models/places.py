@@ -29,8 +29,7 @@ def default_mlruns() -> Path:
 def address_of(folder: Path) -> str:
     """The address of the database in a folder, as MLflow wants it.
 
-    Raises:
-        BadPlace: its path cannot be written as one.
+    Raises `BadPlace` where its path cannot be written as one.
     """
     if ELSEWHERE.match(str(folder)):
         raise BadPlace(
@@ -52,8 +51,7 @@ def address_of(folder: Path) -> str:
 def require_database(folder: Path) -> None:
     """Looks whether what is there under the database's name can be one; none is none.
 
-    Raises:
-        BadPlace: it is empty, no database, or cannot be read.
+    Raises `BadPlace` where it is empty, no database, or cannot be read.
     """
     path = folder / DATABASE
     try:
@@ -75,8 +73,7 @@ def require_database(folder: Path) -> None:
 def require_writable(folder: Path) -> None:
     """Looks whether tracking data can be written into a folder, and leaves nothing there.
 
-    Raises:
-        BadPlace: it cannot, now.
+    Raises `BadPlace` where it cannot, now.
     """
     address_of(folder)
     try:

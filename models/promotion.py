@@ -307,8 +307,7 @@ def _await_turn(
 ) -> None:
     """Sees to it that of several moves at once one is made.
 
-    Raises:
-        Busy: somebody else moves the champion, or just did.
+    Raises `Busy` where somebody else moves the champion, or just did.
     """
     if locked:
         return

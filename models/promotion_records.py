@@ -67,11 +67,7 @@ class Recorded(NamedTuple):
 
 
 def resolve(client: MlflowClient, name: str, which: str) -> ModelVersion:
-    """A version by number or alias.
-
-    Raises:
-        NoVersion: there is none such.
-    """
+    """A version by number or alias. Raises `NoVersion` where there is none such."""
     try:
         number = which.removeprefix("v")
         if number.isdigit():
@@ -119,11 +115,7 @@ def recorded(client: MlflowClient, name: str) -> Recorded:
 
 
 def history(client: MlflowClient, name: str) -> list[Promotion]:
-    """All moves of the champion, oldest first.
-
-    Raises:
-        NoVersion: there is no such model.
-    """
+    """All moves of the champion, oldest first. Raises `NoVersion` where there is no such model."""
     try:
         tags = client.get_registered_model(name).tags
     except MlflowException as error:

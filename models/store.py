@@ -38,8 +38,7 @@ def store_arguments() -> argparse.ArgumentParser:
 def opened(options: argparse.Namespace) -> Iterator[MlflowClient]:
     """The store that the arguments name.
 
-    Raises:
-        NoVersion: there is none, or it cannot be used.
+    Raises `NoVersion` where there is none, or it cannot be used.
     """
     try:
         uri = _uri(options.tracking_uri, options.mlruns)

@@ -114,9 +114,8 @@ class TabularQ:
     def load(cls, folder: Path) -> "TabularQ":
         """Reads what `save` wrote; nothing is unpickled.
 
-        Raises:
-            ValueError: table and edges do not fit one another, a number is not finite, or edges do
-                not ascend.
+        Raises `ValueError`: table and edges do not fit one another, a number is not finite, or
+        edges do not ascend.
         """
         known = json.loads((folder / "table.json").read_text())
         with np.load(folder / "table.npz", allow_pickle=False) as arrays:
@@ -227,8 +226,7 @@ class TabularLearner:
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Takes back what `state` gave, of a learner of the same rows and algorithm.
 
-        Raises:
-            ValueError: the shapes differ; nothing is changed.
+        Raises `ValueError` where the shapes differ; nothing is changed.
         """
         for name, present in self.state().items():
             if state[name].shape != present.shape:

@@ -84,12 +84,10 @@ def arriving(
 ) -> Iterator[Row | None]:
     """Rows out of lines of JSON as they arrive; a bar is whole with the first event after it.
 
-    Live, `latest` gives the latest time that an event may have now, ns; of rows that arrive together all
-    but the last are `superseded` then, and `alarm` is called when for a minute there were events, but
-    none to trade on.
-
-    Raises:
-        EventsError: a line is too long, or events are of several instruments and none was named.
+    Live, `latest` gives the latest time that an event may have now, ns; of rows that arrive
+    together all but the last are `superseded` then, and `alarm` is called when for a minute there
+    were events, but none to trade on. Raises `EventsError` where a line is too long, or events are
+    of several instruments and none was named.
     """
     one = _Instrument(every, instrument)
     blocks = _arriving_blocks(file)

@@ -41,10 +41,8 @@ def market_data(
 ) -> MarketData:
     """What the settings name, and its bars; what cannot be used is refused first.
 
-    Where it is `live`, events arrive as they happen, and none may be ahead of the clock.
-
-    Raises:
-        BarsError, EventsError: bars or events that cannot be used.
+    Where it is `live`, events arrive as they happen, and none may be ahead of the clock. Raises
+    `BarsError` or `EventsError` where they cannot be used.
     """
     rejections = Rejections(say)
     alarms = [say]

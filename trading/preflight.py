@@ -123,12 +123,10 @@ class Preflight:
     ) -> None:
         """Looks at what is known so far.
 
-        A desk that is `continued` from its journal may have a position that must be closed: there, limits
-        that would refuse every order that opens one are only said. `funded` is what its account began
-        with, quote currency; None where that is still to come.
-
-        Raises:
-            BadSettings: it is another market and that is not accepted, or no position can be opened.
+        A desk that is `continued` from its journal may have a position that must be closed: there,
+        limits that would refuse every order that opens one are only said. `funded` is what its
+        account began with, quote currency; None where that is still to come. Raises `BadSettings`
+        where it is another market and that is not accepted, or no position can be opened.
         """
         self.settings = settings
         self.model = model

@@ -133,8 +133,7 @@ def _registered(uri: str, name: str, which: str) -> tuple[Bundle, str]:
 def market_of(settings: TradingSettings, bundle: Bundle) -> MarketSettings:
     """Sizing, fills and costs: those of the training, but for what the settings say.
 
-    Raises:
-        BadSettings: a setting means nothing under the sizing of the training.
+    Raises `BadSettings` where a setting means nothing under the sizing of the training.
     """
     origin = bundle.manifest.origin
     try:

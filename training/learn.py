@@ -39,10 +39,7 @@ def learn(
     """Trains until `settings.steps` iterations are done, yielding at every logged point.
 
     Greedy policies are judged on the validation table. Where `stopped` says so, training ends, even
-    between two points.
-
-    Raises:
-        Diverged: a metric or a weight is no longer finite.
+    between two points. Raises `Diverged` where a metric or a weight is no longer finite.
     """
     intervals = (settings.log_interval, settings.evaluate_interval)
     agents.compile()  # so that the first window's rate is one of running
@@ -67,8 +64,7 @@ def validate_all(agents: Agents, table: MarketTable) -> list[Validation]:
 def validate(policy: Policy, table: MarketTable) -> Validation:
     """A policy over a table, and the Q-values that it chose by, if there are such.
 
-    Raises:
-        NotFinite: a Q-value is not finite.
+    Raises `NotFinite` where a Q-value is not finite.
     """
     seen: list[NDArray[np.float64]] = []
     result = backtest(table, follow(choice(policy, table, seen)))
@@ -80,8 +76,7 @@ def choice(
 ) -> NDArray[np.int8]:
     """The positions that a policy takes, see `greedy_choice`; `seen` takes the Q-values it looked up.
 
-    Raises:
-        NotFinite: a Q-value is not finite.
+    Raises `NotFinite` where a Q-value is not finite.
     """
     q_values = policy.q_values
     if q_values is None:

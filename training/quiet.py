@@ -19,11 +19,9 @@ NEEDED = {"backend": "tensorflow", "floatx": "float32"}  # of Keras's own settin
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras, passing on what they write to stderr but for notices about hardware.
 
-    Keras's settings are those that training needs, whatever its configuration file or the environment
-    say; where those say otherwise, that is said once.
-
-    Raises:
-        MissingExtra: it cannot be imported, though it is installed.
+    Keras's settings are those that training needs, whatever its configuration file or the
+    environment say; where those say otherwise, that is said once. Raises `MissingExtra` where it
+    cannot be imported, though it is installed.
     """
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return

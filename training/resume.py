@@ -57,8 +57,7 @@ class Start(NamedTuple):
     def require_fits(self, present: State) -> None:
         """Refuses a checkpoint of other agents than those that are to go on.
 
-        Raises:
-            NoCheckpoint: the first array that differs.
+        Raises `NoCheckpoint` where the first array that differs.
         """
         try:
             require_fits(present, part(self.checkpoint.arrays, AGENTS))
@@ -68,10 +67,8 @@ class Start(NamedTuple):
     def require_unfinished(self, settings: TrainSettings, ends: Sequence[str | None]) -> None:
         """Refuses a training of which nothing is left to do.
 
-        `ends` says how its runs ended, None for those that have not, as far as is known.
-
-        Raises:
-            NoCheckpoint: names it, and those that have not ended.
+        `ends` says how its runs ended, None for those that have not, as far as is known. Raises
+        `NoCheckpoint`: names it, and those that have not ended.
         """
         manifest = self.checkpoint.manifest
         step = self.checkpoint.step
@@ -141,8 +138,7 @@ def _resumed(which: str, given: Mapping[str, Given], tell: Tell) -> tuple[TrainS
 def require_same_data(start: Start, settings: TrainSettings, data: TrainingData) -> None:
     """Refuses other bars than those that the checkpoint's replay and streams point into.
 
-    Raises:
-        NoCheckpoint: what differs, there and here.
+    Raises `NoCheckpoint` where what differs, there and here.
     """
     there = start.checkpoint.manifest
     was = _comparable(there["settings"])
@@ -208,11 +204,8 @@ def _require_same(checkpoint: Checkpoint, settings: TrainSettings, fork: bool) -
 def find(which: str, root: Path, bucket: Bucket | None, known_as: Sequence[str] = ()) -> Path:
     """The folder of the run, or of the one checkpoint, that is to be resumed.
 
-    That is `latest`, a run's id (its first characters do), or the path of either folder; `known_as` has
-    the runs that MLflow knows by such an id.
-
-    Raises:
-        NoCheckpoint: there is none such.
+    That is `latest`, a run's id (its first characters do), or the path of either folder; `known_as`
+    has the runs that MLflow knows by such an id. Raises `NoCheckpoint` where there is none such.
     """
     path = Path(which)
     if not which:

@@ -102,11 +102,9 @@ class TrainSettings(Settings):
     def of(cls, tree: Mapping[str, Any]) -> Self:
         """Settings from a tree, in which the groups of the agent stand beside the others.
 
-        Trees of before there were kinds of agents are read: there a table was a kind of network, and the
-        settings of both stood in each.
-
-        Raises:
-            ValidationError: a value is out of range, or would do nothing.
+        Trees of before there were kinds of agents are read: there a table was a kind of network,
+        and the settings of both stood in each. Raises `ValidationError` where a value is out of
+        range, or would do nothing.
         """
         given = leaves(tree)
         kind = _kind_of(given)

@@ -101,8 +101,7 @@ def _sent(
 ) -> None:
     """Waits for what is not sent yet, does what is to be done then, and says what is left.
 
-    Raises:
-        StoreLost: something is neither sent nor on disk.
+    Raises `StoreLost` where something is neither sent nor on disk.
     """
     stopped = stop.count
     arrived = uploader.flush(patience, lambda: stop.count > stopped)

@@ -48,8 +48,7 @@ class Every:
     def parse(cls, text: str) -> Self:
         """Reads `30s`, `1m`, `4h`, `1d`, `500 trades` or `12.5 volume`.
 
-        Raises:
-            EventsError: it is none of these.
+        Raises `EventsError` where it is none of these.
         """
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]|trades|volume)\s*", text)
         amount = float(match[1]) if match else 0.0

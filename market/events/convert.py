@@ -99,14 +99,12 @@ def convert(
 ) -> Conversion:
     """Reads event logs as one, in the order given, and writes the bars of each instrument.
 
-    They are JSON Lines or CSV (plain, .gz, .zst), or Parquet; `out` is a .parquet or .csv file, in which
-    `{instrument}` stands for the instrument's name. Bars by time without trades carry the last price
-    forward, or are left out where `empty` says so. Above the share `max_rejected` of lines nothing is
-    written but the rejected ones. `block_bytes` are read at once.
-
-    Raises:
-        EventsError: a file cannot be read, too many lines are bad, or there are no bars to write.
-            Files that stood under the names of bars are then as they were.
+    They are JSON Lines or CSV (plain, .gz, .zst), or Parquet; `out` is a .parquet or .csv file, in
+    which `{instrument}` stands for the instrument's name. Bars by time without trades carry the
+    last price forward, or are left out where `empty` says so. Above the share `max_rejected` of
+    lines nothing is written but the rejected ones. `block_bytes` are read at once. Raises
+    `EventsError` where a file cannot be read, too many lines are bad, or there are no bars to
+    write. Files that stood under the names of bars are then as they were.
     """
     rule = Every.parse(every)
     if out.suffix not in {".parquet", ".csv"}:

@@ -87,8 +87,7 @@ def event_blocks(
 ) -> Generator[Block, None, None]:
     """Blocks of the files, in the order given; some are parsed ahead while others are worked on.
 
-    Raises:
-        EventsError: a file is missing, damaged, or of no known form.
+    Raises `EventsError` where a file is missing, damaged, or of no known form.
     """
     ahead: deque[Future[Block]] = deque()
     workers = ThreadPoolExecutor(AHEAD)

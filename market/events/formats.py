@@ -132,8 +132,7 @@ class Csv:
 def require_types(path: Path, schema: pl.Schema) -> None:
     """Refuses a Parquet file whose columns cannot hold events.
 
-    Raises:
-        EventsError: names the column, its type and what it must be.
+    Raises `EventsError`: names the column, its type and what it must be.
     """
     missing = [name for name in NEEDED if name not in schema]
     if missing:

@@ -52,11 +52,9 @@ def is_journal(path: Path) -> bool:
 def convert_journal(path: Path, out: Path) -> pl.DataFrame:
     """Writes the bars and transitions of a journal, and returns them.
 
-    `out` is a .parquet or .csv file; in the latter states are lists in JSON.
-
-    Raises:
-        EventsError: a line is no record, no bar was seen, or `out` cannot be written. A file that stood
-            there is then as it was.
+    `out` is a .parquet or .csv file; in the latter states are lists in JSON. Raises `EventsError`
+    where a line is no record, no bar was seen, or `out` cannot be written. A file that stood there
+    is then as it was.
     """
     if out.suffix not in {".parquet", ".csv"}:
         raise EventsError(f"--out is {out}; the name must end in .parquet or .csv")
@@ -81,8 +79,7 @@ def convert_journal(path: Path, out: Path) -> pl.DataFrame:
 def transitions_of(path: Path) -> tuple[pl.DataFrame, set[tuple[str, str]]]:  # noqa: PLR0915  # one fold
     """The bars and transitions of a journal, and the action schemes and sizings of its sessions.
 
-    Raises:
-        EventsError: a line is no record, or no bar was seen.
+    Raises `EventsError` where a line is no record, or no bar was seen.
     """
     kinds: set[tuple[str, str]] = set()
     rows: list[dict[str, Any]] = []

@@ -30,11 +30,9 @@ class Quote(NamedTuple):
 def scale_of(bars: Sequence[Bar], quotes: Sequence[Quote] = ()) -> float:
     """A power of ten that all prices are multiplied by, so that none is small.
 
-    The engine keeps prices to nine decimals and money to eight: at a price of a millionth, a fee would be
-    nothing. Prices of one and more stay as they are; otherwise the lowest becomes a thousand or more.
-
-    Raises:
-        BadSettings: prices lie too far apart for any scale.
+    The engine keeps prices to nine decimals and money to eight: at a price of a millionth, a fee
+    would be nothing. Prices of one and more stay as they are; otherwise the lowest becomes a
+    thousand or more. Raises `BadSettings`: prices lie too far apart for any scale.
     """
     prices = [bar[name] for bar in bars for name in ("low", "high")]
     prices += [price for quote in quotes for price, _ in (*quote.bids, *quote.asks)]

@@ -47,11 +47,7 @@ class Checkpoint(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads and verifies a checkpoint.
-
-        Raises:
-            CorruptError: it is not what was saved.
-        """
+        """Reads and verifies a checkpoint. Raises `CorruptError` where it is not what was saved."""
         manifest, arrays = read_verified(folder, STATE)
         if manifest.get("format") != FORMAT:
             raise CorruptError(
@@ -224,10 +220,8 @@ class Checkpoints:
 def newest(folder: Path, bucket: Bucket | None, tell: Tell, aside: bool = True) -> Checkpoint:
     """The newest good checkpoint of a run, here or in a bucket; it is here afterwards.
 
-    Each that is damaged is told, and with `aside` renamed, which only the holder of the lock may do.
-
-    Raises:
-        NoCheckpoint: there is none that is good.
+    Each that is damaged is told, and with `aside` renamed, which only the holder of the lock may
+    do. Raises `NoCheckpoint` where there is none that is good.
     """
     here = {path.name for path in steps_in(folder).values()}
     there = set(bucket.steps(folder.name)) if bucket is not None else set()

@@ -99,8 +99,7 @@ class Agents(Protocol):
     def restore(self, state: State) -> None:
         """Takes back what `state` gave, of agents of the same settings, seeds and market.
 
-        Raises:
-            ValueError: names, types or shapes differ; nothing is changed.
+        Raises `ValueError`: names, types or shapes differ; nothing is changed.
         """
 
     @property
@@ -173,15 +172,13 @@ class AgentSettings(Settings):
     def require(self, steps: int, seeds: int) -> None:
         """Refuses a training in which these agents could not learn.
 
-        Raises:
-            ValueError: what is wrong, and what would be right.
+        Raises `ValueError`: says what is wrong, and what would be right.
         """
 
     def require_table(self, table: MarketTable, seeds: int) -> None:
         """Refuses a market on which these agents could not learn, before anything is written.
 
-        Raises:
-            TooManyCells: they would not fit into memory.
+        Raises `TooManyCells` where they would not fit into memory.
         """
 
     def agents(
@@ -202,8 +199,7 @@ class AgentSettings(Settings):
 def require_fits(present: State, given: State) -> None:
     """Refuses a state that is not of these agents.
 
-    Raises:
-        ValueError: the first array whose name, type or shape differs.
+    Raises `ValueError`: names the first array whose name, type or shape differs.
     """
     for name in sorted(present.keys() | given.keys()):
         wanted, found = (

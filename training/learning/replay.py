@@ -112,8 +112,7 @@ class ReplayBuffer:
     def sample(self, batch_size: int) -> Batch:
         """Draws transitions uniformly, with replacement.
 
-        Raises:
-            ValueError: the buffer is empty, or batch_size is below 1.
+        Raises `ValueError` where the buffer is empty, or batch_size is below 1.
         """
         self.require(batch_size)
         return self.at(self.draw(self.bits(batch_size)))
@@ -175,9 +174,8 @@ class ReplayBuffer:
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave.
 
-        Raises:
-            ValueError: it came from a buffer of another capacity, streams or state size; nothing is
-                changed.
+        Raises `ValueError` where it came from a buffer of another capacity, streams or state size;
+        nothing is changed.
         """
         for name in ("capacity", "streams"):
             if state[name] != getattr(self, name):

@@ -26,11 +26,7 @@ class Rollback(Observer):
     done: bool = False
 
     def on_divergence(self, error: FloatingPointError) -> None:
-        """Goes back, once.
-
-        Raises:
-            Diverged: it was done before, or is not asked for.
-        """
+        """Goes back, once. Raises `Diverged` where it was done before, or is not asked for."""
         agents = self.checkpointing.agents
         at = agents.iteration
         if not self.asked_for or self.done:

@@ -81,11 +81,7 @@ def changing(database: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def no_training(mlruns: Path) -> Iterator[None]:
-    """Keeps trainings that could be resumed out.
-
-    Raises:
-        InUse: one writes there.
-    """
+    """Keeps trainings that could be resumed out. Raises `InUse` where one writes there."""
     with ExitStack() as stack:
         for folder in journals(mlruns):
             try:

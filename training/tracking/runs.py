@@ -59,8 +59,7 @@ def find(
 ) -> list[Run]:
     """Runs of an experiment whose tags have these values, at most so many.
 
-    Raises:
-        NoRun: there is no such experiment.
+    Raises `NoRun` where there is no such experiment.
     """
     found = client.get_experiment_by_name(experiment)
     if found is None:
@@ -93,8 +92,7 @@ def best(
 ) -> list[Run]:
     """The runs whose last value of a metric is best, the best first; those without it are left out.
 
-    Raises:
-        NoRun: no run has the metric.
+    Raises `NoRun` where no run has the metric.
     """
     if "`" in metric:
         raise NoRun(f"{metric!r} is no metric's name")
@@ -110,8 +108,7 @@ def best(
 def named(client: MlflowClient, experiment: str, names: Sequence[str]) -> list[Run]:
     """The runs of groups, or single ones by name or by how their id begins; by default the newest group.
 
-    Raises:
-        NoRun: there is none such.
+    Raises `NoRun` where there is none such.
     """
     runs = find(client, experiment, {})
     if not runs:

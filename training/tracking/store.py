@@ -35,10 +35,9 @@ REQUEST_SECONDS = 30  # for each answer of a server; it may itself wait 20 s for
 class Store:
     """The tracking data of a folder: `artifacts/`, `tensorboard/`, `journals/`, and MLflow's data.
 
-    The folder is created where it is missing. MLflow's data are on a server, else in `mlflow.db` there.
-
-    Raises:
-        TrackingError: the folder cannot be written, or what is there can never be used.
+    The folder is created where it is missing. MLflow's data are on a server, else in `mlflow.db`
+    there. Raises `TrackingError` where the folder cannot be written, or what is there can never be
+    used.
     """
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
@@ -111,8 +110,7 @@ class Store:
     def require_experiment(self, name: str) -> None:
         """Refuses to train into an experiment that was deleted; a server is not asked, it may be away.
 
-        Raises:
-            TrackingError: it was.
+        Raises `TrackingError` where it was.
         """
         if self._client is not None and self.server is None:
             try:

@@ -88,9 +88,8 @@ class Findings(Settings):
     better: Literal["flat", "buy and hold"]  # of the two, by Sharpe ratio
     variations: dict[str, Figures]  # both fills, in time and one bar late; the typical seed
     stress: list[Stress]
-    windows: list[
-        list[float]
-    ]  # net return of each seed (row) in each window, shares of its first price, of N, or of the account
+    # Net return of each seed (row) in each window, shares of its first price, of N, or of the account.
+    windows: list[list[float]]
     # 90%; of the typical seed, but differences of Sharpe ratios over all seeds. Of what was stored with
     # no `dependence`, the difference to hold is the typical seed's, and all are a bootstrap's.
     intervals: dict[str, tuple[float, float] | None]
@@ -105,9 +104,8 @@ class Findings(Settings):
     minimum_track_record: float | None  # bars
     random_percentile: float | None  # share of random policies at equal turnover that did worse
     random_middle: float | None  # their median net return
-    charged: (
-        float | None
-    )  # trading costs of a unit, as a share of the first price, or of the money traded; typical seed
+    # Trading costs of a unit, as a share of the first price, or of the money traded; typical seed.
+    charged: float | None
     quoted: float = 0.0  # share of the bars whose costs include a spread of their own, as quoted
     capacity: float | None  # units; None where bars have no volume or nothing is traded
     seed_mean: float  # interquartile mean of net returns over seeds
@@ -168,7 +166,7 @@ def assess(
         else np.array([])
     )
     net = runs[typical].measures["net_return"]
-    windows = _windows(runs, track.edges)
+    windows = [run.returns_from(track.edges[:-1]).tolist() for run in runs]
     findings = Findings(
         kind=track.kind,
         in_sample=track.in_sample,
@@ -261,10 +259,6 @@ def _stress(track: PositionTrack) -> list[Stress]:
                 )
             )
     return found
-
-
-def _windows(runs: Sequence[Backtest], edges: Sequence[int]) -> list[list[float]]:
-    return [run.returns_from(edges[:-1]).tolist() for run in runs]
 
 
 def _equity_sized(table: MarketTable, positions: NDArray[np.int8]) -> dict[str, Figures] | None:

@@ -56,12 +56,9 @@ def equity(found: Assessment) -> str:
         above.fill_between(
             times, low, high, color=AGENT, alpha=0.12, linewidth=0, label="90% of resamples"
         )
-        for number, run in enumerate(found.runs):
-            if run is not typical:
-                label = (
-                    "other seeds" if number in (0, 1) and number == _first_other(found) else None
-                )
-                _curve(above, run, color=AGENT, alpha=0.35, linewidth=0.7, label=label)
+        for number, run in enumerate(each for each in found.runs if each is not typical):
+            label = "other seeds" if number == 0 else None
+            _curve(above, run, color=AGENT, alpha=0.35, linewidth=0.7, label=label)
         _curve(above, hold, color=HOLD, linewidth=1.1, label="buy and hold")
         _curve(above, typical, color=AGENT, linewidth=1.5, label="typical seed")
         above.axhline(0, color="black", linewidth=0.6)
@@ -157,10 +154,6 @@ def _curve(axes: Axes, run: Backtest, **style: Any) -> None:
 
 def _change(run: Backtest) -> NDArray[np.float64]:
     return np.asarray(100 * (run.equity / run.equity[0] - 1))
-
-
-def _first_other(found: Assessment) -> int:
-    return 1 if found.findings.typical == 0 else 0
 
 
 def _marked(axes: Axes, findings: Findings) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from durable.settings import Fault, Settings
 from evaluation.assessment import LEVELS, MULTIPLES, Findings
@@ -23,11 +23,8 @@ CHARGED: dict[Sizing, str] = {
     "notional": "costs charged, share of the money traded",
     "equity": "costs charged, share of the money traded",
 }
-
-
-QUOTED = (
-    0.99  # share of the bars with a quoted spread above zero, from which on quotes are believed
-)
+# Share of the bars with a quoted spread above zero, from which on quotes are believed.
+QUOTED = 0.99
 
 
 class BadPolicy(ValueError):
@@ -62,18 +59,12 @@ class Policy(Settings):
     trades: int = Field(30, ge=0, description="of the seed with the fewest")
     seeds: int = Field(5, ge=1, description="agents, whose interquartile mean must be above zero")
 
-    @field_validator("confidence")
+    @field_validator("confidence", "cost_multiple")
     @classmethod
-    def _known_level(cls, value: float) -> float:
-        if value not in LEVELS:
-            raise ValueError(f"must be one of {', '.join(map(str, LEVELS))}")
-        return value
-
-    @field_validator("cost_multiple")
-    @classmethod
-    def _known_multiple(cls, value: float) -> float:
-        if value not in MULTIPLES:
-            raise ValueError(f"must be one of {', '.join(f'{m:g}' for m in MULTIPLES)}")
+    def _known(cls, value: float, field: ValidationInfo) -> float:
+        known = LEVELS if field.field_name == "confidence" else MULTIPLES
+        if value not in known:
+            raise ValueError(f"must be one of {', '.join(f'{each:g}' for each in known)}")
         return value
 
     @property
@@ -174,6 +165,7 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
     stress = found.stressed(policy.cost_multiple, policy.late)
     stressed = interquartile_mean(stress.net_returns)
     charged = _value(found.charged, math.nan)
+    quoted = f", quoted in {found.quoted:.1%} of bars" if found.quoted else ""
     worst = max(_value(each["max_drawdown"], 1.0) for each in found.measures)
     ruined = sum(bool(each["ruined"]) for each in found.measures)
     fewest = min(_value(each["trades"], 0.0) for each in found.measures)
@@ -199,10 +191,7 @@ def _of_walk_forward(found: Findings, trials: Trials, policy: Policy) -> list[Co
         Condition(
             CHARGED[found.sizing],
             charged >= policy.cost or (charged > 0 and found.quoted >= QUOTED),
-            "undefined"
-            if math.isnan(charged)
-            else f"{charged:.3%}"
-            + (f", quoted in {found.quoted:.1%} of bars" if found.quoted else ""),
+            "undefined" if math.isnan(charged) else f"{charged:.3%}{quoted}",
             f">= {policy.cost:.3%}, or quoted in {QUOTED:.0%} of bars",
         ),
         Condition(

@@ -45,18 +45,17 @@ def scrub(mlruns: Path) -> Scrubbed:
         OSError, sqlite3.Error: something cannot be read or written; what was changed by then stays so.
     """
     with no_training(mlruns), ExitStack() as desks:
-        for journal in _desk_journals(mlruns):
+        journals = [
+            *mlruns.glob("desks/*/journal.jsonl"),
+            *mlruns.glob("backtests/*/journal.jsonl"),
+        ]
+        for journal in sorted(journals):
             try:
                 desks.enter_context(locked(journal))
             except Busy as error:
                 raise InUse(f"{journal.parent}: a desk trades here; stop it first") from error
         cells = _database(mlruns / "mlflow.db")
         return Scrubbed(cells, [path for path in _files(mlruns) if _changed(path)])
-
-
-def _desk_journals(mlruns: Path) -> Iterator[Path]:
-    for kind in ("desks", "backtests"):
-        yield from sorted((mlruns / kind).glob("*/journal.jsonl"))
 
 
 def _files(mlruns: Path) -> Iterator[Path]:

@@ -25,10 +25,7 @@ ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
 def run(arguments: list[str], console: Console) -> int:
-    """Runs `qdesk completion SHELL`: prints a script for the shell to read.
-
-    Raises `SystemExit`: bad arguments, or `--help`.
-    """
+    """Runs `qdesk completion SHELL`: prints a script for the shell to read."""
     shell = parser().parse_args(arguments).shell
     lines = {"bash": _bash, "zsh": lambda: ZSH + _bash(), "fish": _fish}[shell]()
     console.file.write(lines + "\n")

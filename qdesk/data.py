@@ -22,12 +22,7 @@ EVERY = "1s, 30m, 4h, 1d, or '500 trades', or '12.5 volume'"
 
 @terminable()  # what is half written is taken away first
 def run(arguments: list[str], console: Console) -> int:
-    """Runs `qdesk data ...` and returns its exit code.
-
-    Raises:
-        BarsError, EventsError: bad input.
-        SystemExit: bad arguments, or `--help`.
-    """
+    """Runs `qdesk data ...` and returns its exit code."""
     options = parser().parse_args(arguments)
     if options.command == "check":
         return max(_check(path, console) for path in options.path)

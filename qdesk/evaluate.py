@@ -42,13 +42,7 @@ SHOWN = (
 
 @terminable("; agents that were trained are kept")
 def run(arguments: Sequence[str], console: Console) -> int:
-    """Runs `qdesk evaluate ...` and returns its exit code.
-
-    Raises:
-        NoVersion, CorruptError, BarsError, BadEvaluation, BadPolicy: bad input.
-        JobFailed, Diverged: a training of the walk-forward failed.
-        SystemExit: bad arguments, or `--help`.
-    """
+    """Runs `qdesk evaluate ...` and returns its exit code."""
     options = parser().parse_args(arguments)
     policy = Policy.load(options.policy)
     request = _request(options, arguments)

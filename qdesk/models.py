@@ -29,14 +29,7 @@ _UNFINISHED = {
 
 
 def run(arguments: list[str], console: Console) -> int:
-    """Runs `qdesk models ...` and returns its exit code.
-
-    Raises:
-        GateSaidNo: a version is not to become champion.
-        NoVersion: there is no such model, version, alias or store.
-        CorruptError: a bundle cannot be trusted.
-        SystemExit: bad arguments, or `--help`.
-    """
+    """Runs `qdesk models ...` and returns its exit code."""
     options = parser().parse_args(arguments)
     if options.command == "promote":
         options.judge = gate(options.policy)

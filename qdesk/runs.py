@@ -43,13 +43,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def run(arguments: list[str], console: Console) -> int:
-    """Runs `qdesk runs ...` and returns its exit code.
-
-    Raises:
-        NoRun: there is no such run, group, experiment or metric; or the CSV file cannot be written.
-        NoVersion: there is no such store.
-        SystemExit: bad arguments, or `--help`.
-    """
+    """Runs `qdesk runs ...` and returns its exit code."""
     options = parser().parse_args(arguments)
     piped = console.file is sys.stdout and not sys.stdout.isatty()
     if piped and "COLUMNS" not in os.environ:  # a pipe has room

@@ -19,15 +19,7 @@ NEEDED = ("mlflow", "tensorboard")
 
 
 def run(arguments: list[str], console: Console) -> int:
-    """Runs `qdesk train ...` and returns its exit code.
-
-    Raises:
-        BadSettings, BarsError, TooManyCells, CorruptError, BadPlace, NoCheckpoint, InUse: bad input.
-        CheckpointError, BucketError, TrackingError: where it is to be stored cannot be used.
-        MissingExtra: a package is not here.
-        Diverged, StoreLost: it failed.
-        Stopped: by a signal, which it has obeyed.
-    """
+    """Runs `qdesk train ...` and returns its exit code."""
     runs, start = prepared(arguments, console)
     networks = any("tensorflow" in settings.agent.packages for settings, _ in runs)
     with console.status("loading TensorFlow and MLflow" if networks else "loading MLflow"):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from durable.settings import Fault, Settings
 from evaluation.assessment import LEVELS, MULTIPLES, Findings
@@ -59,12 +59,18 @@ class Policy(Settings):
     trades: int = Field(30, ge=0, description="of the seed with the fewest")
     seeds: int = Field(5, ge=1, description="agents, whose interquartile mean must be above zero")
 
-    @field_validator("confidence", "cost_multiple")
+    @field_validator("confidence")
     @classmethod
-    def _known(cls, value: float, field: ValidationInfo) -> float:
-        known = LEVELS if field.field_name == "confidence" else MULTIPLES
-        if value not in known:
-            raise ValueError(f"must be one of {', '.join(f'{each:g}' for each in known)}")
+    def _known_level(cls, value: float) -> float:
+        if value not in LEVELS:
+            raise ValueError(f"must be one of {', '.join(map(str, LEVELS))}")
+        return value
+
+    @field_validator("cost_multiple")
+    @classmethod
+    def _known_multiple(cls, value: float) -> float:
+        if value not in MULTIPLES:
+            raise ValueError(f"must be one of {', '.join(f'{m:g}' for m in MULTIPLES)}")
         return value
 
     @property
